@@ -1,0 +1,435 @@
+//! Requests and answers of the native HTTP API, under `/raftup/v1`.
+//!
+//! All bodies are JSON. A request that is refused is answered with a [`Refusal`] and its status. Lists come sorted
+//! as they are shown. A stream is one JSON value a line.
+//!
+//! | method and path | body | answer |
+//! | --- | --- | --- |
+//! | `GET /status` | | [`Status`] |
+//! | `POST /init` | [`Init`] | [`Status`] |
+//! | `POST /join` | [`Join`] | [`Status`] |
+//! | `POST /leave` | [`Leave`] | empty |
+//! | `GET /tokens`, `POST /tokens/{role}/rotate` | | [`Tokens`] |
+//! | `GET /nodes`, `GET /nodes/{node}` | | [`NodeView`] |
+//! | `PATCH /nodes/{node}` | [`NodeUpdate`] | [`NodeView`] |
+//! | `DELETE /nodes/{node}?force` | | empty |
+//! | `GET /stacks` | | [`StackView`] |
+//! | `PUT /stacks/{stack}` | [`Deploy`] | [`Deployed`] |
+//! | `DELETE /stacks/{stack}` | | empty |
+//! | `GET /services?stack=`, `GET /services/{service}` | | [`ServiceView`] |
+//! | `PATCH /services/{service}` | [`ServiceUpdate`] | [`Deployed`] |
+//! | `DELETE /services/{service}` | | empty |
+//! | `GET /tasks?stack=&service=&node=` | | [`TaskView`] |
+//! | `GET /progress?stack=` or `?service=`, with `&revision=` | | stream of [`Progress`] |
+//! | `GET /services/{service}/logs?follow&tail=&since=&timestamps` | | stream of [`LogLine`] |
+//! | `GET /debug/controllers` | | [`ControllerView`] |
+//!
+//! `{node}`, `{service}` and `{stack}` are an id, a unique beginning of one, or a name.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{ClusterId, NodeId, ServiceId, StackId, TaskId},
+    name::{ServiceName, StackName},
+    peer::{Platform, Role, TaskState},
+    spec::{Mode, PortSpec, ServiceSpec, StackSpec},
+    unit::UnixMillis,
+    view::Revision,
+};
+
+/// What the daemon that was asked says of itself and its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of `raftupd`.
+    pub version: String,
+    /// None before `init` or `join`.
+    pub member: Option<Membership>,
+    /// What is wrong with this node, in words; empty if nothing is.
+    pub problems: Vec<String>,
+}
+
+/// A node's place in its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// It holds the replicated state.
+    pub manager: bool,
+    /// The node that leads, if one is known.
+    pub leader: Option<NodeId>,
+}
+
+/// Make a cluster of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Init {
+    /// Address that other nodes reach this one at; found out where not given.
+    pub advertise: Option<IpAddr>,
+    /// Pool of all addresses; `10.64.0.0/11` where not given.
+    pub pool: Option<Ipv4Net>,
+    /// How many managers the cluster keeps.
+    pub managers: Managers,
+}
+
+/// How many managers the cluster keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Managers {
+    /// 1 for up to two nodes, 3 for up to six, 5 for more.
+    #[default]
+    Auto,
+    /// 1, 3 or 5.
+    Fixed(u8),
+}
+
+/// Join the cluster that a token is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// The token.
+    pub token: String,
+    /// Address that other nodes reach this one at; found out where not given.
+    #[serde(default)]
+    pub advertise: Option<IpAddr>,
+    /// Managers to ask instead of those in the token.
+    #[serde(default)]
+    pub via: Vec<SocketAddr>,
+}
+
+/// Leave the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Leave {
+    /// Also when no manager answers, or this is the last manager and the cluster ends with it.
+    pub force: bool,
+}
+
+/// The tokens that let nodes join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    /// For a node that may become a manager; the usual one.
+    pub manager: String,
+    /// For a node that only ever runs tasks.
+    pub worker: String,
+}
+
+/// Whether a node can run tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It was admitted and has not been heard of yet.
+    New,
+    /// It lives.
+    Ready,
+    /// It was not heard of for too long; its tasks run elsewhere.
+    Down,
+}
+
+/// What an operator allows on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    /// Tasks may run and may be placed there.
+    #[default]
+    Active,
+    /// Those that run stay, no new ones come.
+    Pause,
+    /// No task stays.
+    Drain,
+}
+
+/// What a node does with the replicated state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ManagerState {
+    /// It leads.
+    Leader,
+    /// It votes.
+    Reachable,
+    /// It votes, but was not heard of.
+    Unreachable,
+    /// It catches up, and votes soon.
+    Learner,
+}
+
+/// A node as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its id.
+    pub id: NodeId,
+    /// Its host name.
+    pub hostname: String,
+    /// Whether it can run tasks.
+    pub state: NodeState,
+    /// Why it is in that state.
+    pub message: Option<String>,
+    /// What an operator allows.
+    pub availability: Availability,
+    /// What it may be.
+    pub role: Role,
+    /// Whether an operator chose that it is a manager (true) or is not (false).
+    pub pinned: Option<bool>,
+    /// What it does with the replicated state, if anything.
+    pub manager: Option<ManagerState>,
+    /// Where its control port is reached.
+    pub addr: SocketAddr,
+    /// Labels given by operators.
+    pub labels: BTreeMap<String, String>,
+    /// Version of `raftupd`.
+    pub version: String,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Tasks that it should run now.
+    pub tasks: u32,
+    /// When it was admitted.
+    pub created: UnixMillis,
+    /// It is the node that answered.
+    pub this: bool,
+}
+
+/// Change a node; what is not given stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeUpdate {
+    /// What an operator allows.
+    pub availability: Option<Availability>,
+    /// Labels to set.
+    pub label_add: BTreeMap<String, String>,
+    /// Labels to remove.
+    pub label_rm: Vec<String>,
+    /// Promote (true) or demote (false).
+    pub manager: Option<bool>,
+}
+
+/// A stack as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackView {
+    /// Its id.
+    pub id: StackId,
+    /// Its name.
+    pub name: StackName,
+    /// Number of its services.
+    pub services: u32,
+    /// Tasks that run.
+    pub running: u32,
+    /// Tasks that should run.
+    pub desired: u32,
+    /// It is being removed.
+    pub removing: bool,
+    /// When it was first deployed.
+    pub created: UnixMillis,
+    /// When it was last changed.
+    pub updated: UnixMillis,
+}
+
+/// Deploy a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deploy {
+    /// What to deploy.
+    pub spec: StackSpec,
+    /// Registry credentials, by registry host, for the images of this stack.
+    #[serde(default)]
+    pub credentials: BTreeMap<String, Credential>,
+}
+
+/// What a registry asks for. Never logged: its Debug shows nothing.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// User name, empty with an identity token.
+    pub username: String,
+    /// Password or identity token.
+    pub secret: String,
+    /// The secret is an identity token.
+    pub identity_token: bool,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credential(..)")
+    }
+}
+
+/// What a deploy or an update changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployed {
+    /// The state that holds it; progress is followed from there.
+    pub revision: Revision,
+    /// What was done to each object that was looked at.
+    pub changes: Vec<ChangeView>,
+}
+
+/// What was done to one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeView {
+    /// `service`, `network` or `volume`.
+    pub kind: String,
+    /// Its full name.
+    pub name: String,
+    /// What was done.
+    pub action: Action,
+}
+
+/// What was done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It is new.
+    Created,
+    /// It is different.
+    Updated,
+    /// It is gone, or will be once nothing uses it.
+    Removed,
+    /// It is as it was.
+    Unchanged,
+}
+
+/// A service as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Its id.
+    pub id: ServiceId,
+    /// Its stack.
+    pub stack: StackName,
+    /// Its name in the stack.
+    pub name: ServiceName,
+    /// How many tasks, and where.
+    pub mode: Mode,
+    /// Tasks that run.
+    pub running: u32,
+    /// Tasks that should run.
+    pub desired: u32,
+    /// The image as asked for.
+    pub image: String,
+    /// Ports that every node answers on.
+    pub ports: Vec<PortSpec>,
+    /// It is being removed.
+    pub removing: bool,
+    /// Why it is not as it should be, one line a reason.
+    pub waiting: Vec<String>,
+    /// All of it.
+    pub spec: ServiceSpec,
+    /// When it was made.
+    pub created: UnixMillis,
+    /// When it was last changed.
+    pub updated: UnixMillis,
+}
+
+/// Change a service; what is not given stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServiceUpdate {
+    /// The number of replicas; refused for a global service.
+    pub replicas: Option<u32>,
+}
+
+/// A task as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// Its id.
+    pub id: TaskId,
+    /// Its service.
+    pub service: ServiceId,
+    /// Its stack.
+    pub stack: StackName,
+    /// The service's name in the stack.
+    pub service_name: ServiceName,
+    /// Its slot, counted from 1; the node's number in a global service.
+    pub slot: u64,
+    /// The image as asked for.
+    pub image: String,
+    /// Its node.
+    pub node: Option<NodeId>,
+    /// The node's host name.
+    pub hostname: Option<String>,
+    /// It should run; if not, it is on its way out or part of the history.
+    pub desired: bool,
+    /// Where it is in its life.
+    pub state: TaskState,
+    /// Since when.
+    pub since: UnixMillis,
+    /// Why.
+    pub message: Option<String>,
+    /// Id of its container.
+    pub container: Option<String>,
+    /// Exit status of its container.
+    pub exit_code: Option<i64>,
+}
+
+/// How far a change has come; the stream ends after one that is done or failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The services that were changed, by name.
+    pub services: Vec<ServiceProgress>,
+    /// How it stands.
+    pub outcome: Outcome,
+}
+
+/// How a change stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Not there yet.
+    Running,
+    /// Everything is as asked for.
+    Done,
+    /// It will not get there by itself.
+    Failed {
+        /// Which service, and why.
+        reason: String,
+    },
+}
+
+/// How far one service has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceProgress {
+    /// Its full name.
+    pub name: String,
+    /// Tasks of the newest version that run.
+    pub running: u32,
+    /// Tasks that should.
+    pub desired: u32,
+    /// What is waited for, one line a reason.
+    pub waiting: Vec<String>,
+}
+
+/// One line that a container wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The task.
+    pub task: TaskId,
+    /// The service's full name and the slot: `shop_web.2`.
+    pub source: String,
+    /// The node's host name.
+    pub hostname: String,
+    /// It went to standard error.
+    pub stderr: bool,
+    /// When, in nanoseconds since 1970, as the engine says.
+    pub at_nanos: i64,
+    /// The line, without its end; bytes that are no text are replaced.
+    pub line: String,
+}
+
+/// The last run of a controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllerView {
+    /// Its name.
+    pub name: String,
+    /// Runs since this node leads.
+    pub runs: u64,
+    /// What woke it last.
+    pub woken_by: String,
+    /// How long the last run took, in microseconds.
+    pub took_us: u64,
+    /// What the last run did, or why it failed.
+    pub last: String,
+}

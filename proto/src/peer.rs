@@ -1,0 +1,319 @@
+//! What nodes say to each other over QUIC.
+//!
+//! A stream begins with one [`Hello`] frame that names its kind; the kind fixes what follows and how large a frame
+//! may be. Enums here only grow at their end: bincode numbers variants by position.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{NodeId, TaskId},
+    refusal::Refusal,
+    unit::{CpuMillis, MemBytes, UnixMillis},
+    view::{Revision, ViewUpdate},
+};
+
+/// The protocol that both ends of a connection must name.
+pub const ALPN: &[u8] = b"raftup/1";
+
+/// First frame of every stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hello {
+    /// One [`JoinRequest`], one [`JoinAnswer`]; the only kind for which the caller needs no certificate.
+    Join,
+    /// One [`Request`], one [`Answer`].
+    Rpc,
+    /// [`Up`] frames one way, [`Down`] frames the other, for as long as both live.
+    Session,
+    /// One gossip message on a unidirectional stream, opaque here.
+    Gossip,
+    /// Raft between managers: requests and answers in turn, opaque here.
+    Raft,
+    /// HTTP/1.1: the native API of another node.
+    Api,
+}
+
+impl Hello {
+    /// Most bytes of one frame of the kind, and of the hello itself under [`Hello::Join`].
+    pub fn cap(&self) -> u64 {
+        match self {
+            Self::Join => 64 << 10,
+            Self::Rpc => 1 << 20,
+            Self::Gossip => 128 << 10,
+            Self::Session | Self::Raft => 64 << 20,
+            Self::Api => 0,
+        }
+    }
+}
+
+/// What a node may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It may hold the replicated state whenever the cluster wants it to.
+    Manager,
+    /// It only runs tasks.
+    Worker,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Manager => "manager",
+            Self::Worker => "worker",
+        })
+    }
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its host name.
+    pub hostname: String,
+    /// Where its control port is reached.
+    pub control: SocketAddr,
+    /// Where its fabric port is reached.
+    pub underlay: IpAddr,
+    /// UDP port of its fabric.
+    pub fabric_port: u16,
+    /// Version of `raftupd`.
+    pub version: String,
+    /// What it runs on.
+    pub platform: Platform,
+}
+
+/// What a node runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// Operating system, such as `linux`.
+    pub os: String,
+    /// Architecture in Docker's words, such as `amd64`.
+    pub arch: String,
+    /// Version of the kernel.
+    pub kernel: String,
+    /// Version of Docker Engine; none while it does not answer.
+    pub engine: Option<String>,
+    /// Labels of the engine, as `key=value`.
+    pub engine_labels: Vec<String>,
+    /// All of its CPU time.
+    pub cpu: CpuMillis,
+    /// All of its memory.
+    pub memory: MemBytes,
+}
+
+/// A node asks to be admitted.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The token's secret.
+    pub secret: [u8; 16],
+    /// The role that the token is for.
+    pub role: Role,
+    /// Certificate signing request, DER; only its public key is taken from it.
+    pub csr: Vec<u8>,
+    /// What the node says of itself.
+    pub info: NodeInfo,
+    /// Drawn at random by the node for this attempt, so that a repeated attempt is told from a second node.
+    pub attempt: u64,
+}
+
+/// The answer to a request to be admitted.
+pub type JoinAnswer = Result<Admission, Refusal>;
+
+/// What an admitted node needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// Its id.
+    pub node: NodeId,
+    /// Its certificate, DER.
+    pub certificate: Vec<u8>,
+    /// The first view, so that it knows its peers and the pool before its first session.
+    pub view: ViewUpdate,
+}
+
+/// One question to another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Is the node `about` reachable from where you are? Any member may ask.
+    Probe {
+        /// The node that has gone quiet.
+        about: NodeId,
+        /// Its control address.
+        at: SocketAddr,
+    },
+    /// A new certificate for the caller's own id. Managers answer.
+    Renew {
+        /// Certificate signing request, DER; only its public key is taken from it.
+        csr: Vec<u8>,
+    },
+    /// Hold the replicated state from now on; only the leader asks.
+    BecomeManager {
+        /// The member's id in Raft, never used before.
+        member: u64,
+        /// Key that unseals what managers keep sealed.
+        key: [u8; 32],
+    },
+    /// Give the replicated state up; only the leader asks.
+    LeaveManagers,
+    /// The caller leaves the cluster for good. Managers answer.
+    Leave,
+    /// You are no longer a member; only the leader tells.
+    Removed,
+}
+
+/// The answer to a question.
+pub type Answer = Result<Reply, Refusal>;
+
+/// An answer that is not a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It was done.
+    Done,
+    /// To [`Request::Probe`].
+    Probed {
+        /// It answered.
+        reachable: bool,
+    },
+    /// To [`Request::Renew`].
+    Certificate {
+        /// DER.
+        certificate: Vec<u8>,
+    },
+}
+
+/// What a node tells the leader in its session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Up {
+    /// First frame: who it is, and the generation of the view that it holds.
+    Start {
+        /// What the node says of itself.
+        info: NodeInfo,
+        /// Drawn at random by each process, so that a copied data directory is told from a restart.
+        process: u64,
+        /// The view that it holds.
+        generation: Revision,
+    },
+    /// What the node says of itself has changed.
+    Info(NodeInfo),
+    /// It lives; sent when nothing else was for [`SESSION_BEAT_MS`].
+    Alive,
+    /// What became of its tasks; newer reports of a task replace older ones.
+    Status(Vec<TaskReport>),
+    /// Routing state of the generation is in force on the node.
+    Applied(Revision),
+}
+
+/// How often a node sends at least one frame in its session, in milliseconds.
+pub const SESSION_BEAT_MS: u64 = 500;
+
+/// What the leader tells a node in its session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Down {
+    /// First frame: this manager leads, the session stands.
+    Accepted,
+    /// First and only frame: another manager leads, if it is known which.
+    NotLeader(Option<SocketAddr>),
+    /// First and only frame: the node is refused, with the reason.
+    Refused(Refusal),
+    /// Its view changes.
+    Update(ViewUpdate),
+    /// The leader lives; sent when nothing else was for [`SESSION_BEAT_MS`].
+    Alive,
+}
+
+/// What became of a task, as its node says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// The task.
+    pub task: TaskId,
+    /// What became of it.
+    pub status: TaskStatus,
+}
+
+/// Where a task is in its life. States only move forwards, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Made, not yet looked at.
+    New,
+    /// No node was found for it yet.
+    Pending,
+    /// It has a node.
+    Assigned,
+    /// The node knows of it.
+    Accepted,
+    /// Its image is pulled.
+    Preparing,
+    /// It can be started.
+    Ready,
+    /// Its container starts, or is not healthy yet.
+    Starting,
+    /// Its container runs and, where it has a health check, is healthy.
+    Running,
+    /// It ended by itself with exit status 0.
+    Complete,
+    /// It was told to stop, and did.
+    Shutdown,
+    /// It ended by itself with another exit status, or was found unhealthy.
+    Failed,
+    /// Its node could not make it: no such image, no such path, no such address.
+    Rejected,
+    /// Its node is gone for good.
+    Orphaned,
+}
+
+impl TaskState {
+    /// It will never run again.
+    pub fn is_over(self) -> bool {
+        self > Self::Running
+    }
+}
+
+impl std::fmt::Display for TaskState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::New => "new",
+            Self::Pending => "pending",
+            Self::Assigned => "assigned",
+            Self::Accepted => "accepted",
+            Self::Preparing => "preparing",
+            Self::Ready => "ready",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Complete => "complete",
+            Self::Shutdown => "shutdown",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Orphaned => "orphaned",
+        })
+    }
+}
+
+/// A state of a task with what there is to say of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// The state.
+    pub state: TaskState,
+    /// When it got there.
+    pub since: UnixMillis,
+    /// Why: what is waited for, or what went wrong.
+    pub message: Option<String>,
+    /// Id of its container.
+    pub container: Option<String>,
+    /// Exit status of its container.
+    pub exit_code: Option<i64>,
+}
+
+impl TaskStatus {
+    /// A status without a container.
+    pub fn new(state: TaskState, since: UnixMillis) -> Self {
+        Self { state, since, message: None, container: None, exit_code: None }
+    }
+
+    /// The same status with a word on why.
+    #[must_use]
+    pub fn because(mut self, message: impl std::fmt::Display) -> Self {
+        self.message = Some(message.to_string());
+        self
+    }
+}

@@ -1,0 +1,352 @@
+//! What a user asks for, with every default filled in: the answer of the compose loader, the body of a deploy,
+//! and what the cluster keeps.
+//!
+//! Stored as JSON (see [`crate::codec::spec`]): fields may be added with `#[serde(default)]`, never renamed.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    name::{NetworkName, ServiceName, StackName, VolumeName},
+    unit::{CpuMillis, MemBytes},
+};
+
+/// Most replicas that one service may ask for.
+pub const MAX_REPLICAS: u32 = 10_000;
+
+/// A whole stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StackSpec {
+    /// Its name, part of the full name of everything in it.
+    pub name: StackName,
+    /// Its services.
+    pub services: BTreeMap<ServiceName, ServiceSpec>,
+    /// Its networks; `default` is there if any service is on it.
+    pub networks: BTreeMap<NetworkName, NetworkSpec>,
+    /// Its named volumes.
+    pub volumes: BTreeMap<VolumeName, VolumeSpec>,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// How many tasks, and where.
+    pub mode: Mode,
+    /// The container of each task.
+    pub container: ContainerSpec,
+    /// The networks of each task, by their key in the stack, the primary one first.
+    pub networks: Vec<NetworkAttachment>,
+    /// Ports that every node of the cluster answers on.
+    pub ports: Vec<PortSpec>,
+    /// What happens when a task ends.
+    pub restart: RestartPolicy,
+    /// Which nodes may run it.
+    pub placement: Placement,
+    /// What a task needs and may use.
+    pub resources: Resources,
+    /// Labels of the service itself (`deploy.labels`), not of its containers.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How many tasks a service has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Mode {
+    /// So many, spread over the nodes; at most [`MAX_REPLICAS`].
+    Replicated {
+        /// The number of slots.
+        replicas: u32,
+    },
+    /// One on each node that fits.
+    Global,
+}
+
+/// What is in a container. Two tasks with equal container specs need no replacement of one by the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerSpec {
+    /// The image as it was asked for, such as `nginx:1.27`.
+    pub image: String,
+    /// Replaces the image's command where given.
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's entrypoint where given; an empty list clears it.
+    pub entrypoint: Option<Vec<String>>,
+    /// The environment, sorted by name; values may be empty.
+    pub env: BTreeMap<String, String>,
+    /// Host name inside the container; the task's name by default.
+    pub hostname: Option<String>,
+    /// `user[:group]` to run as.
+    pub user: Option<String>,
+    /// Directory to start in.
+    pub working_dir: Option<String>,
+    /// Signal that asks the container to stop, such as `SIGTERM`.
+    pub stop_signal: Option<String>,
+    /// Time between that signal and a kill; [`STOP_GRACE`] where not given.
+    pub stop_grace: Option<Duration>,
+    /// Labels of the container.
+    pub labels: BTreeMap<String, String>,
+    /// Run an init process as the container's first one.
+    pub init: bool,
+    /// The container's root file system cannot be written.
+    pub read_only: bool,
+    /// What is mounted where, in the order of the file.
+    pub mounts: Vec<Mount>,
+    /// How to tell whether it is healthy; the image's own check where not given.
+    pub healthcheck: Option<Healthcheck>,
+}
+
+/// Time between the stop signal and the kill where the file does not say.
+pub const STOP_GRACE: Duration = Duration::from_secs(10);
+
+impl ContainerSpec {
+    /// Time between the stop signal and the kill.
+    pub fn stop_grace(&self) -> Duration {
+        self.stop_grace.unwrap_or(STOP_GRACE)
+    }
+}
+
+/// One thing mounted into a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Absolute path inside the container.
+    pub target: String,
+    /// What is mounted.
+    pub source: MountSource,
+    /// It cannot be written.
+    pub read_only: bool,
+}
+
+/// Where mounted data comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum MountSource {
+    /// A named volume of the stack, on the disk of the node that runs the task.
+    Volume {
+        /// Its key in the stack.
+        name: VolumeName,
+        /// Do not copy what the image has at the target into a new volume.
+        nocopy: bool,
+    },
+    /// A fresh volume that goes with the container.
+    Anonymous,
+    /// A path of the node.
+    Bind {
+        /// Absolute path on the node.
+        path: String,
+        /// Make it where it does not exist.
+        create: bool,
+        /// Mount propagation such as `rslave`.
+        propagation: Option<String>,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Its limit.
+        size: Option<MemBytes>,
+        /// Permission bits.
+        mode: Option<u32>,
+    },
+}
+
+/// How to tell whether a container is healthy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Healthcheck {
+    /// Switch the image's own check off.
+    Disabled,
+    /// Run a command in the container.
+    Check {
+        /// `["CMD", ...]` or `["CMD-SHELL", line]`; the image's own test where not given.
+        test: Option<Vec<String>>,
+        /// Time between checks.
+        interval: Option<Duration>,
+        /// Time for one check.
+        timeout: Option<Duration>,
+        /// Failures in a row that make it unhealthy.
+        retries: Option<u32>,
+        /// Time at the start in which failures do not count.
+        start_period: Option<Duration>,
+        /// Time between checks during the start period (engines 25 and newer).
+        start_interval: Option<Duration>,
+    },
+}
+
+/// A service on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkAttachment {
+    /// Key of the network in the stack.
+    pub network: NetworkName,
+    /// Further names of the service on it.
+    pub aliases: Vec<String>,
+}
+
+/// A port that every node answers on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port on the nodes, not 0.
+    pub published: u16,
+    /// The port in the container, not 0.
+    pub target: u16,
+}
+
+/// A transport protocol that can be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// What happens when a task ends. Source: Compose Deploy Specification, `restart_policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestartPolicy {
+    /// When it is started again.
+    pub condition: RestartCondition,
+    /// Time before the first restart; further ones of a task that keeps failing back off from it.
+    pub delay: Duration,
+    /// Give up after so many restarts within the window.
+    pub max_attempts: Option<u32>,
+    /// The window in which attempts count; without it they count for ever.
+    pub window: Option<Duration>,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            condition: RestartCondition::Any,
+            delay: Duration::from_secs(5),
+            max_attempts: None,
+            window: None,
+        }
+    }
+}
+
+/// When a task that ended is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartCondition {
+    /// Never.
+    None,
+    /// After an exit status other than 0.
+    OnFailure,
+    /// Always.
+    Any,
+}
+
+/// Which nodes may run a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// All of them must hold.
+    pub constraints: Vec<Constraint>,
+}
+
+/// One condition on a node, such as `node.labels.disk == ssd`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constraint {
+    /// What is looked at.
+    pub attribute: NodeAttribute,
+    /// Whether it must be equal (`==`) or must not (`!=`).
+    pub equal: bool,
+    /// The value, compared without regard to case, as Swarm does.
+    pub value: String,
+}
+
+/// What a constraint can look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeAttribute {
+    /// `node.id`
+    Id,
+    /// `node.hostname`
+    Hostname,
+    /// `node.role`
+    Role,
+    /// `node.platform.os`
+    Os,
+    /// `node.platform.arch`
+    Arch,
+    /// `node.labels.KEY`
+    Label(String),
+    /// `engine.labels.KEY`
+    EngineLabel(String),
+}
+
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.equal { "==" } else { "!=" };
+        write!(f, "{} {sign} {}", self.attribute, self.value)
+    }
+}
+
+impl fmt::Display for NodeAttribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id => f.write_str("node.id"),
+            Self::Hostname => f.write_str("node.hostname"),
+            Self::Role => f.write_str("node.role"),
+            Self::Os => f.write_str("node.platform.os"),
+            Self::Arch => f.write_str("node.platform.arch"),
+            Self::Label(key) => write!(f, "node.labels.{key}"),
+            Self::EngineLabel(key) => write!(f, "engine.labels.{key}"),
+        }
+    }
+}
+
+/// What a task needs and may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// What the engine holds it to.
+    pub limits: Amounts,
+    /// What the scheduler sets aside for it.
+    pub reservations: Amounts,
+    /// Most processes in it.
+    pub pids: Option<u32>,
+}
+
+/// CPU and memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Amounts {
+    /// CPU time.
+    pub cpu: Option<CpuMillis>,
+    /// Memory.
+    pub memory: Option<MemBytes>,
+}
+
+/// A network of a stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A named volume of a stack, on the disk of each node that runs a task with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeSpec {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}

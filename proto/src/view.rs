@@ -1,0 +1,291 @@
+//! What a node is told: the tasks it runs, and the routing state that every node has.
+//!
+//! A view is a set of items under keys. A manager works out each item from the replicated state, sends all of them
+//! once and then only what changed. A node keeps its last view on disk and acts on it with no manager in reach.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{NetworkId, NodeId, ServiceId, TaskId},
+    name::{NetworkName, ServiceName, StackName, VolumeName},
+    spec::{ContainerSpec, PortSpec, Resources},
+};
+
+/// The state that a view was worked out from: the index of the last entry of the log that it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+impl std::fmt::Display for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Names one item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Key {
+    /// The settings that all nodes share.
+    Cluster,
+    /// A node.
+    Peer(NodeId),
+    /// A network.
+    Network(NetworkId),
+    /// Where a service is reached.
+    Route(ServiceId),
+    /// A task of this node.
+    Task(TaskId),
+}
+
+/// One item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Item {
+    /// Under [`Key::Cluster`].
+    Cluster(ClusterItem),
+    /// Under [`Key::Peer`].
+    Peer(PeerItem),
+    /// Under [`Key::Network`].
+    Network(NetworkItem),
+    /// Under [`Key::Route`].
+    Route(RouteItem),
+    /// Under [`Key::Task`].
+    Task(Box<TaskItem>),
+}
+
+impl Item {
+    /// The key that the item stands under.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Cluster(_) => Key::Cluster,
+            Self::Peer(peer) => Key::Peer(peer.node),
+            Self::Network(network) => Key::Network(network.network),
+            Self::Route(route) => Key::Route(route.service),
+            Self::Task(task) => Key::Task(task.task),
+        }
+    }
+}
+
+/// Settings that all nodes share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterItem {
+    /// All addresses of networks, VIPs and the fabric come from here.
+    pub pool: Ipv4Net,
+}
+
+/// A node as the others need it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerItem {
+    /// Its id.
+    pub node: NodeId,
+    /// Its host name.
+    pub hostname: String,
+    /// Where its control port (QUIC) is reached.
+    pub control: std::net::SocketAddr,
+    /// Where its fabric port is reached.
+    pub underlay: IpAddr,
+    /// UDP port of its fabric.
+    pub fabric_port: u16,
+    /// Its own address on the fabric, one of the pool.
+    pub fabric: Ipv4Addr,
+    /// May hold the replicated state now; agents look for a session there.
+    pub manager: bool,
+    /// It is not down.
+    pub alive: bool,
+    /// The container addresses that it is home to, in order.
+    pub blocks: Vec<Ipv4Net>,
+}
+
+/// A network that spans the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkItem {
+    /// Its id; names of bridges and engine networks follow from it.
+    pub network: NetworkId,
+    /// Its stack.
+    pub stack: StackName,
+    /// Its key in the stack.
+    pub name: NetworkName,
+    /// All of its addresses; the first one is the gateway on every node.
+    pub subnet: Ipv4Net,
+}
+
+impl NetworkItem {
+    /// The gateway, on every node; containers ask for names there.
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.subnet.network()) + 1)
+    }
+}
+
+/// Where a service is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteItem {
+    /// Its id.
+    pub service: ServiceId,
+    /// Its stack.
+    pub stack: StackName,
+    /// Its name in the stack.
+    pub name: ServiceName,
+    /// One virtual address on each of its networks, and its further names there.
+    pub networks: BTreeMap<NetworkId, ServiceAddress>,
+    /// Ports that every node answers on.
+    pub ports: Vec<PortSpec>,
+    /// Its tasks that have an address, by slot, then id.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A service on one of its networks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceAddress {
+    /// Virtual address that stands for all endpoints.
+    pub vip: Ipv4Addr,
+    /// Names besides the service's own.
+    pub aliases: Vec<String>,
+}
+
+/// A task that a service is reached at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The task.
+    pub task: TaskId,
+    /// Its slot, counted from 1; the node's number in a global service.
+    pub slot: u64,
+    /// The node that runs it.
+    pub node: NodeId,
+    /// Its address on each network; published ports lead to the first in the service's order.
+    pub addresses: Vec<(NetworkId, Ipv4Addr)>,
+    /// New connections may go there. One that is not ready keeps those it has.
+    pub ready: bool,
+}
+
+/// A task of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskItem {
+    /// Its id.
+    pub task: TaskId,
+    /// Its service.
+    pub service: ServiceId,
+    /// The service's stack.
+    pub stack: StackName,
+    /// The service's name in the stack.
+    pub name: ServiceName,
+    /// Its slot, counted from 1; the node's number in a global service.
+    pub slot: u64,
+    /// Whether it should run.
+    pub goal: Goal,
+    /// Its container.
+    #[serde(with = "crate::codec::spec")]
+    pub container: ContainerSpec,
+    /// The image with its digest where it was resolved at deploy, else as asked for.
+    pub image: String,
+    /// What it needs and may use.
+    #[serde(with = "crate::codec::spec")]
+    pub resources: Resources,
+    /// Its networks, the primary one first, and its address on each.
+    pub networks: Vec<(NetworkId, Ipv4Addr)>,
+    /// Engine names of the stack's volumes that it mounts, by their key in the stack.
+    pub volumes: BTreeMap<VolumeName, String>,
+}
+
+impl TaskItem {
+    /// The container's name, as Swarm builds it: `shop_web.2.0f3k9a7b2c1d`.
+    pub fn container_name(&self) -> String {
+        format!("{}_{}.{}.{}", self.stack, self.name, self.slot, self.task)
+    }
+}
+
+/// Whether a task should run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Goal {
+    /// Start it and keep it.
+    Run,
+    /// Stop it within its grace period; keep the container until the task is forgotten.
+    Stop,
+}
+
+/// All items of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    /// The state that it was worked out from.
+    pub generation: Revision,
+    /// The items.
+    pub items: BTreeMap<Key, Item>,
+}
+
+/// A change of a view, or all of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewUpdate {
+    /// The generation that it changes; none if it replaces the whole view.
+    pub base: Option<Revision>,
+    /// The generation afterwards.
+    pub generation: Revision,
+    /// Items that are new or changed.
+    pub put: Vec<Item>,
+    /// Keys that are gone.
+    pub remove: Vec<Key>,
+}
+
+/// A view update that does not fit the view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("update from generation {base} does not fit a view of generation {held}")]
+pub struct Gap {
+    /// What the update starts from.
+    pub base: Revision,
+    /// What is held.
+    pub held: Revision,
+}
+
+impl View {
+    /// Carries out an update. Errors: it starts from another generation, and nothing was changed.
+    pub fn update(&mut self, update: ViewUpdate) -> Result<(), Gap> {
+        match update.base {
+            None => self.items.clear(),
+            Some(base) if base == self.generation => {}
+            Some(base) => {
+                return Err(Gap { base, held: self.generation });
+            }
+        }
+        for key in &update.remove {
+            self.items.remove(key);
+        }
+        self.items.extend(update.put.into_iter().map(|item| (item.key(), item)));
+        self.generation = update.generation;
+        Ok(())
+    }
+
+    /// The nodes.
+    pub fn peers(&self) -> impl Iterator<Item = &PeerItem> {
+        self.items.values().filter_map(|item| if let Item::Peer(peer) = item { Some(peer) } else { None })
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> impl Iterator<Item = &NetworkItem> {
+        self.items.values().filter_map(
+            |item| {
+                if let Item::Network(network) = item { Some(network) } else { None }
+            },
+        )
+    }
+
+    /// The services and where they are reached.
+    pub fn routes(&self) -> impl Iterator<Item = &RouteItem> {
+        self.items.values().filter_map(|item| if let Item::Route(route) = item { Some(route) } else { None })
+    }
+
+    /// The tasks of this node.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskItem> {
+        self.items.values().filter_map(|item| if let Item::Task(task) = item { Some(&**task) } else { None })
+    }
+
+    /// The settings that all nodes share, once a manager has sent them.
+    pub fn cluster(&self) -> Option<&ClusterItem> {
+        match self.items.get(&Key::Cluster) {
+            Some(Item::Cluster(cluster)) => Some(cluster),
+            _ => None,
+        }
+    }
+}
