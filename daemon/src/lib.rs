@@ -1,1 +1,38 @@
+//! `raftupd`: one small daemon beside the Docker Engine of each server.
+//!
+//! Folders are layers, and each imports only what stands left of it; a test reads the sources and checks:
+//!
+//! ```text
+//! model < plan < edges (engine net gossip fabric mesh dns secret) < loops (store control agent) < api < node.rs
+//! ```
+//!
+//! | folder | its one role |
+//! | --- | --- |
+//! | [`model`] | the replicated state as data |
+//! | [`plan`] | pure decisions |
+//! | [`engine`] | Docker |
+//! | [`net`] | bytes and identity between nodes |
+//! | [`gossip`] | who is here, who has gone quiet |
+//! | [`fabric`] | links and routes between hosts |
+//! | [`mesh`] | the routing table as an nftables ruleset |
+//! | [`dns`] | names of services for containers |
+//! | [`secret`] | sealing at rest |
+//! | [`store`] | the replicated state: Raft, log, snapshots, apply |
+//! | [`control`] | loops of the leader around `plan` |
+//! | [`agent`] | loops of every node |
+//! | [`api`] | HTTP |
+#![forbid(unsafe_code)]
 
+pub mod agent;
+pub mod api;
+pub mod control;
+pub mod dns;
+pub mod engine;
+pub mod fabric;
+pub mod gossip;
+pub mod mesh;
+pub mod model;
+pub mod net;
+pub mod plan;
+pub mod secret;
+pub mod store;

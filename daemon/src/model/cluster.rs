@@ -1,0 +1,96 @@
+//! The whole state, and the one object about the cluster itself.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use ipnet::Ipv4Net;
+use raftup_proto::{
+    api::Managers,
+    id::{ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
+    view::Revision,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Meta, Network, Node, Object, ObjectKey, Service, Stack, Task, Volume};
+
+/// All objects. Cloning costs a few pointers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Index of the last log entry that it holds.
+    pub revision: Revision,
+    /// None until the first entry of the log, written by `init`.
+    pub info: Option<Arc<ClusterInfo>>,
+    /// The nodes.
+    pub nodes: OrdMap<NodeId, Arc<Node>>,
+    /// The stacks.
+    pub stacks: OrdMap<StackId, Arc<Stack>>,
+    /// The services.
+    pub services: OrdMap<ServiceId, Arc<Service>>,
+    /// The tasks, those of the history included.
+    pub tasks: OrdMap<TaskId, Arc<Task>>,
+    /// The networks.
+    pub networks: OrdMap<NetworkId, Arc<Network>>,
+    /// The volumes.
+    pub volumes: OrdMap<VolumeId, Arc<Volume>>,
+}
+
+impl Cluster {
+    /// The object under `key`.
+    pub fn get(&self, key: ObjectKey) -> Option<Object> {
+        match key {
+            ObjectKey::Cluster => self.info.clone().map(Object::Cluster),
+            ObjectKey::Node(id) => self.nodes.get(&id).cloned().map(Object::Node),
+            ObjectKey::Stack(id) => self.stacks.get(&id).cloned().map(Object::Stack),
+            ObjectKey::Service(id) => self.services.get(&id).cloned().map(Object::Service),
+            ObjectKey::Task(id) => self.tasks.get(&id).cloned().map(Object::Task),
+            ObjectKey::Network(id) => self.networks.get(&id).cloned().map(Object::Network),
+            ObjectKey::Volume(id) => self.volumes.get(&id).cloned().map(Object::Volume),
+        }
+    }
+
+    /// The tasks of a service, history included, by id. Cost: one pass over all tasks.
+    pub fn tasks_of(&self, service: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values().filter(move |task| task.service == service)
+    }
+
+    /// The tasks on a node, history included, by id. Cost: one pass over all tasks.
+    pub fn tasks_on(&self, node: NodeId) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values().filter(move |task| task.node == Some(node))
+    }
+}
+
+/// Settings and counters of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterInfo {
+    /// Its id.
+    pub id: ClusterId,
+    /// See [`Meta`].
+    pub meta: Meta,
+    /// All addresses of networks, VIPs and the fabric come from here.
+    pub pool: Ipv4Net,
+    /// How many managers it keeps.
+    pub managers: Managers,
+    /// Certificate of its authority, DER.
+    pub ca_certificate: Vec<u8>,
+    /// Private key of its authority, sealed with the managers' key.
+    pub ca_key_sealed: Vec<u8>,
+    /// What is kept of the join tokens.
+    pub tokens: TokenHashes,
+    /// Number of the next node.
+    pub next_node: u64,
+    /// Number of the next member of Raft; a node gets a fresh one each time that it becomes a manager.
+    pub next_member: u64,
+    /// Ended tasks that are kept for each slot.
+    pub task_history: u32,
+}
+
+/// The join tokens: their digests, to check one, and themselves sealed, to show them again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenHashes {
+    /// SHA-256 of the secret of the manager token.
+    pub manager: [u8; 32],
+    /// SHA-256 of the secret of the worker token.
+    pub worker: [u8; 32],
+    /// Both secrets, manager first, sealed with the managers' key.
+    pub sealed: Vec<u8>,
+}

@@ -1,0 +1,51 @@
+//! Networks that span the cluster, and named volumes.
+
+use ipnet::Ipv4Net;
+use raftup_proto::{
+    id::{NetworkId, StackId, VolumeId},
+    name::{NetworkName, StackName, VolumeName},
+    spec::{NetworkSpec, VolumeSpec},
+};
+use serde::{Deserialize, Serialize};
+
+use super::Meta;
+
+/// A network of a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its id.
+    pub id: NetworkId,
+    /// See [`Meta`].
+    pub meta: Meta,
+    /// Its stack.
+    pub stack: StackId,
+    /// The stack's name.
+    pub stack_name: StackName,
+    /// Its key in the stack.
+    pub name: NetworkName,
+    /// All of its addresses.
+    pub subnet: Ipv4Net,
+    /// What was asked for.
+    #[serde(with = "raftup_proto::codec::spec")]
+    pub spec: NetworkSpec,
+    /// It goes as soon as no service names it.
+    pub removing: bool,
+}
+
+/// A named volume of a stack. Removing the stack leaves the data on the nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its id.
+    pub id: VolumeId,
+    /// See [`Meta`].
+    pub meta: Meta,
+    /// Its stack.
+    pub stack: StackId,
+    /// The stack's name.
+    pub stack_name: StackName,
+    /// Its key in the stack; `{stack}_{name}` on the engines, as with `docker compose`.
+    pub name: VolumeName,
+    /// What was asked for.
+    #[serde(with = "raftup_proto::codec::spec")]
+    pub spec: VolumeSpec,
+}
