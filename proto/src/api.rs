@@ -15,16 +15,23 @@
 //! | `DELETE /nodes/{node}?force` | | empty |
 //! | `GET /stacks` | | [`StackView`] |
 //! | `PUT /stacks/{stack}` | [`Deploy`] | [`Deployed`] |
-//! | `DELETE /stacks/{stack}` | | empty |
+//! | `DELETE /stacks/{stack}` | | [`Deployed`] |
 //! | `GET /services?stack=`, `GET /services/{service}` | | [`ServiceView`] |
 //! | `PATCH /services/{service}` | [`ServiceUpdate`] | [`Deployed`] |
-//! | `DELETE /services/{service}` | | empty |
+//! | `DELETE /services/{service}` | | [`Deployed`] |
 //! | `GET /tasks?stack=&service=&node=` | | [`TaskView`] |
 //! | `GET /progress?stack=` or `?service=`, with `&revision=` | | stream of [`Progress`] |
-//! | `GET /services/{service}/logs?follow&tail=&since=&timestamps` | | stream of [`LogLine`] |
+//! | `GET /services/{service}/logs?follow&tail=&since=` | | stream of [`LogLine`] |
 //! | `GET /debug/controllers` | | [`ControllerView`] |
 //!
-//! `{node}`, `{service}` and `{stack}` are an id, a unique beginning of one, or a name.
+//! `{node}`, `{service}` and `{stack}` are an id, a unique beginning of one, or a name; the same in a query. One
+//! that names nothing is refused as not found, in a query too. `{role}` is `manager` or `worker`.
+//!
+//! Progress is that of the newest change up to now, seen from a state that is not older than `revision`. Of a stack
+//! or a service that is being removed it is done when nothing of it is left; one that is gone is not found.
+//! A stream that ends without an outcome was cut off, and is asked for again.
+//!
+//! Of logs, `tail` counts lines of each task (all without it), `since` is [`UnixMillis`], and `follow` is present or not.
 
 use std::{
     collections::BTreeMap,
@@ -236,7 +243,8 @@ pub struct StackView {
 pub struct Deploy {
     /// What to deploy.
     pub spec: StackSpec,
-    /// Registry credentials, by registry host, for the images of this stack.
+    /// Registry credentials for the images of this stack, by registry host (`docker.io` for Docker Hub, with the
+    /// port where the image names one).
     #[serde(default)]
     pub credentials: BTreeMap<String, Credential>,
 }

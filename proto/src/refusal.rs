@@ -73,6 +73,12 @@ impl Refusal {
         Self { code, message: message.to_string(), hint: None }
     }
 
+    /// The refusal of everything that needs a cluster on a node that is in none.
+    pub fn no_cluster() -> Self {
+        Self::new(Code::Unavailable, "this node is in no cluster")
+            .hint("`raftup init` makes one, `raftup join TOKEN` joins one")
+    }
+
     /// The same refusal with what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
