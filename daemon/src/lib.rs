@@ -8,6 +8,7 @@
 //!
 //! | folder | its one role |
 //! | --- | --- |
+//! | [`disk`] | files that are whole or not there; below all layers
 //! | [`model`] | the replicated state as data |
 //! | [`plan`] | pure decisions |
 //! | [`engine`] | Docker |
@@ -26,6 +27,7 @@
 pub mod agent;
 pub mod api;
 pub mod control;
+pub mod disk;
 pub mod dns;
 pub mod engine;
 pub mod fabric;

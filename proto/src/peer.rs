@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    api::Credential,
     id::{NodeId, TaskId},
     refusal::Refusal,
     unit::{CpuMillis, MemBytes, UnixMillis},
@@ -159,6 +160,11 @@ pub enum Request {
     Leave,
     /// You are no longer a member; only the leader tells.
     Removed,
+    /// What the registry of the task's image asks for. Managers answer the node that runs the task.
+    Credential {
+        /// The task.
+        task: TaskId,
+    },
 }
 
 /// The answer to a question.
@@ -179,6 +185,8 @@ pub enum Reply {
         /// DER.
         certificate: Vec<u8>,
     },
+    /// To [`Request::Credential`]; none if the stack was deployed without one.
+    Credential(Option<Credential>),
 }
 
 /// What a node tells the leader in its session.

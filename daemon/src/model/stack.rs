@@ -14,6 +14,9 @@ pub struct Stack {
     pub meta: Meta,
     /// Its name, unique.
     pub name: StackName,
+    /// Registry credentials of its last deploy (`BTreeMap` by registry host, JSON), sealed with the managers' key; empty
+    /// without any.
+    pub credentials_sealed: Vec<u8>,
     /// It goes as soon as all that names it is gone.
     pub removing: bool,
 }
