@@ -78,6 +78,20 @@ pub struct ClusterItem {
     pub pool: Ipv4Net,
 }
 
+/// Name of the device on every node that leads to the others. Bridges of networks are `ru-` and the network's id.
+pub const FABRIC_DEVICE: &str = "ru-fabric";
+
+/// Prefix length of the subnet of a network, and of the part of the pool that the fabric has.
+pub const SUBNET_PREFIX: u8 = 19;
+
+impl ClusterItem {
+    /// The first subnet of the pool: the nodes' own addresses on the fabric.
+    pub fn fabric(&self) -> Ipv4Net {
+        let prefix = self.pool.prefix_len().max(SUBNET_PREFIX);
+        Ipv4Net::new_assert(self.pool.network(), prefix)
+    }
+}
+
 /// A node as the others need it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerItem {
@@ -101,6 +115,14 @@ pub struct PeerItem {
     pub blocks: Vec<Ipv4Net>,
 }
 
+impl PeerItem {
+    /// Its hardware address on the fabric; follows from its address there.
+    pub fn fabric_mac(&self) -> [u8; 6] {
+        let [a, b, c, d] = self.fabric.octets();
+        [0x02, 0x72, a, b, c, d]
+    }
+}
+
 /// A network that spans the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkItem {
@@ -118,6 +140,17 @@ impl NetworkItem {
     /// The gateway, on every node; containers ask for names there.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.subnet.network()) + 1)
+    }
+
+    /// Name of its bridge on every node, as long as a device's name may be.
+    pub fn bridge(&self) -> String {
+        format!("ru-{}", self.network)
+    }
+
+    /// The last 256 addresses: those of services.
+    pub fn vips(&self) -> Ipv4Net {
+        let first = u32::from(self.subnet.broadcast()) & !0xff;
+        Ipv4Net::new_assert(Ipv4Addr::from(first), 24.max(self.subnet.prefix_len()))
     }
 }
 
@@ -287,5 +320,25 @@ impl View {
             Some(Item::Cluster(cluster)) => Some(cluster),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_follow_from_subnets() {
+        let network = NetworkItem {
+            network: NetworkId::from_random(36),
+            stack: "shop".parse().unwrap(),
+            name: "default".parse().unwrap(),
+            subnet: "10.64.32.0/19".parse().unwrap(),
+        };
+        assert_eq!(network.gateway().to_string(), "10.64.32.1");
+        assert_eq!(network.vips().to_string(), "10.64.63.0/24");
+        assert_eq!(network.bridge(), "ru-000000000010");
+        let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap() };
+        assert_eq!(cluster.fabric().to_string(), "10.64.0.0/19");
     }
 }
