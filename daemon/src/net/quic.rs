@@ -1,0 +1,326 @@
+//! The one QUIC endpoint of a node: dialling, and opening streams.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime};
+use raftup_proto::{
+    codec,
+    id::NodeId,
+    peer::{Hello, Role},
+};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Caller, Identity, NetError, Peer, Serve, Stream,
+    ca::{self, Name},
+    error::Close,
+    link::{Duplicate, Hold, Link, Links},
+    serve::{self, Server},
+    tls::{self, Mistrust, Trust, Verdict},
+};
+
+/// How long a dial may take until the other side's greeting.
+const DIAL_TIME: Duration = Duration::from_secs(3);
+
+/// How long gossip waits with the next dial of a peer that was not reached.
+const GOSSIP_DIAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// Room for packets that come while the process is busy, in bytes; the kernel may give less.
+const SOCKET_BUFFER_BYTES: usize = 2 << 20;
+
+/// QUIC wants a name; certificates are checked for the node that they name instead.
+pub(super) const HOST: &str = "raftup";
+
+/// The network of a node. Cloning gives another handle of the same.
+#[derive(Clone)]
+pub struct Net {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) endpoint: Endpoint,
+    pub(super) identity: ArcSwapOption<Identity>,
+    pub(super) server: ArcSwapOption<Server>,
+    pub(super) links: Links,
+    /// Tells this process from another one with the same identity.
+    pub(super) process: u64,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    dials: Mutex<BTreeMap<NodeId, Arc<Dial>>>,
+}
+
+/// At most one dial of a peer at a time.
+#[derive(Default)]
+struct Dial {
+    turn: tokio::sync::Mutex<()>,
+    /// When gossip last failed to reach the peer.
+    failed: Mutex<Option<Instant>>,
+}
+
+impl Net {
+    /// Binds the control port and starts to listen; callers are refused until there is an identity and [`Net::serve`].
+    ///
+    /// Must be called within a tokio runtime. Errors: the port is taken, or the address is not one of this host.
+    pub fn bind(listen: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind(&listen.into())?;
+        let socket = std::net::UdpSocket::from(socket);
+        let buffers = SockRef::from(&socket);
+        let sized = buffers
+            .set_recv_buffer_size(SOCKET_BUFFER_BYTES)
+            .and_then(|()| buffers.set_send_buffer_size(SOCKET_BUFFER_BYTES));
+        if let Err(error) = sized {
+            tracing::debug!(%error, "socket buffers stay at their default size");
+        }
+        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
+        let net = Self {
+            inner: Arc::new(Inner {
+                endpoint,
+                identity: ArcSwapOption::empty(),
+                server: ArcSwapOption::empty(),
+                links: Links::default(),
+                process: rand::random(),
+                stop: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+                dials: Mutex::default(),
+            }),
+        };
+        net.inner.tasks.spawn(serve::accept(net.inner.clone()));
+        net.inner.tasks.spawn(serve::sweep(net.inner.clone()));
+        Ok(net)
+    }
+
+    /// The address that it listens on.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.endpoint.local_addr()
+    }
+
+    /// Who this node is from now on. Connections that stand keep the old certificate for the streams that they have,
+    /// unless the node is another one now.
+    ///
+    /// Errors: certificate and key do not fit; nothing was changed.
+    pub fn set_identity(&self, identity: Arc<Identity>) -> Result<(), rustls::Error> {
+        let config = tls::server(&identity)?;
+        let before = self.inner.identity.swap(Some(identity.clone()));
+        self.inner.endpoint.set_server_config(Some(config));
+        let same = before.is_some_and(|old| (old.cluster(), old.node()) == (identity.cluster(), identity.node()));
+        if same {
+            self.inner.links.retire();
+        } else {
+            self.inner.links.close_all(Close::Stopping, "the node has another identity now");
+        }
+        Ok(())
+    }
+
+    /// Ends all connections and has no identity any more, as before it joined.
+    pub fn clear_identity(&self) {
+        self.inner.endpoint.set_server_config(None);
+        self.inner.identity.store(None);
+        self.inner.links.close_all(Close::Stopping, "the node has left the cluster");
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.inner.identity.load_full()
+    }
+
+    /// Gives what others send to `serve` from now on.
+    pub fn serve(&self, serve: Arc<dyn Serve>) {
+        self.inner.server.store(Some(Arc::new(Server { serve })));
+    }
+
+    /// Opens a stream to a node, dialling it if there is no connection. The certificate there must name the node.
+    ///
+    /// A node reaches itself without a packet. Errors: see [`NetError`]; a stream that the other side does not want
+    /// breaks at its first read.
+    pub async fn open(&self, peer: Peer, hello: Hello) -> Result<Stream, NetError> {
+        let identity = self.identity().ok_or(NetError::NoIdentity)?;
+        if peer.node == identity.node() {
+            return self.open_here(&identity, peer, hello);
+        }
+        let link = self.link(peer).await?;
+        let lost = |error| NetError::from_loss(peer.addr, &error);
+        let hold = Hold::ours(&link);
+        // A peer that does not let streams begin is as good as silent.
+        let opened = timeout(DIAL_TIME, link.connection.open_bi()).await;
+        let (mut send, recv) = opened.map_err(|_| NetError::Silent { addr: peer.addr })?.map_err(lost)?;
+        let lost = |message: String| NetError::Lost { addr: peer.addr, message };
+        let bytes = codec::frame(&hello, Hello::Join.cap()).map_err(|error| lost(error.to_string()))?;
+        send.write_all(&bytes).await.map_err(|error| lost(error.to_string()))?;
+        Ok(Stream::quic(send, recv, Some(&hold)))
+    }
+
+    fn open_here(&self, identity: &Identity, peer: Peer, hello: Hello) -> Result<Stream, NetError> {
+        let server = self.inner.server.load_full().ok_or(NetError::Refused { addr: peer.addr })?;
+        let (near, far) = Stream::pair();
+        let caller = Caller { node: identity.node(), role: identity.role(), addr: peer.addr };
+        self.inner.tasks.spawn(serve::dispatch(self.inner.clone(), server, Some(caller), peer.addr, hello, far));
+        Ok(near)
+    }
+
+    /// Sends a gossip message if that can be done now; drops it when the peer is slow or is not reached. Never blocks.
+    pub fn send_gossip(&self, peer: Peer, message: Bytes) {
+        if let Some(link) = self.inner.links.get(peer.node) {
+            // A full queue is the drop that was promised.
+            let _ = link.gossip.try_send(message);
+            return;
+        }
+        let dial = self.inner.dial(peer.node);
+        if dial.turn.try_lock().is_err() || dial.paused() {
+            return;
+        }
+        let net = self.clone();
+        self.inner.tasks.spawn(async move {
+            match net.link(peer).await {
+                Ok(link) => {
+                    let _ = link.gossip.try_send(message);
+                }
+                Err(error) => {
+                    tracing::debug!(node = %peer.node, %error, "gossip found no way");
+                    dial.set_failed(Some(Instant::now()));
+                }
+            }
+        });
+    }
+
+    /// Whether a connection to the node stands and it was heard within the last two seconds.
+    pub fn connected(&self, node: NodeId) -> bool {
+        self.inner.links.get(node).is_some()
+    }
+
+    /// How many connections stand.
+    pub fn connections(&self) -> usize {
+        self.inner.links.count()
+    }
+
+    /// Closes the connections to a node, because it was removed.
+    pub fn close(&self, node: NodeId) {
+        self.inner.links.close(node, Close::Removed, "the node was removed from the cluster");
+    }
+
+    /// Ends all connections and tasks; others learn at once that this node stops. Waits until they were told.
+    pub async fn stop(&self) {
+        self.inner.stop.cancel();
+        self.inner.links.close_all(Close::Stopping, "the node stops");
+        self.inner.endpoint.close(Close::Stopping.code(), b"the node stops");
+        self.inner.endpoint.wait_idle().await;
+    }
+
+    /// The link to a peer; dials it if there is none.
+    async fn link(&self, peer: Peer) -> Result<Arc<Link>, NetError> {
+        if let Some(link) = self.inner.links.get(peer.node) {
+            return Ok(link);
+        }
+        let dial = self.inner.dial(peer.node);
+        let _turn = dial.turn.lock().await;
+        if let Some(link) = self.inner.links.get(peer.node) {
+            return Ok(link);
+        }
+        let link = dial_member(&self.inner, peer).await?;
+        dial.set_failed(None);
+        Ok(link)
+    }
+}
+
+impl Inner {
+    fn dial(&self, node: NodeId) -> Arc<Dial> {
+        let mut dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
+        dials.entry(node).or_default().clone()
+    }
+}
+
+impl Dial {
+    fn paused(&self) -> bool {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.is_some_and(|at| at.elapsed() < GOSSIP_DIAL_PAUSE)
+    }
+
+    fn set_failed(&self, at: Option<Instant>) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+}
+
+async fn dial_member(inner: &Arc<Inner>, peer: Peer) -> Result<Arc<Link>, NetError> {
+    let identity = inner.identity.load_full().ok_or(NetError::NoIdentity)?;
+    let trust = Trust::Member {
+        ca: identity.ca_der().clone(),
+        cluster: identity.cluster(),
+        node: peer.node,
+    };
+    let dialled = async {
+        let connection = connect(inner, Some(&identity), trust, peer).await?;
+        let name = shown_name(&connection)
+            .ok_or_else(|| NetError::Lost { addr: peer.addr, message: "no certificate".to_owned() })?;
+        match serve::greet_and_hear(inner, &connection).await {
+            Ok(process) => join_links(inner, connection, name, process),
+            Err(error) => Err(NetError::from_loss(peer.addr, &error)),
+        }
+    };
+    // Dropping the half-made connection closes it.
+    timeout(DIAL_TIME, dialled).await.unwrap_or(Err(NetError::Silent { addr: peer.addr }))
+}
+
+/// Adds a greeted connection to the links and serves what the peer opens on it.
+pub(super) fn join_links(
+    inner: &Arc<Inner>,
+    connection: Connection,
+    name: Name,
+    process: u64,
+) -> Result<Arc<Link>, NetError> {
+    let (link, gossip) = Link::new(connection, name, process);
+    if let Err(Duplicate { first }) = inner.links.add(&link) {
+        let message = format!("{} is connected from {first}, and now from {}", name.node, link.caller.addr);
+        tracing::warn!(node = %name.node, %first, second = %link.caller.addr, "a node's identity is used twice");
+        link.close(Close::Duplicate, &message);
+        return Err(NetError::Duplicate { message });
+    }
+    inner.tasks.spawn(serve::streams(inner.clone(), link.clone()));
+    inner.tasks.spawn(serve::write_gossip(link.clone(), gossip));
+    Ok(link)
+}
+
+/// Whom the other side's verified certificate names.
+pub(super) fn shown_name(connection: &Connection) -> Option<Name> {
+    let chain = tls::shown(connection)?;
+    ca::name(chain.first()?).ok()
+}
+
+/// A connection whose other side this node believes; whether it believes this node is not known yet.
+pub(super) async fn connect(
+    inner: &Inner,
+    identity: Option<&Identity>,
+    trust: Trust,
+    peer: Peer,
+) -> Result<Connection, NetError> {
+    let lost = |message: String| NetError::Lost { addr: peer.addr, message };
+    let (config, verdict) = tls::client(identity, trust).map_err(|error| lost(error.to_string()))?;
+    let connecting = inner.endpoint.connect_with(config, peer.addr, HOST);
+    let connecting = connecting.map_err(|error| lost(error.to_string()))?;
+    connecting.await.map_err(|error| from_verdict(peer, &verdict, &error))
+}
+
+fn from_verdict(peer: Peer, verdict: &Verdict, error: &quinn::ConnectionError) -> NetError {
+    let addr = peer.addr;
+    match verdict.get() {
+        Some(Mistrust::Foreign) => NetError::ForeignCluster { addr },
+        Some(Mistrust::NotYet) => NetError::ClockBehind { addr },
+        Some(Mistrust::Expired) => NetError::PeerExpired { addr },
+        Some(Mistrust::WrongNode(found)) => NetError::WrongNode { addr, wanted: peer.node, found },
+        Some(Mistrust::NotManager) => {
+            let message = format!("it is a {}, not a {}", Role::Worker, Role::Manager);
+            NetError::Lost { addr, message }
+        }
+        Some(Mistrust::Malformed) => NetError::Lost { addr, message: "its certificate is malformed".to_owned() },
+        None => NetError::from_loss(addr, error),
+    }
+}
