@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Installs what the lab, the tests and the demo need, by the system's package manager. Can be run twice.
+#
+# Starts no service: while packages are installed, a policy forbids it; it is taken back afterwards, whatever happens.
+set -euo pipefail
+
+# program to look for, package on Debian and Ubuntu, what it is for
+needs=(
+    "dockerd     docker.io       the engine of each lab host"
+    "ip          iproute2        links and addresses"
+    "nft         nftables        the data plane's rules"
+    "iptables    iptables        the engine's own rules"
+    "mkfs.ext4   e2fsprogs       the disks of lab hosts"
+    "losetup     mount           the disks of lab hosts"
+    "nsenter     util-linux      entering lab hosts"
+    "debootstrap debootstrap     a second, newer engine (Debian sid)"
+    "busybox     busybox-static  an image for tests"
+    "curl        curl            asking the demo"
+    "haproxy     haproxy         a measure for the benches"
+    "tcpdump     tcpdump         looking at the wire in tests"
+    "conntrack   conntrack       looking at connections in tests"
+    "make        make            make test, make demo"
+    "cc          gcc             linking Rust programs, with libc6-dev"
+)
+
+# Daemons' programs are not on every user's path.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+missing=()
+for need in "${needs[@]}"; do
+    read -r program package purpose <<<"$need"
+    if ! command -v "$program" >/dev/null; then
+        echo "setup: $program is missing: $purpose (package $package)"
+        missing+=("$package")
+    fi
+done
+if ! command -v cargo >/dev/null; then
+    echo "setup: no cargo: install a Rust toolchain (1.95 or newer, with rustfmt and clippy) first" >&2
+    exit 1
+fi
+if [ ${#missing[@]} -eq 0 ]; then
+    echo "setup: everything is there"
+    exit 0
+fi
+
+explain() {
+    echo "setup: $1; install these by hand, by whatever name your system has for them:" >&2
+    printf '    %s\n' "${missing[@]}" >&2
+    exit 1
+}
+command -v apt-get >/dev/null || explain "this system has no apt-get"
+[ "$(id -u)" -eq 0 ] || explain "installing needs root (try: sudo $0)"
+
+# Packages start their daemons when they are installed, unless this file says no (101: forbidden).
+policy=/usr/sbin/policy-rc.d
+restore() {
+    rm -f "$policy"
+    if [ -e "$policy.raftup-setup" ]; then mv "$policy.raftup-setup" "$policy"; fi
+}
+trap restore EXIT
+# A run that was killed has left the kept file; it is the true one.
+if [ -e "$policy" ] && [ ! -e "$policy.raftup-setup" ]; then mv "$policy" "$policy.raftup-setup"; fi
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
+
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update
+apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" >/dev/null
+echo "setup: done"

@@ -1,0 +1,129 @@
+//! Where a lab keeps what it keeps: names and paths, nothing else.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::ensure;
+
+/// Longest id: it is part of a link's name, which the kernel cuts off at 15.
+const LONGEST_ID: usize = 12;
+
+/// The name of one lab; two labs with different ids live side by side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabId(String);
+
+impl FromStr for LabId {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let fits = (1..=LONGEST_ID).contains(&text.len());
+        let plain = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        ensure!(fits && plain, "lab id `{text}` is not 1 to {LONGEST_ID} small letters and digits");
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for LabId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The directories of one lab.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) id: LabId,
+    base: PathBuf,
+}
+
+impl Place {
+    pub(crate) fn new(id: &LabId) -> Self {
+        let base = std::env::var_os("RAFTUP_LAB_DIR").map_or("/var/tmp/raftup-lab".into(), PathBuf::from);
+        Self { id: id.clone(), base }
+    }
+
+    /// The parent of all labs' directories.
+    pub(crate) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.base.join(&self.id.0)
+    }
+
+    /// Held while the lab is changed, and by a test for as long as it uses its lab.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.base.join(format!("{}.lock", self.id))
+    }
+
+    pub(crate) fn record_file(&self) -> PathBuf {
+        self.dir().join("lab.json")
+    }
+
+    /// Copies of our programs, so that a build beside a running lab does not change it.
+    pub(crate) fn bin(&self) -> PathBuf {
+        self.dir().join("bin")
+    }
+
+    /// Files for all hosts and the machine, under the same path everywhere.
+    pub(crate) fn share(&self) -> PathBuf {
+        self.dir().join("share")
+    }
+
+    /// The link on the machine's side that leads into the lab.
+    pub(crate) fn uplink(&self) -> String {
+        format!("rl-{}", self.id)
+    }
+
+    pub(crate) fn host(&self, name: &str) -> HostPlace {
+        HostPlace { dir: self.dir().join(name) }
+    }
+}
+
+/// The files of one host, as seen from the machine.
+#[derive(Clone, Debug)]
+pub(crate) struct HostPlace {
+    pub(crate) dir: PathBuf,
+}
+
+impl HostPlace {
+    pub(crate) fn spec(&self) -> PathBuf {
+        self.dir.join("init.json")
+    }
+
+    /// Written by the host's PID 1: its process id on the machine and its start time.
+    pub(crate) fn init_pid(&self) -> PathBuf {
+        self.dir.join("init.pid")
+    }
+
+    pub(crate) fn disk_image(&self) -> PathBuf {
+        self.dir.join("disk.img")
+    }
+
+    /// The host's `/run`: a plain directory, so that its sockets can be reached from the machine.
+    pub(crate) fn run(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    pub(crate) fn log(&self, what: &str) -> PathBuf {
+        self.dir.join("log").join(format!("{what}.log"))
+    }
+
+    /// Appears when PID 1 has set the host up.
+    pub(crate) fn ready(&self) -> PathBuf {
+        self.run().join("lab-ready")
+    }
+
+    /// The process id of a daemon inside the host.
+    pub(crate) fn pid_file(&self, daemon: &str) -> PathBuf {
+        self.run().join(format!("lab-{daemon}.pid"))
+    }
+}
+
+/// What is worth keeping between labs: images, file systems with images in them, the root of Debian sid.
+pub(crate) fn cache() -> PathBuf {
+    std::env::var_os("RAFTUP_LAB_CACHE").map_or("/var/cache/raftup-lab".into(), PathBuf::from)
+}

@@ -1,0 +1,1 @@
+//! An open-loop load generator that classes every failure.
