@@ -58,9 +58,9 @@ restore() {
     if [ -e "$policy.raftup-setup" ]; then mv "$policy.raftup-setup" "$policy"; fi
 }
 trap restore EXIT
-# A run that was killed has left the kept file; it is the true one.
-if [ -e "$policy" ] && [ ! -e "$policy.raftup-setup" ]; then mv "$policy" "$policy.raftup-setup"; fi
-printf '#!/bin/sh\nexit 101\n' >"$policy"
+# A policy with our mark was left by a run that was killed; it is not worth keeping.
+if [ -e "$policy" ] && ! grep -q raftup-setup "$policy"; then mv "$policy" "$policy.raftup-setup"; fi
+printf '#!/bin/sh\n# raftup-setup\nexit 101\n' >"$policy"
 chmod 755 "$policy"
 
 echo "setup: installing ${missing[*]}"
