@@ -1,0 +1,175 @@
+//! The directory of a manager: whose storage it is, and that there is only one of it.
+//!
+//! ```text
+//! DIR/manager          which member this node is; outlives the storage, so that wiped storage is noticed
+//! DIR/raft/identity    whose storage it is, and how often it was started
+//! DIR/raft/log.redb    log, vote, and what is known of other members
+//! DIR/raft/snapshot    the state up to some entry
+//! ```
+//!
+//! Owns: both identities. Leaves alone: log and snapshot.
+//! Holds: a member's number belongs to one storage for ever. Storage that is gone, or is not the one that was made for
+//! the member, is refused; a member that forgot what it promised would break promises of the whole cluster.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, anyhow, bail};
+use raftup_proto::id::NodeId;
+
+use super::format::{self, Identity, Life};
+use crate::disk;
+
+/// Largest identity, in bytes.
+const IDENTITY_MAX: u64 = 4 << 10;
+
+/// Readable by root alone: the state holds sealed secrets, and the log is no one else's business.
+const MODE: u32 = 0o600;
+
+/// What to do when a manager's files cannot be used.
+pub(super) const WAY_BACK: &str = "the other managers have everything: on one of them run `raftup node demote NODE`, \
+    then remove the files `manager` and `raft` here, start raftupd, and run `raftup node promote NODE`; \
+    its containers keep running meanwhile";
+
+/// The paths below a state directory.
+#[derive(Clone, Debug)]
+pub(super) struct Dir {
+    root: PathBuf,
+}
+
+impl Dir {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.root.join("manager")
+    }
+
+    fn raft(&self) -> PathBuf {
+        self.root.join("raft")
+    }
+
+    fn identity(&self) -> PathBuf {
+        self.raft().join("identity")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.raft().join("log.redb")
+    }
+
+    pub(super) fn snapshot(&self) -> PathBuf {
+        self.raft().join("snapshot")
+    }
+
+    /// What the marker says, if there is one.
+    pub(super) fn read_marker(&self) -> anyhow::Result<Option<Identity>> {
+        read(&self.marker())
+    }
+
+    /// Makes empty storage for `member`. What is there of a member that this node was before is removed.
+    pub(super) fn create(&self, node: NodeId, member: u64) -> anyhow::Result<()> {
+        if let Some(old) = self.read_marker()? {
+            if old.member > member || (old.member == member && old.left) {
+                bail!("member {member} cannot be used again on this node, it was already member {}", old.member);
+            }
+            if old.member == member {
+                return Ok(());
+            }
+        }
+        self.wipe()?;
+        fs::create_dir_all(self.raft()).with_context(|| format!("making {}", self.raft().display()))?;
+        let identity = Identity { node, member, incarnation: rand::random(), starts: 0, left: false };
+        disk::write(&self.identity(), &format::identity(&identity), MODE)?;
+        // Last, so that storage which is only half made is never taken for a member's.
+        disk::write(&self.marker(), &format::identity(&identity), MODE)?;
+        Ok(())
+    }
+
+    /// Counts a start of `member`'s storage. Errors: it is gone, or another one's.
+    pub(super) fn start(&self, node: NodeId) -> anyhow::Result<Life> {
+        let marker = self.read_marker()?.filter(|marker| !marker.left).context("this node is no manager")?;
+        let lost = |what: &str| anyhow!("{what} {}: refusing to start ({WAY_BACK})", self.raft().display());
+        let mut identity = read(&self.identity())?
+            .ok_or_else(|| lost("the replicated state of this manager is gone from"))?;
+        if identity.incarnation != marker.incarnation || marker.node != node {
+            return Err(lost("another manager's replicated state is in"));
+        }
+        identity.starts += 1;
+        disk::write(&self.identity(), &format::identity(&identity), MODE)?;
+        Ok(Life {
+            member: identity.member,
+            incarnation: identity.incarnation,
+            starts: identity.starts,
+            process: rand::random(),
+        })
+    }
+
+    /// Gives the member up and removes its storage. The marker stays, so that the number is not used again.
+    pub(super) fn forget(&self) -> anyhow::Result<()> {
+        if let Some(marker) = self.read_marker()? {
+            disk::write(&self.marker(), &format::identity(&Identity { left: true, ..marker }), MODE)?;
+        }
+        self.wipe()?;
+        Ok(())
+    }
+
+    fn wipe(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.raft()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<Identity>> {
+    let bytes = disk::read(path, IDENTITY_MAX).with_context(|| format!("reading {}", path.display()))?;
+    let identity = bytes.map(|bytes| format::read_identity(&bytes)).transpose();
+    identity.with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId::new(3);
+
+    #[test]
+    fn storage_is_made_once_and_counts_its_starts() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::new(temp.path());
+        assert!(dir.start(NODE).is_err());
+        dir.create(NODE, 7).unwrap();
+        let first = dir.start(NODE).unwrap();
+        dir.create(NODE, 7).unwrap();
+        let second = dir.start(NODE).unwrap();
+        assert_eq!((first.starts, second.starts, second.member), (1, 2, 7));
+        assert_eq!(first.incarnation, second.incarnation);
+        assert!(dir.start(NodeId::new(4)).is_err());
+    }
+
+    #[test]
+    fn wiped_storage_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::new(temp.path());
+        dir.create(NODE, 7).unwrap();
+        fs::remove_dir_all(temp.path().join("raft")).unwrap();
+        let message = format!("{:#}", dir.start(NODE).unwrap_err());
+        assert!(message.contains("is gone from") && message.contains("demote"), "{message}");
+    }
+
+    #[test]
+    fn a_number_that_was_given_up_is_not_used_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::new(temp.path());
+        dir.create(NODE, 7).unwrap();
+        dir.forget().unwrap();
+        assert!(dir.start(NODE).is_err());
+        assert!(dir.create(NODE, 7).is_err());
+        assert!(dir.create(NODE, 6).is_err());
+        dir.create(NODE, 8).unwrap();
+        assert_eq!(dir.start(NODE).unwrap().member, 8);
+    }
+}

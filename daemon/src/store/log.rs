@@ -1,0 +1,394 @@
+//! Log and vote on disk.
+//!
+//! Owns: one redb file, and the one thread that writes it: whatever has come in since the last commit goes into the next,
+//! so a commit is one sync for all of them. Leaves alone: what the entries mean.
+//! Holds: a vote and an entry are on disk before anyone is told so; each record has a checksum of its own, and all of them
+//! are checked at start; a write or a sync that fails ends the process, for what is on disk is then not known.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use anyhow::{Context, bail};
+use openraft::{
+    LogState, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
+};
+use redb::{Database, ReadableDatabase, Table, TableDefinition};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    dir::WAY_BACK,
+    fatal,
+    format::{self, Life},
+    types::{Entry, LogId, TypeConfig, Vote},
+};
+
+/// Entries by index.
+const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
+
+/// Single records, by the names below.
+const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+const VOTE: &str = "vote";
+const COMMITTED: &str = "committed";
+const PURGED: &str = "purged";
+
+/// The last known process of each member.
+const LIVES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lives");
+
+/// Pages that redb keeps in memory, in bytes: the log is read in order and short, so a few are enough.
+const CACHE: usize = 4 << 20;
+
+/// Writes that wait for the thread; whoever comes later waits too.
+const QUEUE: usize = 1024;
+
+/// Writes that share one sync.
+const BATCH: usize = 256;
+
+/// Log and vote. Clones share them.
+#[derive(Clone)]
+pub(super) struct Log {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    db: Arc<Database>,
+    queue: mpsc::Sender<Write>,
+    heads: Arc<Mutex<Heads>>,
+}
+
+/// What must be answered at once.
+#[derive(Default)]
+struct Heads {
+    /// Entries that were taken and are not on disk yet.
+    pending: BTreeMap<u64, Entry>,
+    last: Option<LogId>,
+    purged: Option<LogId>,
+    vote: Option<Vote>,
+    /// Not worth a sync of its own: the next commit takes it along.
+    committed: Option<LogId>,
+}
+
+type Done = oneshot::Sender<()>;
+
+enum Write {
+    Append(Vec<(LogId, Vec<u8>)>, IOFlushed<TypeConfig>),
+    Vote(Vote, Done),
+    TruncateAfter(Option<u64>, Done),
+    Purge(LogId, Done),
+    Life(Life, Done),
+    Close(Done),
+}
+
+impl Log {
+    /// Opens the log at `path`, or makes it, and checks every record in it.
+    ///
+    /// Errors: the file is in use, cannot be read, or damaged.
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let db = Database::builder().set_cache_size(CACHE).create(path);
+        let db = db.with_context(|| format!("opening {}", path.display()))?;
+        let heads = check(&db).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
+        let (db, heads) = (Arc::new(db), Arc::new(Mutex::new(heads)));
+        let (queue, writes) = mpsc::channel(QUEUE);
+        let (db_, heads_) = (db.clone(), heads.clone());
+        thread::Builder::new()
+            .name("raft-log".to_owned())
+            .spawn(move || run(&db_, &heads_, writes))
+            .context("starting the thread that writes the log")?;
+        Ok(Self { shared: Arc::new(Shared { db, queue, heads }) })
+    }
+
+    /// Where the log ends: its last entry, or the last that was purged.
+    pub(super) fn last(&self) -> Option<LogId> {
+        let heads = self.heads();
+        heads.last.max(heads.purged)
+    }
+
+    /// The last entry that was purged.
+    pub(super) fn purged(&self) -> Option<LogId> {
+        self.heads().purged
+    }
+
+    /// Keeps what is known of a member's process. On disk when it returns.
+    pub(super) async fn keep_life(&self, life: Life) -> io::Result<()> {
+        self.write(|done| Write::Life(life, done)).await
+    }
+
+    /// The last known processes of all members.
+    pub(super) fn lives(&self) -> anyhow::Result<Vec<Life>> {
+        let read = self.shared.db.begin_read()?;
+        let lives = read.open_table(LIVES)?.range::<u64>(..)?.map(|row| {
+            let (_, record) = row?;
+            Ok(format::read_life(record.value())?)
+        });
+        lives.collect()
+    }
+
+    /// Writes what waits and closes the file once all clones are gone.
+    pub(super) async fn close(&self) {
+        // Closed before is closed too.
+        let _ = self.write(Write::Close).await;
+    }
+
+    fn heads(&self) -> MutexGuard<'_, Heads> {
+        lock(&self.shared.heads)
+    }
+
+    /// Errors: the log was closed, and nothing is written any more.
+    async fn write(&self, write: impl FnOnce(Done) -> Write) -> io::Result<()> {
+        let closed = || io::Error::other("the log is closed");
+        let (done, is_done) = oneshot::channel();
+        self.shared.queue.send(write(done)).await.map_err(|_| closed())?;
+        is_done.await.map_err(|_| closed())
+    }
+
+    fn read(&self, range: impl RangeBounds<u64>) -> anyhow::Result<Vec<Entry>> {
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        if is_empty(bounds) {
+            return Ok(Vec::new());
+        }
+        // Taken before the file is read: what leaves `pending` in between is in the file by then.
+        let pending: Vec<Entry> = self.heads().pending.range(bounds).map(|(_, entry)| entry.clone()).collect();
+        let mut entries = BTreeMap::new();
+        let read = self.shared.db.begin_read()?;
+        for row in read.open_table(ENTRIES)?.range(bounds)? {
+            let (index, record) = row?;
+            let index = index.value();
+            let entry = format::read_entry(record.value());
+            entries.insert(index, entry.with_context(|| format!("entry {index}"))?);
+        }
+        entries.extend(pending.into_iter().map(|entry| (entry.log_id.index, entry)));
+        Ok(entries.into_values().collect())
+    }
+}
+
+fn lock(heads: &Mutex<Heads>) -> MutexGuard<'_, Heads> {
+    // What is inside is whole after each statement.
+    heads.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// No index lies between the bounds; redb and maps panic on those that cross.
+fn is_empty((from, to): (Bound<u64>, Bound<u64>)) -> bool {
+    let first = match from {
+        Bound::Included(first) => first,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    match to {
+        Bound::Included(last) => first > last,
+        Bound::Excluded(end) => first >= end,
+        Bound::Unbounded => false,
+    }
+}
+
+/// Reads all of the file. Errors: a record that is damaged, missing, or not where it belongs.
+fn check(db: &Database) -> anyhow::Result<Heads> {
+    let write = db.begin_write()?;
+    write.open_table(ENTRIES)?;
+    write.open_table(RECORDS)?;
+    write.open_table(LIVES)?;
+    write.commit()?;
+    let read = db.begin_read()?;
+    let records = read.open_table(RECORDS)?;
+    let record = |name: &'static str| -> anyhow::Result<_> { Ok(records.get(name)?) };
+    let place = |name: &'static str| -> anyhow::Result<Option<LogId>> {
+        let found = record(name)?.map(|found| format::read_log_id(found.value())).transpose();
+        found.with_context(|| format!("record `{name}`"))
+    };
+    let vote = record(VOTE)?.map(|found| format::read_vote(found.value())).transpose().context("the vote")?;
+    let mut heads =
+        Heads { vote, committed: place(COMMITTED)?, purged: place(PURGED)?, ..Heads::default() };
+    for row in read.open_table(ENTRIES)?.range::<u64>(..)? {
+        let (index, record) = row?;
+        let index = index.value();
+        let entry = format::read_entry(record.value()).with_context(|| format!("entry {index}"))?;
+        let before = heads.last.or(heads.purged).map(|id| id.index);
+        if entry.log_id.index != index || before.is_some_and(|before| before + 1 != index) {
+            bail!("entry {index} is not the one after entry {before:?}");
+        }
+        heads.last = Some(entry.log_id);
+    }
+    for row in read.open_table(LIVES)?.range::<u64>(..)? {
+        let (member, record) = row?;
+        format::read_life(record.value()).with_context(|| format!("what is known of member {}", member.value()))?;
+    }
+    // It may have been on disk before the entry itself was.
+    heads.committed = heads.committed.min(heads.last.max(heads.purged));
+    Ok(heads)
+}
+
+/// The writer thread: ends when the log is closed or nobody is left to write.
+fn run(db: &Database, heads: &Mutex<Heads>, mut writes: mpsc::Receiver<Write>) {
+    while let Some(first) = writes.blocking_recv() {
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Ok(next) = writes.try_recv()
+        {
+            batch.push(next);
+        }
+        let committed = lock(heads).committed;
+        if let Err(error) = commit(db, &batch, committed) {
+            fatal("writing the log", &error.into());
+        }
+        let closing = batch.iter().any(|write| matches!(write, Write::Close(_)));
+        for write in batch {
+            finish(heads, write);
+        }
+        if closing {
+            return;
+        }
+    }
+}
+
+fn commit(db: &Database, batch: &[Write], committed: Option<LogId>) -> Result<(), redb::Error> {
+    let transaction = db.begin_write()?;
+    {
+        let mut entries = transaction.open_table(ENTRIES)?;
+        let mut records = transaction.open_table(RECORDS)?;
+        if let Some(committed) = committed {
+            records.insert(COMMITTED, format::log_id(&committed).as_slice())?;
+        }
+        for write in batch {
+            match write {
+                Write::Append(new, _) => {
+                    for (id, record) in new {
+                        entries.insert(id.index, record.as_slice())?;
+                    }
+                }
+                Write::Vote(vote, _) => drop(records.insert(VOTE, format::vote(vote).as_slice())?),
+                Write::TruncateAfter(last, _) => remove(&mut entries, last.map_or(0, |last| last + 1)..)?,
+                Write::Purge(upto, _) => {
+                    remove(&mut entries, ..=upto.index)?;
+                    records.insert(PURGED, format::log_id(upto).as_slice())?;
+                }
+                Write::Life(life, _) => {
+                    let mut lives = transaction.open_table(LIVES)?;
+                    lives.insert(life.member, format::life(life).as_slice())?;
+                }
+                Write::Close(_) => {}
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn remove(
+    entries: &mut Table<'_, u64, &[u8]>,
+    range: impl RangeBounds<u64>,
+) -> Result<(), redb::StorageError> {
+    let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+    entries.retain_in(bounds, |_, _| false)
+}
+
+/// Tells whoever waits that the write is on disk.
+fn finish(heads: &Mutex<Heads>, write: Write) {
+    match write {
+        Write::Append(new, flushed) => {
+            let mut heads = lock(heads);
+            for (id, _) in new {
+                // A later entry may have taken the place; it is still on its way.
+                if heads.pending.get(&id.index).is_some_and(|entry| entry.log_id == id) {
+                    heads.pending.remove(&id.index);
+                }
+            }
+            drop(heads);
+            flushed.io_completed(Ok(()));
+        }
+        Write::Vote(_, done)
+        | Write::TruncateAfter(_, done)
+        | Write::Purge(_, done)
+        | Write::Life(_, done)
+        | Write::Close(done) => {
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
+    }
+}
+
+impl RaftLogReader<TypeConfig> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.read(range).map_err(|error| io::Error::other(format!("{error:#}")))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.heads().vote)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let heads = self.heads();
+        Ok(LogState { last_purged_log_id: heads.purged, last_log_id: heads.last.max(heads.purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let vote = *vote;
+        self.write(|done| Write::Vote(vote, done)).await?;
+        self.heads().vote = Some(vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.heads().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.heads().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, flushed: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut records = Vec::new();
+        {
+            let mut heads = self.heads();
+            for entry in entries {
+                records.push((entry.log_id, format::entry(&entry)));
+                heads.last = Some(entry.log_id);
+                heads.pending.insert(entry.log_id.index, entry);
+            }
+        }
+        let closed = || io::Error::other("the log is closed");
+        self.shared.queue.send(Write::Append(records, flushed)).await.map_err(|_| closed())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        let index = last.map(|last| last.index);
+        {
+            let mut heads = self.heads();
+            heads.pending.retain(|pending, _| Some(*pending) <= index);
+            heads.last = last;
+        }
+        self.write(|done| Write::TruncateAfter(index, done)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        self.write(|done| Write::Purge(upto, done)).await?;
+        let mut heads = self.heads();
+        heads.pending.retain(|pending, _| *pending > upto.index);
+        heads.purged = heads.purged.max(Some(upto));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {}

@@ -1,0 +1,234 @@
+//! The state in memory: entries that Raft has agreed on, applied in order, and snapshots of what came out.
+//!
+//! Owns: the current [`Cluster`] and the snapshot's file. Leaves alone: the log.
+//! Holds: readers take a snapshot and never wait; what was answered is in the next snapshot that anyone takes. A restart
+//! begins with the snapshot on disk and applies the log after it.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use futures_util::{Stream, StreamExt};
+use openraft::{
+    RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use raftup_proto::view::Revision;
+use tokio::sync::{broadcast, watch};
+
+use super::{
+    apply::apply,
+    dir::{Dir, WAY_BACK},
+    fatal, format,
+    types::{Command, Entry, LogId, Outcome, Payload, Snapshot, SnapshotMeta, StoredMembers, TypeConfig},
+};
+use crate::{
+    disk,
+    model::{Cluster, ObjectKey},
+};
+
+/// Largest snapshot that is read or taken from another manager, in bytes.
+pub(super) const SNAPSHOT_MAX: u64 = 512 << 20;
+
+/// Changes that a slow reader may be behind before it is told to look at everything.
+const FEED: usize = 1024;
+
+const MODE: u32 = 0o600;
+
+/// What changed.
+#[derive(Clone, Debug)]
+pub struct Touched {
+    /// The state that has it.
+    pub revision: Revision,
+    /// The objects; none if some news were missed, or too much changed at once: look at everything.
+    pub keys: Option<Arc<[ObjectKey]>>,
+}
+
+/// All that applied entries have led to.
+#[derive(Clone, Default)]
+pub(super) struct Applied {
+    pub(super) last: Option<LogId>,
+    pub(super) members: StoredMembers,
+    pub(super) cluster: Cluster,
+}
+
+/// The state machine. Clones share the state.
+#[derive(Clone)]
+pub(super) struct Machine {
+    dir: Dir,
+    /// The last entry in the snapshot on disk; held while one is written.
+    kept: Arc<Mutex<Option<LogId>>>,
+    current: Arc<ArcSwap<Applied>>,
+    last: watch::Sender<Option<LogId>>,
+    revision: watch::Sender<Revision>,
+    feed: broadcast::Sender<Touched>,
+}
+
+impl Machine {
+    /// Begins with the snapshot in `dir`, if there is one. Errors: it cannot be read, or is damaged.
+    pub(super) fn open(dir: &Dir) -> anyhow::Result<Self> {
+        let path = dir.snapshot();
+        let read = || -> anyhow::Result<Applied> {
+            let Some(record) = disk::read(&path, SNAPSHOT_MAX)? else {
+                return Ok(Applied::default());
+            };
+            let (meta, cluster) = format::read_snapshot(&record)?;
+            Ok(Applied { last: meta.last_log_id, members: meta.last_membership, cluster })
+        };
+        let applied = read().with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
+        Ok(Self {
+            dir: dir.clone(),
+            kept: Arc::new(Mutex::new(applied.last)),
+            last: watch::Sender::new(applied.last),
+            revision: watch::Sender::new(applied.cluster.revision),
+            current: Arc::new(ArcSwap::from_pointee(applied)),
+            feed: broadcast::Sender::new(FEED),
+        })
+    }
+
+    /// The state as it is here. Cheap.
+    pub(super) fn current(&self) -> Arc<Applied> {
+        self.current.load_full()
+    }
+
+    /// The last applied entry.
+    pub(super) fn watch_last(&self) -> watch::Receiver<Option<LogId>> {
+        self.last.subscribe()
+    }
+
+    /// The revision of the state.
+    pub(super) fn watch_revision(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// What changes from now on.
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Touched> {
+        self.feed.subscribe()
+    }
+
+    fn step(&self, entry: Entry) -> Outcome {
+        let now = self.current.load_full();
+        let mut next = Applied { last: Some(entry.log_id), ..Applied::clone(&now) };
+        let mut touched = None;
+        let outcome = match entry.payload {
+            Payload::Blank => Ok(now.cluster.revision),
+            Payload::Membership(members) => {
+                next.members = StoredMembers::new(Some(entry.log_id), members);
+                Ok(now.cluster.revision)
+            }
+            Payload::Normal(Command(set)) => match apply(&now.cluster, entry.log_id.index, &set) {
+                Ok(cluster) => {
+                    touched = Some(set.changes.iter().map(|change| change.key()).collect());
+                    next.cluster = cluster;
+                    Ok(next.cluster.revision)
+                }
+                Err(rejected) => Err(rejected),
+            },
+        };
+        self.publish(next, touched.map(Some));
+        outcome
+    }
+
+    fn publish(&self, next: Applied, touched: Option<Option<Arc<[ObjectKey]>>>) {
+        let (last, revision) = (next.last, next.cluster.revision);
+        self.current.store(Arc::new(next));
+        self.last.send_replace(last);
+        if let Some(keys) = touched {
+            self.revision.send_replace(revision);
+            // Nobody may be listening.
+            let _ = self.feed.send(Touched { revision, keys });
+        }
+    }
+
+    /// Puts a snapshot on disk, unless a newer one is there: the log may be gone up to that. A failure ends the process:
+    /// Raft counts on it.
+    fn keep(&self, last: Option<LogId>, record: &[u8]) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if *kept > last {
+            return;
+        }
+        if let Err(error) = disk::write(&self.dir.snapshot(), record, MODE) {
+            fatal("writing a snapshot", &error.into());
+        }
+        *kept = last;
+    }
+}
+
+fn meta(applied: &Applied) -> SnapshotMeta {
+    SnapshotMeta { last_log_id: applied.last, last_membership: applied.members.clone() }
+}
+
+fn damaged(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Machine {
+    type SnapshotData = Arc<[u8]>;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let machine = self.clone();
+        let build = move || {
+            let applied = machine.current();
+            let meta = meta(&applied);
+            let record = format::snapshot(&meta, &applied.cluster);
+            machine.keep(meta.last_log_id, &record);
+            Snapshot { meta, snapshot: record.into() }
+        };
+        tokio::task::spawn_blocking(build).await.map_err(io::Error::other)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = Arc<[u8]>;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembers), io::Error> {
+        let applied = self.current();
+        Ok((applied.last, applied.members.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        while let Some(entry) = entries.next().await {
+            let (entry, responder) = entry?;
+            let outcome = self.step(entry);
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: Arc<[u8]>) -> Result<(), io::Error> {
+        let machine = self.clone();
+        let install = move || {
+            let (meta, cluster) = format::read_snapshot(&snapshot).map_err(damaged)?;
+            machine.keep(meta.last_log_id, &snapshot);
+            let applied = Applied { last: meta.last_log_id, members: meta.last_membership, cluster };
+            machine.publish(applied, Some(None));
+            Ok(())
+        };
+        tokio::task::spawn_blocking(install).await.map_err(io::Error::other)?
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let path = self.dir.snapshot();
+        let read = move || -> Result<Option<Snapshot>, io::Error> {
+            let Some(record) = disk::read(&path, SNAPSHOT_MAX)? else {
+                return Ok(None);
+            };
+            let (meta, _) = format::read_snapshot(&record).map_err(damaged)?;
+            Ok(Some(Snapshot { meta, snapshot: record.into() }))
+        };
+        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+    }
+}

@@ -1,0 +1,211 @@
+//! Who speaks for each member, and who may.
+//!
+//! Owns: the last process known of each member, when it was heard, and what each acknowledged to this leader.
+//! Holds: one storage, and one process at a time, for a member. Wiped, copied and restored directories give themselves
+//! away here, by an incarnation that changed, by a second process, or by a start or a log that is older than one seen
+//! before; they are turned away at the door, for inside Raft they would crash a leader or lose what was acknowledged.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{
+    format::Life,
+    types::{LeaderId, LogId, Vote},
+};
+
+/// A process that was heard within this time still runs. Members that share a leader hear from it in each heartbeat.
+const ALIVE: Duration = Duration::from_millis(1500);
+
+/// Why a process may not speak for a member.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Declined {
+    /// The storage is not the one that the member has had.
+    #[error(
+        "member {member} has lost its storage: it was made anew under the old number; demote the node and promote it again"
+    )]
+    Wiped {
+        member: u64,
+    },
+    /// A copy of the storage that is older than what ran before.
+    #[error(
+        "member {member} runs from an old copy of its storage; remove the copy, or demote the node and promote it again"
+    )]
+    OldCopy {
+        member: u64,
+    },
+    /// Another process speaks for the member.
+    #[error(
+        "member {member} is still heard from another process: its storage was copied and runs twice, or it has just been restarted"
+    )]
+    Twice {
+        member: u64,
+    },
+    /// Its log ends before what it acknowledged.
+    #[error("member {member} has lost entries that it acknowledged; demote the node and promote it again")]
+    Backwards {
+        member: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    life: Life,
+    heard: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Inner {
+    known: BTreeMap<u64, Known>,
+    acknowledged: BTreeMap<u64, (LeaderId, LogId)>,
+    declined: BTreeMap<u64, Declined>,
+}
+
+/// What is known of all members.
+#[derive(Default)]
+pub(super) struct Peers {
+    inner: Mutex<Inner>,
+}
+
+impl Peers {
+    /// Begins with what was kept on disk.
+    pub(super) fn new(lives: Vec<Life>) -> Self {
+        let known = lives.into_iter().map(|life| (life.member, Known { life, heard: None })).collect();
+        Self { inner: Mutex::new(Inner { known, ..Inner::default() }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // What is inside is whole after each statement.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whether `life` may speak for its member; true if it is new and must be kept on disk before it is answered.
+    pub(super) fn admit(&self, life: Life, now: Instant) -> Result<bool, Declined> {
+        let mut inner = self.lock();
+        let verdict = judge(inner.known.get(&life.member), life, now);
+        match &verdict {
+            Ok(_) => {
+                inner.known.insert(life.member, Known { life, heard: Some(now) });
+                inner.declined.remove(&life.member);
+            }
+            Err(declined) => drop(inner.declined.insert(life.member, declined.clone())),
+        }
+        verdict
+    }
+
+    /// Notes that the process was heard. False if another one speaks for the member by now.
+    pub(super) fn heard(&self, life: Life, now: Instant) -> bool {
+        let mut inner = self.lock();
+        match inner.known.get_mut(&life.member) {
+            Some(known) if known.life == life => {
+                known.heard = Some(now);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// The time since the member was heard; none if it never was.
+    pub(super) fn silence(&self, member: u64, now: Instant) -> Option<Duration> {
+        let heard = self.lock().known.get(&member)?.heard?;
+        Some(now.saturating_duration_since(heard))
+    }
+
+    /// Notes that `member` has told the leader of `vote` that its log holds `last`.
+    pub(super) fn acknowledged(&self, member: u64, vote: &Vote, last: LogId) {
+        let mut inner = self.lock();
+        let entry = inner.acknowledged.entry(member).or_insert((vote.leader_id, last));
+        if entry.0 != vote.leader_id || entry.1.index < last.index {
+            *entry = (vote.leader_id, last);
+        }
+    }
+
+    /// Errors: a log that ends with `last` is shorter than what `member` acknowledged to the leader of `vote`.
+    pub(super) fn check_log(&self, member: u64, vote: &Vote, last: Option<u64>) -> Result<(), Declined> {
+        let mut inner = self.lock();
+        match inner.acknowledged.get(&member) {
+            Some((leader, acknowledged)) if *leader == vote.leader_id && last < Some(acknowledged.index) => {
+                let declined = Declined::Backwards { member };
+                inner.declined.insert(member, declined.clone());
+                Err(declined)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Members that were turned away and have not come back since in a way that is right.
+    pub(super) fn declined(&self) -> BTreeMap<u64, Declined> {
+        self.lock().declined.clone()
+    }
+}
+
+fn judge(known: Option<&Known>, life: Life, now: Instant) -> Result<bool, Declined> {
+    let member = life.member;
+    let Some(known) = known else {
+        return Ok(true);
+    };
+    if known.life == life {
+        return Ok(false);
+    }
+    if known.life.incarnation != life.incarnation {
+        return Err(Declined::Wiped { member });
+    }
+    if known.heard.is_some_and(|heard| now.saturating_duration_since(heard) < ALIVE) {
+        return Err(Declined::Twice { member });
+    }
+    if life.starts <= known.life.starts {
+        return Err(Declined::OldCopy { member });
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life(starts: u64, process: u64) -> Life {
+        Life { member: 2, incarnation: 9, starts, process }
+    }
+
+    #[test]
+    fn one_process_speaks_for_a_member() {
+        let peers = Peers::default();
+        let start = Instant::now();
+        let later = start + ALIVE;
+        assert_eq!(peers.admit(life(1, 1), start), Ok(true));
+        assert_eq!(peers.admit(life(1, 1), start), Ok(false));
+        assert_eq!(peers.admit(life(2, 2), start), Err(Declined::Twice { member: 2 }));
+        assert!(peers.declined().contains_key(&2));
+        assert!(peers.heard(life(1, 1), later));
+        assert_eq!(peers.admit(life(2, 2), later), Err(Declined::Twice { member: 2 }));
+        assert_eq!(peers.admit(life(2, 2), later + ALIVE), Ok(true));
+        assert!(!peers.heard(life(1, 1), later + ALIVE));
+        assert_eq!(peers.admit(life(2, 3), later + 2 * ALIVE), Err(Declined::OldCopy { member: 2 }));
+        assert_eq!(peers.admit(life(1, 4), later + 3 * ALIVE), Err(Declined::OldCopy { member: 2 }));
+        let wiped = Life { incarnation: 8, ..life(5, 5) };
+        assert_eq!(peers.admit(wiped, later + 3 * ALIVE), Err(Declined::Wiped { member: 2 }));
+    }
+
+    #[test]
+    fn what_is_known_outlives_a_restart() {
+        let peers = Peers::new(vec![life(4, 1)]);
+        assert_eq!(peers.admit(life(3, 2), Instant::now()), Err(Declined::OldCopy { member: 2 }));
+        assert_eq!(peers.admit(life(5, 2), Instant::now()), Ok(true));
+    }
+
+    #[test]
+    fn a_log_that_went_backwards_is_noticed() {
+        let peers = Peers::default();
+        let leader = LeaderId { term: 3, node_id: 1 };
+        let vote = Vote { leader_id: leader, committed: true };
+        assert_eq!(peers.check_log(2, &vote, None), Ok(()));
+        peers.acknowledged(2, &vote, LogId::new(leader, 10));
+        peers.acknowledged(2, &vote, LogId::new(leader, 8));
+        assert_eq!(peers.check_log(2, &vote, Some(10)), Ok(()));
+        assert_eq!(peers.check_log(2, &vote, Some(9)), Err(Declined::Backwards { member: 2 }));
+        let next = Vote { leader_id: LeaderId { term: 4, node_id: 1 }, committed: true };
+        assert_eq!(peers.check_log(2, &next, Some(9)), Ok(()));
+    }
+}

@@ -1,0 +1,549 @@
+//! The handle on the replicated state.
+//!
+//! Owns: the running Raft member, who leads, and the order of changes made here. Leaves alone: who should be a member
+//! (`plan::quorum`), and what is changed.
+//! Holds: one change is worked out at a time, from the newest state; it is retried only where it certainly was not made.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, bail};
+use openraft::{
+    Config, Instant as _, Raft, ReadPolicy, ServerState, SnapshotPolicy,
+    async_runtime::WatchReceiver,
+    errors::{ClientWriteError, Fatal, ForwardReason, LinearizableReadError, RaftError},
+};
+use raftup_proto::{
+    id::NodeId,
+    refusal::{Code, Refusal},
+    unit::UnixMillis,
+    view::Revision,
+};
+use tokio::{
+    sync::{Mutex, broadcast, watch},
+    task::JoinHandle,
+    time::{sleep, timeout, timeout_at},
+};
+use tracing::{info, warn};
+
+use super::{
+    Rejected, desk,
+    dir::{Dir, WAY_BACK},
+    fatal, format,
+    link::{Link, Links, Office, Transport},
+    log::Log,
+    machine::{Machine, Touched},
+    peers::Peers,
+    types::{Command, Site, TypeConfig},
+    wire::{Ask, Pipe, Tell},
+};
+use crate::{
+    model::{ChangeSet, Cluster, ObjectKey},
+    net::{Caller, Stream},
+};
+
+/// Time between two heartbeats of a leader.
+const HEARTBEAT: Duration = Duration::from_millis(150);
+
+/// A follower waits [`LEASE`] and then a random time in this range before it stands for election: 1.05 to 1.4 seconds after
+/// the last heartbeat, seven of which must have been lost. So a killed leader is replaced in 1.2 s at the median, and a
+/// machine that stalls for less than that replaces none.
+const ELECTION: (Duration, Duration) = (Duration::from_millis(350), LEASE);
+
+/// How long a leader may lead without an answer from a majority, and is not replaced after its last heartbeat.
+const LEASE: Duration = Duration::from_millis(700);
+
+/// Entries between two snapshots.
+const SNAPSHOT_AFTER: u64 = 4000;
+
+/// Entries that are kept before a snapshot for members that are a little behind.
+const KEEP: u64 = 1000;
+
+/// Longest transfer of a snapshot.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Longest wait for a change or a read to be agreed upon; without a majority it is refused after that.
+const AGREE_LIMIT: Duration = Duration::from_millis(1800);
+
+/// A member that was not heard for that long is named as missing.
+const MISSING: Duration = Duration::from_secs(1);
+
+/// How often a change is worked out again after others got in between.
+const RETRIES: usize = 16;
+
+/// Largest change set, in bytes.
+const CHANGE_MAX: u64 = 16 << 20;
+
+/// What a store needs.
+pub struct StoreConfig {
+    /// State directory of the node; storage was made there by [`super::create`].
+    pub dir: PathBuf,
+    /// This node.
+    pub node: NodeId,
+    /// Way to the other managers; `Arc::new(net)`, or what a test makes of it.
+    pub transport: Arc<dyn Transport>,
+}
+
+/// The replicated state on a manager. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) raft: Raft<TypeConfig, Machine>,
+    pub(super) machine: Machine,
+    pub(super) office: Arc<Office>,
+    node: NodeId,
+    leadership: watch::Sender<Leadership>,
+    /// Held while a change is worked out and made.
+    changing: Mutex<()>,
+    /// The stream on which the leader is asked for the read index.
+    reader: Mutex<Option<(u64, Site, Link)>>,
+    /// No change is taken any more: leadership is being handed over.
+    leaving: AtomicBool,
+    watcher: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Who leads, as far as is known here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Counted up by elections; a later leader never has a lower one.
+    pub term: u64,
+    /// The leader.
+    pub leader: Option<NodeId>,
+    /// Its control address.
+    pub leader_addr: Option<SocketAddr>,
+    /// This node leads, has applied all that was agreed before, and was answered by a majority lately.
+    pub here: bool,
+}
+
+/// Why a change set was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// It was made from a state that is not the newest. Nothing was changed.
+    #[error("{key:?} has changed meanwhile")]
+    Conflict {
+        /// The object.
+        key: ObjectKey,
+    },
+    /// Another manager leads, or none. Nothing was changed.
+    #[error("this manager does not lead")]
+    NotLeader {
+        /// The leader, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// A majority of the managers does not answer.
+    #[error("no majority of the managers answers")]
+    NoQuorum {
+        /// Those that were not heard.
+        missing: Vec<NodeId>,
+        /// It may be made yet, once they are back.
+        pending: bool,
+    },
+    /// The leader changed meanwhile; whether it was made is not known.
+    #[error("the leader changed meanwhile")]
+    Unknown,
+    /// It can never be made.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// The store was stopped.
+    #[error("the replicated state is being closed")]
+    Stopped,
+}
+
+impl From<ProposeError> for Refusal {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::Conflict { .. } => {
+                Self::new(Code::Conflict, "the cluster's state changes too fast for this change").hint("try again")
+            }
+            ProposeError::NotLeader { leader: Some(leader) } => {
+                Self::new(Code::Unavailable, format!("manager {leader} leads, not this one")).hint("try again")
+            }
+            ProposeError::NotLeader { leader: None } => {
+                Self::new(Code::Unavailable, "no manager leads at the moment").hint("try again in a few seconds")
+            }
+            ProposeError::NoQuorum { missing, pending } => no_quorum(&missing, pending),
+            ProposeError::Unknown => {
+                Self::new(Code::Unavailable, "the leader changed meanwhile, the change may have been made or not")
+                    .hint("look, and try again if it was not")
+            }
+            ProposeError::Refused(refusal) => refusal,
+            ProposeError::Stopped => Self::new(Code::Unavailable, "this manager is shutting down").hint("try again"),
+        }
+    }
+}
+
+fn no_quorum(missing: &[NodeId], pending: bool) -> Refusal {
+    let names: Vec<String> = missing.iter().map(NodeId::to_string).collect();
+    let what = match names.as_slice() {
+        [] => "no majority of the managers answers".to_owned(),
+        names => format!("no majority of the managers answers: {} missing", names.join(", ")),
+    };
+    let hint = match pending {
+        true => "running containers are not affected; the change may still be made once they are back",
+        false => "running containers are not affected; bring the missing managers back",
+    };
+    Refusal::new(Code::Unavailable, what).hint(hint)
+}
+
+/// News of changes, in their order.
+pub struct Changes {
+    feed: broadcast::Receiver<Touched>,
+    machine: Machine,
+}
+
+impl Changes {
+    /// The next change set that was applied here; none once the store is gone. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Touched> {
+        match self.feed.recv().await {
+            Ok(touched) => Some(touched),
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                Some(Touched { revision: self.machine.current().cluster.revision, keys: None })
+            }
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+fn config() -> anyhow::Result<Config> {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let config = Config {
+        heartbeat_interval: millis(HEARTBEAT),
+        election_timeout_min: millis(ELECTION.0),
+        election_timeout_max: millis(ELECTION.1),
+        enable_pre_vote: Some(true),
+        // A leader that can only be heard would otherwise hold its followers for ever.
+        quorum_loss_probe_interval: Some(2 * millis(LEASE + ELECTION.1)),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_AFTER),
+        max_in_snapshot_log_to_keep: KEEP,
+        replication_lag_threshold: SNAPSHOT_AFTER + KEEP,
+        purge_batch_size: 256,
+        install_snapshot_timeout: millis(SNAPSHOT_LIMIT),
+        // `Peers` turns away whoever lost acknowledged entries; should one slip through, the leader lives on.
+        allow_log_reversion: Some(true),
+        ..Config::default()
+    };
+    Ok(config.validate()?)
+}
+
+impl Store {
+    /// Opens the storage in `config.dir`, checks all of it, and takes part in Raft.
+    ///
+    /// Errors: the storage is in use, gone, damaged, another node's, or written by a newer raftupd.
+    pub async fn start(config: StoreConfig) -> anyhow::Result<Self> {
+        let StoreConfig { dir, node, transport } = config;
+        let dir = Dir::new(&dir);
+        let me = dir.start(node)?;
+        let (log, machine) = tokio::task::spawn_blocking(move || open(&dir)).await??;
+        let peers = Peers::new(log.lives()?);
+        let office = Arc::new(Office { me, peers, log: log.clone(), transport });
+        let raft = Raft::new(
+            me.member,
+            Arc::new(self::config()?),
+            Links(office.clone()),
+            log,
+            machine.clone(),
+        );
+        let inner = Arc::new(Inner {
+            raft: raft.await.context("starting Raft")?,
+            machine,
+            office,
+            node,
+            leadership: watch::Sender::default(),
+            changing: Mutex::new(()),
+            reader: Mutex::new(None),
+            leaving: AtomicBool::new(false),
+            watcher: std::sync::Mutex::new(None),
+        });
+        let watcher = tokio::spawn(follow(inner.clone()));
+        *inner.watcher.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(watcher);
+        info!(member = me.member, starts = me.starts, "the replicated state is open");
+        Ok(Self { inner })
+    }
+
+    /// Makes a cluster whose only member is this one, at `addr`, and whose first entry is `first`.
+    ///
+    /// Errors: the storage is not empty, or the set is refused.
+    pub async fn initialize(&self, addr: SocketAddr, first: ChangeSet) -> anyhow::Result<Revision> {
+        let site = Site { node: self.inner.node, addr };
+        self.inner.raft.initialize(BTreeMap::from([(self.inner.office.me.member, site)])).await?;
+        let mut leadership = self.leadership();
+        timeout(AGREE_LIMIT, leadership.wait_for(|leadership| leadership.here)).await??;
+        Ok(self.propose(first).await?)
+    }
+
+    /// Answers another manager's stream of kind `raft` until it ends.
+    pub async fn serve(&self, caller: Caller, stream: Stream) {
+        self.answer(caller.node, Box::new(stream)).await;
+    }
+
+    pub(super) async fn answer(&self, caller: NodeId, pipe: Box<dyn Pipe>) {
+        desk::serve(&self.inner, caller, pipe).await;
+    }
+
+    /// The state as it is here. Cheap; stale on a manager that is cut off or behind.
+    pub fn snapshot(&self) -> Cluster {
+        self.inner.machine.current().cluster.clone()
+    }
+
+    /// The state, with all that was acknowledged anywhere before the call.
+    ///
+    /// Errors: no majority answers, or no leader is found, within two seconds.
+    pub async fn read(&self) -> Result<Cluster, Refusal> {
+        let deadline = tokio::time::Instant::now() + AGREE_LIMIT;
+        let mut last = None;
+        let read = async {
+            loop {
+                match self.inner.read_anywhere().await {
+                    Ok(index) => break index,
+                    Err(refusal) => last = Some(refusal),
+                }
+                // A leader may be found meanwhile.
+                sleep(HEARTBEAT).await;
+            }
+        };
+        let Ok(index) = timeout_at(deadline, read).await else {
+            return Err(last.unwrap_or_else(|| no_quorum(&self.inner.missing(), false)));
+        };
+        let mut applied = self.inner.machine.watch_last();
+        let caught_up = applied.wait_for(|last| last.is_some_and(|last| last.index >= index));
+        match timeout_at(deadline, caught_up).await {
+            Ok(Ok(_)) => Ok(self.snapshot()),
+            Ok(Err(_)) => Err(ProposeError::Stopped.into()),
+            Err(_) => Err(Refusal::new(Code::Unavailable, "this manager is behind the leader").hint("try again")),
+        }
+    }
+
+    /// The revision of the state here; moves with each applied change set.
+    pub fn watch(&self) -> watch::Receiver<Revision> {
+        self.inner.machine.watch_revision()
+    }
+
+    /// What changes from now on.
+    pub fn changes(&self) -> Changes {
+        Changes { feed: self.inner.machine.subscribe(), machine: self.inner.machine.clone() }
+    }
+
+    /// Who leads.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.subscribe()
+    }
+
+    /// Makes `set`, on the leader. The state here has it when this returns.
+    ///
+    /// Errors: see [`ProposeError`]; without a majority within two seconds. Not to be dropped half-way where it matters
+    /// whether the set was made.
+    pub async fn propose(&self, set: ChangeSet) -> Result<Revision, ProposeError> {
+        let inner = &self.inner;
+        if inner.leaving.load(Ordering::Relaxed) {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
+        let size = format::size(&set);
+        if size > CHANGE_MAX {
+            let refusal = Refusal::new(Code::Invalid, format!("a change of {size} bytes is too large"));
+            return Err(ProposeError::Refused(refusal.hint(format!("at most {CHANGE_MAX} bytes can be changed at once"))));
+        }
+        match timeout(AGREE_LIMIT, inner.raft.client_write(Command(Arc::new(set)))).await {
+            Ok(Ok(written)) => written.data.map_err(|rejected| match rejected {
+                Rejected::Conflict { key } => ProposeError::Conflict { key },
+                invalid @ Rejected::Invalid { .. } => {
+                    ProposeError::Refused(Refusal::new(Code::Internal, format!("a change was refused: {invalid}")))
+                }
+            }),
+            Ok(Err(error)) => Err(inner.not_written(error)),
+            Err(_) => Err(ProposeError::NoQuorum { missing: inner.missing(), pending: true }),
+        }
+    }
+
+    /// Works out a change set from the newest state and the time, and makes it, on the leader; one at a time.
+    ///
+    /// It is worked out again if another change got in between. An empty set is not proposed. Errors: what `work` refuses,
+    /// and what [`Store::propose`] does.
+    pub async fn change<T>(
+        &self,
+        mut work: impl FnMut(&Cluster, UnixMillis) -> Result<(ChangeSet, T), Refusal> + Send,
+    ) -> Result<(Revision, T), Refusal> {
+        let _turn = self.inner.changing.lock().await;
+        if !self.inner.leadership.borrow().here {
+            return Err(self.inner.not_leader().into());
+        }
+        let mut conflict = None;
+        for _ in 0..RETRIES {
+            let cluster = self.snapshot();
+            let (set, answer) = work(&cluster, now())?;
+            if set.is_empty() {
+                return Ok((cluster.revision, answer));
+            }
+            match self.propose(set).await {
+                Ok(revision) => return Ok((revision, answer)),
+                Err(ProposeError::Conflict { key }) => conflict = Some(ProposeError::Conflict { key }),
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Err(conflict.unwrap_or(ProposeError::Unknown).into())
+    }
+
+    /// Hands leadership over to another manager, if this one leads and another is there. Takes no change any more.
+    pub async fn step_down(&self) {
+        self.inner.leaving.store(true, Ordering::Relaxed);
+        let turn = timeout(AGREE_LIMIT, self.inner.changing.lock()).await;
+        if let Err(error) = self.hand_over(None).await {
+            warn!(error = format!("{error:#}"), "leadership could not be handed over");
+        }
+        drop(turn);
+    }
+
+    /// Ends this member's part in Raft and closes its files. The store is of no use afterwards.
+    pub async fn stop(&self) {
+        if let Some(watcher) =
+            self.inner.watcher.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        {
+            watcher.abort();
+        }
+        if let Err(error) = self.inner.raft.shutdown().await {
+            warn!(error = error.to_string(), "raft did not end well");
+        }
+        self.inner.leadership.send_replace(Leadership::default());
+        self.inner.office.log.close().await;
+    }
+}
+
+fn open(dir: &Dir) -> anyhow::Result<(Log, Machine)> {
+    let machine = Machine::open(dir)?;
+    let log = Log::open(&dir.log())?;
+    if log.purged() > machine.current().last {
+        bail!("{} is older than the log that should follow it ({WAY_BACK})", dir.snapshot().display());
+    }
+    Ok((log, machine))
+}
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Inner {
+    /// Up to where a read that begins now must see. Errors: this member does not lead, or no majority says so.
+    pub(super) async fn read_index(&self) -> Result<u64, Refusal> {
+        match timeout(AGREE_LIMIT, self.raft.get_read_log_id(ReadPolicy::ReadIndex)).await {
+            Ok(Ok((id, _))) => Ok(id.index()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_)))) => {
+                Err(self.not_leader().into())
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => {
+                Err(no_quorum(&self.missing(), false))
+            }
+            Ok(Err(RaftError::Fatal(_))) => Err(ProposeError::Stopped.into()),
+        }
+    }
+
+    async fn read_anywhere(&self) -> Result<u64, Refusal> {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        if metrics.state == ServerState::Leader {
+            return self.read_index().await;
+        }
+        let site = metrics.current_leader.and_then(|id| Some((id, *metrics.membership_config.get_node(&id)?)));
+        let Some((member, site)) = site else {
+            return Err(no_quorum(&self.missing(), false));
+        };
+        let mut reader = self.reader.lock().await;
+        let link = match &mut *reader {
+            Some((known, at, link)) if (*known, *at) == (member, site) => link,
+            stale => &mut stale.insert((member, site, Link::new(self.office.clone(), member, site))).2,
+        };
+        match link.ask(&Ask::ReadIndex, &[], AGREE_LIMIT).await {
+            Ok(Tell::ReadIndex(index)) => Ok(index),
+            Ok(Tell::Not(reason)) => Err(Refusal::new(Code::Unavailable, reason)),
+            Ok(other) => Err(Refusal::new(Code::Internal, format!("the leader answered something else: {other:?}"))),
+            Err(error) => Err(Refusal::new(Code::Unavailable, error).hint("try again in a few seconds")),
+        }
+    }
+
+    /// Nodes of voters, this one aside, that were not heard lately.
+    pub(super) fn missing(&self) -> Vec<NodeId> {
+        let now = Instant::now();
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let silent = |member: u64| {
+            let silence = self.office.peers.silence(member, now);
+            member != self.office.me.member && silence.is_none_or(|silence| silence > MISSING)
+        };
+        let members = metrics.membership_config.membership();
+        let sites = members.voter_ids().filter(|member| silent(*member)).filter_map(|id| members.get_node(&id));
+        sites.map(|site| site.node).collect()
+    }
+
+    fn not_leader(&self) -> ProposeError {
+        let leader = self.leadership.borrow().leader.filter(|leader| *leader != self.node);
+        match (leader, self.missing()) {
+            (None, missing) if !missing.is_empty() => ProposeError::NoQuorum { missing, pending: false },
+            (leader, _) => ProposeError::NotLeader { leader },
+        }
+    }
+
+    fn not_written(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {
+                ForwardReason::LeaseExpired => {
+                    ProposeError::NoQuorum { missing: self.missing(), pending: false }
+                }
+                ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => self.not_leader(),
+            },
+            RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => ProposeError::Unknown,
+            RaftError::APIError(other) => {
+                ProposeError::Refused(Refusal::new(Code::Internal, format!("a change was refused: {other}")))
+            }
+            RaftError::Fatal(_) => ProposeError::Stopped,
+        }
+    }
+
+    /// Who leads now. `here` holds back until the leader's first own entry is applied, and ends when no majority answers.
+    fn look(&self) -> Leadership {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        let members = metrics.membership_config.membership();
+        let site = metrics.current_leader.and_then(|id| members.get_node(&id));
+        let leads = metrics.state == ServerState::Leader;
+        let applied = self.machine.current().last;
+        let caught_up = applied.is_some_and(|last| last.leader_id == metrics.vote.leader_id);
+        let alone = members.voter_ids().count() == 1;
+        let acknowledged = self.raft.data_metrics().borrow_watched().last_quorum_acked;
+        let answered = alone || acknowledged.is_some_and(|at| at.elapsed() < LEASE + HEARTBEAT);
+        Leadership {
+            term: metrics.vote.leader_id.term,
+            leader: site.map(|site| site.node),
+            leader_addr: site.map(|site| site.addr),
+            here: leads && caught_up && answered && !self.leaving.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Keeps [`Leadership`] current, and ends the process when Raft has ended by itself.
+async fn follow(inner: Arc<Inner>) {
+    let mut servers = inner.raft.server_metrics();
+    let mut applied = inner.machine.watch_last();
+    loop {
+        let seen = inner.look();
+        inner.leadership.send_if_modified(|known| std::mem::replace(known, seen) != seen);
+        if let Err(error) = &inner.raft.metrics().borrow_watched().running_state
+            && !matches!(error, Fatal::Stopped)
+        {
+            fatal("running Raft", &anyhow::anyhow!("{error}"));
+        }
+        let leads = servers.borrow_watched().state == ServerState::Leader;
+        // Cancel-safe: watch channels lose no value, and all of them are read again above.
+        tokio::select! {
+            changed = servers.changed() => if changed.is_err() { return },
+            changed = applied.changed(), if leads && !seen.here => if changed.is_err() { return },
+            () = sleep(HEARTBEAT), if leads => {}
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Directories that were wiped, copied or restored.
