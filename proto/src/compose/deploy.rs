@@ -1,0 +1,280 @@
+//! `deploy`, and the service keys that say the same: how many tasks, where, with what, and what happens when one ends.
+
+use std::time::Duration;
+
+use super::{
+    environment,
+    item::{Fields, Item},
+    text::{self, clip},
+};
+use crate::{
+    spec::{
+        Amounts, Constraint, MAX_REPLICAS, Mode, NodeAttribute, Placement, Resources, RestartCondition,
+        RestartPolicy,
+    },
+    unit::{CpuMillis, MemBytes},
+};
+
+/// What `deploy` says.
+pub(super) struct Deploy {
+    pub(super) mode: Mode,
+    pub(super) placement: Placement,
+    pub(super) resources: Resources,
+    pub(super) restart: RestartPolicy,
+    pub(super) labels: std::collections::BTreeMap<String, String>,
+}
+
+/// Least memory that the engine gives to a container.
+const MEMORY_MIN: u64 = 6 << 20;
+/// Most restarts or processes that can be named.
+const COUNT_MAX: u32 = 1 << 30;
+
+/// Reads `deploy` and its short forms in the service: `scale`, `restart`, `cpus`, `mem_limit` and their kin.
+pub(super) fn read(service: &Fields<'_>) -> Deploy {
+    let deploy = service.get("deploy").and_then(|item| item.fields());
+    let get = |key| deploy.as_ref().and_then(|deploy| deploy.get(key));
+    let mode = mode(get("mode"), get("replicas"), service.get("scale"));
+    let labels = get("labels").map(|labels| environment::labels(&labels)).unwrap_or_default();
+    let resources = resources(service, get("resources"));
+    let placement = get("placement").map(|item| placement(&item)).unwrap_or_default();
+    let restart = restart(get("restart_policy"), service.get("restart"));
+    if let Some(item) = get("endpoint_mode") {
+        item.parse(|text| match text {
+            "vip" => Ok(()),
+            "dnsrr" => Err("`dnsrr` is not supported yet".to_owned()),
+            other => Err(format!("`{}` is neither `vip` nor `dnsrr`", clip(other))),
+        });
+    }
+    if let Some(deploy) = deploy {
+        deploy.finish(&["update_config", "rollback_config"]);
+    }
+    Deploy { mode, placement, resources, restart, labels }
+}
+
+fn mode(mode: Option<Item<'_>>, replicas: Option<Item<'_>>, scale: Option<Item<'_>>) -> Mode {
+    let count = |item: &Item<'_>| match text::whole(item.filled()?, 0, MAX_REPLICAS.into()) {
+        Ok(count) => u32::try_from(count).ok(),
+        Err(message) => {
+            item.error_help(message, format!("a service can have up to {MAX_REPLICAS} replicas"));
+            None
+        }
+    };
+    let given = (replicas.as_ref().map(count), scale.as_ref().map(count));
+    if let ((Some(Some(replicas)), Some(Some(count))), Some(item)) = (given, &scale)
+        && replicas != count
+    {
+        item.error(format!("`scale` says {count}, but `deploy.replicas` says {replicas}"));
+    }
+    let global = mode.is_some_and(|item| {
+        let global = item.parse(|text| match text {
+            "replicated" => Ok(false),
+            "global" => Ok(true),
+            "replicated-job" | "global-job" => Err(format!("the mode `{text}` is not supported yet")),
+            other => Err(format!("`{}` is neither `replicated` nor `global`", clip(other))),
+        });
+        global.unwrap_or(false)
+    });
+    if !global {
+        return Mode::Replicated { replicas: given.0.or(given.1).flatten().unwrap_or(1) };
+    }
+    for item in replicas.iter().chain(&scale) {
+        item.error("a global service has one task on each node, it takes no number");
+    }
+    Mode::Global
+}
+
+fn resources(service: &Fields<'_>, item: Option<Item<'_>>) -> Resources {
+    let fields = item.and_then(|item| item.fields());
+    let part = |key| fields.as_ref().and_then(|fields| fields.get(key)).and_then(|item| item.fields());
+    let (limits, reservations) = (part("limits"), part("reservations"));
+    let pids = either(of(limits.as_ref(), "pids"), service.get("pids_limit"), pids);
+    let found = Resources {
+        limits: Amounts {
+            cpu: either(of(limits.as_ref(), "cpus"), service.get("cpus"), cpus),
+            memory: either(of(limits.as_ref(), "memory"), service.get("mem_limit"), memory_limit),
+        },
+        reservations: Amounts {
+            cpu: either(of(reservations.as_ref(), "cpus"), None, cpus),
+            memory: either(of(reservations.as_ref(), "memory"), service.get("mem_reservation"), memory),
+        },
+        pids: pids.flatten(),
+    };
+    let over = |more: Option<u64>, less: Option<u64>| more.zip(less).is_some_and(|(more, less)| more > less);
+    let (want, most) = (found.reservations, found.limits);
+    if over(want.memory.map(|memory| memory.0), most.memory.map(|memory| memory.0))
+        || over(want.cpu.map(|cpu| cpu.0), most.cpu.map(|cpu| cpu.0))
+    {
+        let item = reservations.as_ref().map_or(&service.item, |fields| &fields.item);
+        item.error("more is reserved than the limit allows");
+    }
+    for fields in limits.into_iter() {
+        fields.finish(&[]);
+    }
+    for fields in reservations.into_iter() {
+        fields.finish(&["generic_resources", "devices", "pids"]);
+    }
+    if let Some(fields) = fields {
+        fields.finish(&[]);
+    }
+    found
+}
+
+fn of<'a>(fields: Option<&Fields<'a>>, key: &'static str) -> Option<Item<'a>> {
+    fields?.get(key)
+}
+
+/// Reads what two keys may say, if they do not contradict each other.
+fn either<T: PartialEq>(
+    first: Option<Item<'_>>,
+    second: Option<Item<'_>>,
+    read: impl Fn(&Item<'_>) -> Option<T>,
+) -> Option<T> {
+    let (one, other) = (first.as_ref().and_then(&read), second.as_ref().and_then(&read));
+    if let (Some(one), Some(other), Some(first), Some(second)) = (&one, &other, &first, &second)
+        && one != other
+    {
+        second.error(format!("contradicts `{}`, at {}", first.path, first.cx.show(first.node.at)));
+    }
+    one.or(other)
+}
+
+/// Zero and -1 stand for no limit, as in the engine.
+fn pids(item: &Item<'_>) -> Option<Option<u32>> {
+    if item.filled()? == "-1" {
+        return Some(None);
+    }
+    item.whole(0, COUNT_MAX).map(|count| Some(count).filter(|count| *count > 0))
+}
+
+fn cpus(item: &Item<'_>) -> Option<CpuMillis> {
+    item.parse(text::cpu_millis).map(CpuMillis)
+}
+
+fn memory(item: &Item<'_>) -> Option<MemBytes> {
+    let memory = item.parse(text::bytes).map(MemBytes)?;
+    if memory.0 == 0 {
+        item.error("must be more than nothing");
+    }
+    Some(memory)
+}
+
+fn memory_limit(item: &Item<'_>) -> Option<MemBytes> {
+    let limit = memory(item)?;
+    if (1..MEMORY_MIN).contains(&limit.0) {
+        item.error(format!("is less than the {} that the engine needs", MemBytes(MEMORY_MIN)));
+    }
+    Some(limit)
+}
+
+fn placement(item: &Item<'_>) -> Placement {
+    let Some(fields) = item.fields() else { return Placement::default() };
+    let constraints = fields.get("constraints").map(|item| item.items()).unwrap_or_default();
+    let constraints = constraints.iter().filter_map(|item| item.parse(constraint)).collect();
+    fields.finish(&["preferences", "max_replicas_per_node"]);
+    Placement { constraints }
+}
+
+/// `ATTRIBUTE == VALUE` or `ATTRIBUTE != VALUE`.
+fn constraint(text: &str) -> Result<Constraint, String> {
+    let found = [("==", true), ("!=", false)]
+        .into_iter()
+        .filter_map(|(sign, equal)| text.find(sign).map(|at| (at, equal)))
+        .min();
+    let Some((at, equal)) = found else {
+        return Err(format!("`{}` is no constraint such as `node.labels.disk == ssd`", clip(text)));
+    };
+    let (name, value) = (text[..at].trim(), text[at + 2..].trim());
+    if value.is_empty() || value.contains(['=', '!', '"', '\'', ',']) || value.chars().any(char::is_control) {
+        return Err(format!("`{}` cannot be the value of a constraint", clip(value)));
+    }
+    let attribute = attribute(name)?;
+    if attribute == NodeAttribute::Role
+        && !["manager", "worker"].contains(&value.to_ascii_lowercase().as_str())
+    {
+        return Err(format!("`{}` is no role; a node is `manager` or `worker`", clip(value)));
+    }
+    Ok(Constraint { attribute, equal, value: value.to_owned() })
+}
+
+fn attribute(name: &str) -> Result<NodeAttribute, String> {
+    const NAMES: [&str; 5] =
+        ["node.id", "node.hostname", "node.role", "node.platform.os", "node.platform.arch"];
+    let label = |key: &str| {
+        let fits = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.' | '/');
+        if key.is_empty() || !key.chars().all(fits) {
+            return Err(format!("`{}` cannot be the name of a label", clip(key)));
+        }
+        Ok(key.to_owned())
+    };
+    match name {
+        "node.id" => Ok(NodeAttribute::Id),
+        "node.hostname" => Ok(NodeAttribute::Hostname),
+        "node.role" => Ok(NodeAttribute::Role),
+        "node.platform.os" => Ok(NodeAttribute::Os),
+        "node.platform.arch" => Ok(NodeAttribute::Arch),
+        "node.ip" => Err("a constraint on `node.ip` is not supported yet".to_owned()),
+        other => {
+            if let Some(key) = other.strip_prefix("node.labels.") {
+                return label(key).map(NodeAttribute::Label);
+            }
+            if let Some(key) = other.strip_prefix("engine.labels.") {
+                return label(key).map(NodeAttribute::EngineLabel);
+            }
+            let all = format!("{}, node.labels.KEY and engine.labels.KEY", NAMES.join(", "));
+            let hint = match text::nearest(other, NAMES) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are {all}"),
+            };
+            Err(format!("a constraint cannot look at `{}`: {hint}", clip(other)))
+        }
+    }
+}
+
+/// `deploy.restart_policy`, or else `restart`.
+fn restart(policy: Option<Item<'_>>, short: Option<Item<'_>>) -> RestartPolicy {
+    let mut restart = RestartPolicy::default();
+    if let Some(item) = &short
+        && let Some((condition, max_attempts)) = item.parse(short_restart)
+    {
+        restart = RestartPolicy { condition, max_attempts, ..restart };
+    }
+    let Some(fields) = policy.and_then(|item| item.fields()) else { return restart };
+    restart = RestartPolicy::default();
+    if let Some(item) = short {
+        item.warn("has no effect beside `deploy.restart_policy`");
+    }
+    let condition = fields.get("condition").and_then(|item| {
+        item.parse(|text| match text {
+            "none" => Ok(RestartCondition::None),
+            "on-failure" => Ok(RestartCondition::OnFailure),
+            "any" => Ok(RestartCondition::Any),
+            other => Err(format!("`{}` is none of `none`, `on-failure` and `any`", clip(other))),
+        })
+    });
+    restart.condition = condition.unwrap_or(restart.condition);
+    restart.delay = fields.get("delay").and_then(|item| item.duration()).unwrap_or(restart.delay);
+    // Zero stands for no bound, as in Swarm.
+    let attempts = fields.get("max_attempts").and_then(|item| item.whole(0, COUNT_MAX));
+    restart.max_attempts = attempts.filter(|attempts| *attempts > 0);
+    restart.window =
+        fields.get("window").and_then(|item| item.duration()).filter(|window| *window > Duration::ZERO);
+    fields.finish(&[]);
+    restart
+}
+
+/// The engine's own words. What a person stopped is gone here, so `unless-stopped` is `always`.
+fn short_restart(text: &str) -> Result<(RestartCondition, Option<u32>), String> {
+    match text.split_once(':').unwrap_or((text, "")) {
+        ("no", "") => Ok((RestartCondition::None, None)),
+        ("always" | "unless-stopped", "") => Ok((RestartCondition::Any, None)),
+        ("on-failure", "") => Ok((RestartCondition::OnFailure, None)),
+        ("on-failure", count) => {
+            let count = text::whole(count, 1, COUNT_MAX.into())?;
+            Ok((RestartCondition::OnFailure, u32::try_from(count).ok()))
+        }
+        _ => {
+            let all = "`no`, `always`, `unless-stopped`, `on-failure` and `on-failure:N`";
+            Err(format!("`{}` is none of {all}", clip(text)))
+        }
+    }
+}

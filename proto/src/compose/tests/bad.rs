@@ -1,0 +1,739 @@
+//! What is refused, and the words for it.
+
+use expect_test::expect;
+
+use super::{check, check_web};
+
+#[test]
+fn not_yaml() {
+    check(
+        "services:\n\tweb: {image: nginx}\n",
+        expect![[r#"
+        compose.yaml:2:2: services: this is not YAML: tabs disallowed within this context (block indentation)
+         2 |  web: {image: nginx}
+           |  ^
+           help: YAML is indented with spaces, never with tabs
+    "#]],
+    );
+    check(
+        "services:\n  web: {image: nginx\n",
+        expect![[r#"
+        compose.yaml:2:8: services.web: this is not YAML: unclosed bracket '{'
+         2 |   web: {image: nginx
+           |        ^
+    "#]],
+    );
+    check(
+        "services:\n  web:\n    image: 'nginx\n",
+        expect![[r#"
+        compose.yaml:4:1: services.web.image: this is not YAML: invalid indentation in multiline quoted scalar
+    "#]],
+    );
+    check(
+        "services: *web\n",
+        expect![[r#"
+        compose.yaml:1:11: services: this is not YAML: while parsing node, found unknown anchor
+         1 | services: *web
+           |           ^
+    "#]],
+    );
+    check(
+        "",
+        expect![[r#"
+        compose.yaml: is empty
+    "#]],
+    );
+    check(
+        "# nothing\n",
+        expect![[r#"
+        compose.yaml: is empty
+    "#]],
+    );
+    check(
+        "services: {}\n---\nservices: {}\n",
+        expect![[r#"
+        compose.yaml:2:1: only one document can be in a file
+         2 | ---
+           | ^^^
+           help: put it into a file of its own: -f ONE -f TWO
+    "#]],
+    );
+    check(
+        "just text",
+        expect![[r#"
+        compose.yaml:1:1: must be a mapping, not a text
+         1 | just text
+           | ^^^^^^^^^
+    "#]],
+    );
+    check(
+        "services:\n  web:\n    image: a\n    image: b\n",
+        expect![[r#"
+        compose.yaml:4:5: services.web: the key `image` is here twice
+         4 |     image: b
+           |     ^^^^^
+           help: it is first at compose.yaml:3:5
+    "#]],
+    );
+    check(
+        "services: {? [a] : b}\n",
+        expect![[r#"
+        compose.yaml:1:14: services: a key must be a plain text
+         1 | services: {? [a] : b}
+           |              ^
+    "#]],
+    );
+    check(
+        "services: {web: {image: !reset null, init: !mine true}}\n",
+        expect![[r#"
+        compose.yaml:1:32: services.web.image: the tag `!reset` is not supported yet
+         1 | services: {web: {image: !reset null, init: !mine true}}
+           |                                ^^^^
+        compose.yaml:1:50: services.web.init: the tag `!mine` is unknown
+         1 | services: {web: {image: !reset null, init: !mine true}}
+           |                                                  ^^^^
+    "#]],
+    );
+    check(
+        "services: {web: &w {image: nginx, labels: *w}}\n",
+        expect![[r#"
+        compose.yaml:1:43: services.web.labels: this alias stands inside of what it names
+         1 | services: {web: &w {image: nginx, labels: *w}}
+           |                                           ^^
+    "#]],
+    );
+}
+
+#[test]
+fn unknown_keys() {
+    check(
+        "servces: {}\nservices:\n  web:\n    image: nginx\n    enviroment: {A: b}\n    prots: []\n    wibble: 1\n    \
+         x-mine: 1\n    deploy: {replica: 1, update_config: {}}\n    build: .\n    depends_on: [db]\n    \
+         container_name: web\n    privileged: true\nsecrets: {a: {}}\n",
+        expect![[r#"
+            compose.yaml:1:1: servces: unknown key `servces`
+             1 | servces: {}
+               | ^^^^^^^
+               help: did you mean `services`?
+            compose.yaml:5:5: services.web.enviroment: unknown key `enviroment`
+             5 |     enviroment: {A: b}
+               |     ^^^^^^^^^^
+               help: did you mean `environment`?
+            compose.yaml:6:5: services.web.prots: unknown key `prots`
+             6 |     prots: []
+               |     ^^^^^
+               help: did you mean `ports`?
+            compose.yaml:7:5: services.web.wibble: unknown key `wibble`
+             7 |     wibble: 1
+               |     ^^^^^^
+            compose.yaml:9:14: services.web.deploy.replica: unknown key `replica`
+             9 |     deploy: {replica: 1, update_config: {}}
+               |              ^^^^^^^
+               help: did you mean `replicas`?
+            compose.yaml:9:26: services.web.deploy.update_config: is not supported yet
+             9 |     deploy: {replica: 1, update_config: {}}
+               |                          ^^^^^^^^^^^^^
+            compose.yaml:10:5: services.web.build: is not supported yet
+             10 |     build: .
+                |     ^^^^^
+               help: build the image first and name it with `image`
+            compose.yaml:11:5: services.web.depends_on: is not supported yet
+             11 |     depends_on: [db]
+                |     ^^^^^^^^^^
+               help: remove it: all services start at once, and have to wait for what they need
+            compose.yaml:12:5: services.web.container_name: cannot be given: each of a service's tasks has a name of its own
+             12 |     container_name: web
+                |     ^^^^^^^^^^^^^^
+               help: other containers reach it by the name of the service; `hostname` sets the name inside
+            compose.yaml:13:5: services.web.privileged: is not supported yet
+             13 |     privileged: true
+                |     ^^^^^^^^^^
+            compose.yaml:14:1: secrets: is not supported yet
+             14 | secrets: {a: {}}
+                | ^^^^^^^
+        "#]],
+    );
+}
+
+#[test]
+fn ports() {
+    check_web(
+        "ports:\n  - 99999:80",
+        expect![[r#"
+        compose.yaml:5:9: services.web.ports[0]: port 99999 is not between 1 and 65535
+         5 |       - 99999:80
+           |         ^^^^^^^^
+    "#]],
+    );
+    check_web(
+        "ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', \
+         '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']",
+        expect![[r#"
+            compose.yaml:4:13: services.web.ports[0]: says no port to publish port 80 of the container on
+             4 |     ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:8
+               |             ^^^^
+               help: every node answers on it, so it has to be known: `80:80`, for example
+            compose.yaml:4:19: services.web.ports[1]: says no port to publish port 8080 of the container on
+             4 |     ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:8
+               |                   ^^^^
+               help: every node answers on it, so it has to be known: `8080:8080`, for example
+            compose.yaml:4:25: services.web.ports[2]: port 0 is not between 1 and 65535
+             4 |     ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:8
+               |                         ^^^^^^
+            compose.yaml:4:33: services.web.ports[3]: publishing on the address `127.0.0.1` alone is not supported yet
+             4 |     ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:8
+               |                                 ^^^^^^^^^^^^^^^^^
+               help: leave the address out: every node answers on all of its addresses
+            compose.yaml:4:52: services.web.ports[4]: publishing on the address `127.0.0.1` alone is not supported yet
+             4 | ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '8
+               |                                         ^^^^^^^^^^^^^^^
+               help: leave the address out: every node answers on all of its addresses
+            compose.yaml:4:69: services.web.ports[5]: says no port to publish port 80 of the container on
+             4 | 0', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '
+               |                                         ^^^^^
+               help: every node answers on it, so it has to be known: `80:80`, for example
+            compose.yaml:4:76: services.web.ports[6]: 3 published ports do not match 2 ports of the container
+             4 | 7.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
+               |                                         ^^^^^^^^^^^^^
+            compose.yaml:4:91: services.web.ports[7]: the range `82-80` ends before it begins
+             4 |  '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
+               |                                         ^^^^^^^^^^^
+            compose.yaml:4:104: services.web.ports[8]: 11 published ports for one port of the container: which one is meant?
+             4 | 80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
+               |                                         ^^^^^^^^^^
+               help: name a single one: every node answers on the same port
+            compose.yaml:4:116: services.web.ports[9]: the protocol `sctp` is not supported yet
+             4 | '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
+               |                                         ^^^^^^^^^^^^
+            compose.yaml:4:130: services.web.ports[10]: `x` is neither `tcp` nor `udp`
+             4 |  '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
+               |                                         ^^^^^^^^^
+            compose.yaml:4:141: services.web.ports[11]: `b` is not a port
+             4 | ', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
+               |                                         ^^^^^
+            compose.yaml:4:148: services.web.ports[12]: must be a value, not an empty text
+             4 | 90:80', '80:80/sctp', '80:80/x', 'a:b', '']
+               |                                         ^^
+        "#]],
+    );
+    check_web(
+        "ports:\n  - {target: 80}\n  - {published: 80}\n  - {target: 80, published: 80, mode: host}\n  \
+         - {target: 80, published: 81, host_ip: 10.0.0.1}\n  - {target: 80, published: 70000, protocl: udp}",
+        expect![[r#"
+            compose.yaml:5:9: services.web.ports[0]: says no port to publish port 80 of the container on
+             5 |       - {target: 80}
+               |         ^
+               help: every node answers on it, so it has to be known: `80:80`, for example
+            compose.yaml:6:9: services.web.ports[1]: `target` is missing: the port in the container
+             6 |       - {published: 80}
+               |         ^
+            compose.yaml:7:43: services.web.ports[2].mode: `mode: host` is not supported yet
+             7 |       - {target: 80, published: 80, mode: host}
+               |                                           ^^^^
+            compose.yaml:8:46: services.web.ports[3].host_ip: publishing on the address `10.0.0.1` alone is not supported yet
+             8 |       - {target: 80, published: 81, host_ip: 10.0.0.1}
+               |                                              ^^^^^^^^
+               help: leave the address out: every node answers on all of its addresses
+            compose.yaml:9:33: services.web.ports[4].published: port 70000 is not between 1 and 65535
+             9 |       - {target: 80, published: 70000, protocl: udp}
+               |                                 ^^^^^
+            compose.yaml:9:40: services.web.ports[4].protocl: unknown key `protocl`
+             9 |       - {target: 80, published: 70000, protocl: udp}
+               |                                        ^^^^^^^
+               help: did you mean `protocol`?
+        "#]],
+    );
+    check(
+        "services:\n  a: {image: x, ports: ['80:80', '80:81', '80:80/udp']}\n  b:\n    image: x\n    ports:\n      \
+         - 79-81:1-3\n",
+        expect![[r#"
+            compose.yaml:2:34: services.a.ports[1]: port 80/tcp is published by service `a` already, at compose.yaml:2:25
+             2 |   a: {image: x, ports: ['80:80', '80:81', '80:80/udp']}
+               |                                  ^^^^^^^
+            compose.yaml:6:9: services.b.ports[0]: port 80/tcp is published by service `a` already, at compose.yaml:2:25
+             6 |       - 79-81:1-3
+               |         ^^^^^^^^^
+        "#]],
+    );
+}
+
+#[test]
+fn mounts() {
+    check_web(
+        "volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', \
+         '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']",
+        expect![[r#"
+            compose.yaml:4:15: services.web.volumes[0]: the volume `dta` is not declared
+             4 |     volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:
+               |               ^^^^^^^^
+               help: did you mean `data`?
+            compose.yaml:4:25: services.web.volumes[1]: the volume `other` is not declared
+             4 |     volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:
+               |                         ^^^^^^^^^^
+               help: declare it at the top level, `volumes: {other: {}}`, or write `./other` for a path
+            compose.yaml:4:37: services.web.volumes[2]: the target `relative` is not an absolute path
+             4 |     volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:
+               |                                     ^^^^^^^^^^^^^^^
+            compose.yaml:4:54: services.web.volumes[3]: nothing can be mounted on `/`
+             4 | ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:
+               |                                         ^^^^^^^
+            compose.yaml:4:63: services.web.volumes[4]: unknown option `what`
+             4 | , 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy
+               |                                         ^^^^^^^^^^^^^^
+            compose.yaml:4:79: services.web.volumes[5]: the option `Z` is not supported yet
+             4 | ata:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rsla
+               |                                         ^^^^^^^^^^^
+            compose.yaml:4:92: services.web.volumes[6]: has too many `:`
+             4 | , './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c
+               |                                         ^^^^^^^^^^^
+               help: it is `SOURCE:TARGET`, or `SOURCE:TARGET:OPTIONS`
+            compose.yaml:4:117: services.web.volumes[8]: `/same` is mounted on already, at compose.yaml:4:105
+             4 | , 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
+               |                                         ^^^^^^^^^^^
+            compose.yaml:4:130: services.web.volumes[9]: `nocopy` is for named volumes
+             4 | , '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
+               |                                         ^^^^^^^^^^^^^^
+            compose.yaml:4:146: services.web.volumes[10]: only paths of the node have a propagation
+             4 | /a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
+               |                                         ^^^^^^^^^^^^^^^^
+            warning: compose.yaml:4:164: services.web.volumes[11]: `cached` has no effect on Linux
+             4 | me/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
+               |                                         ^^^^^^^^^^^^^^^^
+        "#]],
+    );
+    check_web(
+        "volumes:\n  - {type: bind, target: /a}\n  - {source: data, target: /a}\n  - {type: volme, target: /a}\n  \
+         - {type: tmpfs, target: /t, tmpfs: {mode: 999}}\n  - {type: volume, source: data, target: /v, bind: {}}\n  \
+         - {type: volume, source: data}\n  - {type: volume, source: data, target: /w, volume: {subpath: x}}\n\
+         tmpfs: ['/run:uid=1', run]",
+        expect![[r#"
+            compose.yaml:5:9: services.web.volumes[0]: `source` is missing: the path on the node
+             5 |       - {type: bind, target: /a}
+               |         ^
+            compose.yaml:6:9: services.web.volumes[1]: `type` is missing: `volume`, `bind` or `tmpfs`
+             6 |       - {source: data, target: /a}
+               |         ^
+            compose.yaml:7:16: services.web.volumes[2].type: unknown type `volme`
+             7 |       - {type: volme, target: /a}
+               |                ^^^^^
+               help: did you mean `volume`?
+            compose.yaml:8:49: services.web.volumes[3].tmpfs.mode: `999` are not permissions in octal such as `1777`
+             8 |       - {type: tmpfs, target: /t, tmpfs: {mode: 999}}
+               |                                                 ^^^
+            compose.yaml:9:56: services.web.volumes[4].bind: does not go with `type: volume`
+             9 |       - {type: volume, source: data, target: /v, bind: {}}
+               |                                                        ^
+            compose.yaml:10:9: services.web.volumes[5]: `target` is missing: the path in the container
+             10 |       - {type: volume, source: data}
+                |         ^
+            compose.yaml:11:59: services.web.volumes[6].volume.subpath: is not supported yet
+             11 |       - {type: volume, source: data, target: /w, volume: {subpath: x}}
+                |                                                           ^^^^^^^
+            compose.yaml:12:13: services.web.tmpfs[0]: the option `uid` is not supported yet
+             12 |     tmpfs: ['/run:uid=1', run]
+                |             ^^^^^^^^^^^^
+               help: `size`, `mode` and `ro` are
+            compose.yaml:12:27: services.web.tmpfs[1]: the target `run` is not an absolute path
+             12 |     tmpfs: ['/run:uid=1', run]
+                |                           ^^^
+        "#]],
+    );
+}
+
+#[test]
+fn networks() {
+    check_web(
+        "networks: [frnt, back, front]",
+        expect![[r#"
+        compose.yaml:4:16: services.web.networks[0]: the network `frnt` is not declared
+         4 |     networks: [frnt, back, front]
+           |                ^^^^
+           help: did you mean `front`?
+        compose.yaml:4:22: services.web.networks[1]: the network `back` is not declared
+         4 |     networks: [frnt, back, front]
+           |                      ^^^^
+           help: declare it at the top level: `networks: {back: {}}`
+    "#]],
+    );
+    check_web(
+        "networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}",
+        expect![[r#"
+        compose.yaml:4:38: services.web.networks.front.aliases[1]: `not ok` is not a host name: letters, digits and `-`, in parts of up to 63 between dots
+         4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
+           |                                      ^^^^^^^^
+        compose.yaml:4:48: services.web.networks.front.aliases[2]: `-x` is not a host name: letters, digits and `-`, in parts of up to 63 between dots
+         4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
+           |                                                ^^
+        compose.yaml:4:52: services.web.networks.front.aliases[3]: `a..b` is not a host name: letters, digits and `-`, in parts of up to 63 between dots
+         4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
+           |                                                    ^^^^^^
+        compose.yaml:4:61: services.web.networks.front.ipv4_address: is not supported yet
+         4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
+           |                                                             ^^^^^^^^^^^^
+    "#]],
+    );
+    check(
+        "services: {web: {image: a, networks: [n]}}\nnetworks:\n  n: {driver: macvlan, external: true, internal: \
+         false, ipam: {}, name: x}\n  'bad name':\nvolumes:\n  v: {driver: nfs, external: yes, driver_opts: {}}\n",
+        expect![[r#"
+            compose.yaml:3:15: networks.n.driver: the driver `macvlan` is not supported yet
+             3 |   n: {driver: macvlan, external: true, internal: false, ipam: {}, name: x}
+               |               ^^^^^^^
+               help: every network of a stack spans the cluster: leave `driver` out
+            compose.yaml:3:24: networks.n.external: is not supported yet
+             3 |   n: {driver: macvlan, external: true, internal: false, ipam: {}, name: x}
+               |                        ^^^^^^^^
+            compose.yaml:3:57: networks.n.ipam: is not supported yet
+             3 |   n: {driver: macvlan, external: true, internal: false, ipam: {}, name: x}
+               |                                                         ^^^^
+            compose.yaml:3:67: networks.n.name: is not supported yet
+             3 |   n: {driver: macvlan, external: true, internal: false, ipam: {}, name: x}
+               |                                                                   ^^^^
+            compose.yaml:4:3: networks.bad name: `bad name` cannot be the name of a network: only letters, digits, `-`, `_` and `.` are allowed
+             4 |   'bad name':
+               |   ^^^^^^^^^^
+            compose.yaml:6:15: volumes.v.driver: the driver `nfs` is not supported yet
+             6 |   v: {driver: nfs, external: yes, driver_opts: {}}
+               |               ^^^
+            compose.yaml:6:20: volumes.v.external: is not supported yet
+             6 |   v: {driver: nfs, external: yes, driver_opts: {}}
+               |                    ^^^^^^^^
+            compose.yaml:6:35: volumes.v.driver_opts: is not supported yet
+             6 |   v: {driver: nfs, external: yes, driver_opts: {}}
+               |                                   ^^^^^^^^^^^
+            warning: compose.yaml:6:30: volumes.v.external: write `true`: YAML 1.2 knows no other words for it
+             6 |   v: {driver: nfs, external: yes, driver_opts: {}}
+               |                              ^^^
+        "#]],
+    );
+}
+
+#[test]
+fn deploy() {
+    check_web(
+        "deploy:\n  replicas: 1e9",
+        expect![[r#"
+            compose.yaml:5:17: services.web.deploy.replicas: `1e9` is not between 0 and 10000
+             5 |       replicas: 1e9
+               |                 ^^^
+               help: a service can have up to 10000 replicas
+        "#]],
+    );
+    check_web(
+        "deploy: {replicas: 10001}\nscale: 3",
+        expect![[r#"
+            compose.yaml:4:24: services.web.deploy.replicas: `10001` is not between 0 and 10000
+             4 |     deploy: {replicas: 10001}
+               |                        ^^^^^
+               help: a service can have up to 10000 replicas
+        "#]],
+    );
+    check_web(
+        "deploy: {mode: global, replicas: 2}",
+        expect![[r#"
+        compose.yaml:4:38: services.web.deploy.replicas: a global service has one task on each node, it takes no number
+         4 |     deploy: {mode: global, replicas: 2}
+           |                                      ^
+    "#]],
+    );
+    check_web(
+        "deploy: {mode: replicated-job, endpoint_mode: dnsrr}",
+        expect![[r#"
+        compose.yaml:4:20: services.web.deploy.mode: the mode `replicated-job` is not supported yet
+         4 |     deploy: {mode: replicated-job, endpoint_mode: dnsrr}
+           |                    ^^^^^^^^^^^^^^
+        compose.yaml:4:51: services.web.deploy.endpoint_mode: `dnsrr` is not supported yet
+         4 |     deploy: {mode: replicated-job, endpoint_mode: dnsrr}
+           |                                                   ^^^^^
+    "#]],
+    );
+    check_web(
+        "mem_limit: 1g\ndeploy:\n  resources:\n    limits: {memory: 2g, cpus: none}\n    reservations: {memory: \
+         3g, devices: []}",
+        expect![[r#"
+            compose.yaml:4:16: services.web.mem_limit: contradicts `services.web.deploy.resources.limits.memory`, at compose.yaml:7:26
+             4 |     mem_limit: 1g
+               |                ^^
+            compose.yaml:7:36: services.web.deploy.resources.limits.cpus: `none` is not a number of CPUs such as `0.5` or `2`
+             7 |         limits: {memory: 2g, cpus: none}
+               |                                    ^^^^
+            compose.yaml:8:23: services.web.deploy.resources.reservations: more is reserved than the limit allows
+             8 |         reservations: {memory: 3g, devices: []}
+               |                       ^
+            compose.yaml:8:36: services.web.deploy.resources.reservations.devices: is not supported yet
+             8 |         reservations: {memory: 3g, devices: []}
+               |                                    ^^^^^^^
+        "#]],
+    );
+    check_web(
+        "mem_limit: 1m\ncpus: 0\npids_limit: many",
+        expect![[r#"
+        compose.yaml:4:16: services.web.mem_limit: is less than the 6MiB that the engine needs
+         4 |     mem_limit: 1m
+           |                ^^
+        compose.yaml:5:11: services.web.cpus: `0` is not between 0.001 and 65536 CPUs
+         5 |     cpus: 0
+           |           ^
+        compose.yaml:6:17: services.web.pids_limit: `many` is not a whole number
+         6 |     pids_limit: many
+           |                 ^^^^
+    "#]],
+    );
+    check_web(
+        "deploy:\n  placement:\n    preferences: []\n    constraints:\n      - node.labels.a = b\n      \
+         - node.rol == worker\n      - node.role == boss\n      - node.labels. == x\n      - node.ip != 10.0.0.1\n      \
+         - node.id ==\n      - node.id === x",
+        expect![[r#"
+            compose.yaml:6:9: services.web.deploy.placement.preferences: is not supported yet
+             6 |         preferences: []
+               |         ^^^^^^^^^^^
+            compose.yaml:8:13: services.web.deploy.placement.constraints[0]: `node.labels.a = b` is no constraint such as `node.labels.disk == ssd`
+             8 |           - node.labels.a = b
+               |             ^^^^^^^^^^^^^^^^^
+            compose.yaml:9:13: services.web.deploy.placement.constraints[1]: a constraint cannot look at `node.rol`: did you mean `node.role`?
+             9 |           - node.rol == worker
+               |             ^^^^^^^^^^^^^^^^^^
+            compose.yaml:10:13: services.web.deploy.placement.constraints[2]: `boss` is no role; a node is `manager` or `worker`
+             10 |           - node.role == boss
+                |             ^^^^^^^^^^^^^^^^^
+            compose.yaml:11:13: services.web.deploy.placement.constraints[3]: `` cannot be the name of a label
+             11 |           - node.labels. == x
+                |             ^^^^^^^^^^^^^^^^^
+            compose.yaml:12:13: services.web.deploy.placement.constraints[4]: a constraint on `node.ip` is not supported yet
+             12 |           - node.ip != 10.0.0.1
+                |             ^^^^^^^^^^^^^^^^^^^
+            compose.yaml:13:13: services.web.deploy.placement.constraints[5]: `` cannot be the value of a constraint
+             13 |           - node.id ==
+                |             ^^^^^^^^^^
+            compose.yaml:14:13: services.web.deploy.placement.constraints[6]: `= x` cannot be the value of a constraint
+             14 |           - node.id === x
+                |             ^^^^^^^^^^^^^
+        "#]],
+    );
+    check_web(
+        "restart: sometimes\ndeploy: {restart_policy: {condition: always, delay: 5}}",
+        expect![[r#"
+        compose.yaml:4:14: services.web.restart: `sometimes` is none of `no`, `always`, `unless-stopped`, `on-failure` and `on-failure:N`
+         4 |     restart: sometimes
+           |              ^^^^^^^^^
+        compose.yaml:5:42: services.web.deploy.restart_policy.condition: `always` is none of `none`, `on-failure` and `any`
+         5 |     deploy: {restart_policy: {condition: always, delay: 5}}
+           |                                          ^^^^^^
+        compose.yaml:5:57: services.web.deploy.restart_policy.delay: `5` is not a time such as `10s`, `1m30s` or `500ms`
+         5 |     deploy: {restart_policy: {condition: always, delay: 5}}
+           |                                                         ^
+        warning: compose.yaml:4:14: services.web.restart: has no effect beside `deploy.restart_policy`
+         4 |     restart: sometimes
+           |              ^^^^^^^^^
+    "#]],
+    );
+}
+
+#[test]
+fn other_values() {
+    check_web(
+        "hostname: '{{.Node.Hostname}}'\nuser:\nworking_dir: app\nstop_signal: SIGTREM\nstop_grace_period: 10\n\
+         init: maybe\nlabels: {dev.raftup.task: x}\nenvironment: ['=x', '']\ncommand: echo 'x",
+        expect![[r#"
+            compose.yaml:4:15: services.web.hostname: templates are not supported yet
+             4 |     hostname: '{{.Node.Hostname}}'
+               |               ^^^^^^^^^^^^^^^^^^^^
+               help: without `hostname`, each task has a name of its own
+            compose.yaml:5:5: services.web.user: has no value; it must be a text
+             5 |     user:
+               |     ^^^^
+            compose.yaml:6:18: services.web.working_dir: the directory `app` is not an absolute path
+             6 |     working_dir: app
+               |                  ^^^
+            compose.yaml:7:18: services.web.stop_signal: `SIGTREM` is no signal; did you mean `SIGTERM`?
+             7 |     stop_signal: SIGTREM
+               |                  ^^^^^^^
+            compose.yaml:8:24: services.web.stop_grace_period: `10` is not a time such as `10s`, `1m30s` or `500ms`
+             8 |     stop_grace_period: 10
+               |                        ^^
+            compose.yaml:9:11: services.web.init: `maybe` is neither `true` nor `false`
+             9 |     init: maybe
+               |           ^^^^^
+            compose.yaml:10:31: services.web.labels.dev.raftup.task: the label `dev.raftup.task` is one that the cluster sets itself
+             10 |     labels: {dev.raftup.task: x}
+                |                               ^
+            compose.yaml:11:19: services.web.environment[0]: the name before `=` is missing
+             11 |     environment: ['=x', '']
+                |                   ^^^^
+            compose.yaml:11:25: services.web.environment[1]: must be a value, not an empty text
+             11 |     environment: ['=x', '']
+                |                         ^^
+            compose.yaml:12:14: services.web.command: the quote ' is not closed
+             12 |     command: echo 'x
+                |              ^^^^^^^
+        "#]],
+    );
+    check_web(
+        "command: {a: b}\nlabels: text\nvolumes: data\nenvironment: [[a]]\nhealthcheck: true",
+        expect![[r#"
+        compose.yaml:4:14: services.web.command: must be a text or a list, not a mapping
+         4 |     command: {a: b}
+           |              ^
+        compose.yaml:5:13: services.web.labels: must be a mapping, not a text
+         5 |     labels: text
+           |             ^^^^
+        compose.yaml:6:14: services.web.volumes: must be a list, not a text
+         6 |     volumes: data
+           |              ^^^^
+        compose.yaml:7:19: services.web.environment[0]: must be a text, not a list
+         7 |     environment: [[a]]
+           |                   ^
+        compose.yaml:8:18: services.web.healthcheck: must be a mapping, not a text
+         8 |     healthcheck: true
+           |                  ^^^^
+    "#]],
+    );
+    check_web(
+        "healthcheck: {test: [curl], interval: 10us, retries: -1}",
+        expect![[r#"
+        compose.yaml:4:25: services.web.healthcheck.test: must begin with `CMD`, `CMD-SHELL` or `NONE`
+         4 |     healthcheck: {test: [curl], interval: 10us, retries: -1}
+           |                         ^
+           help: such as `["CMD", "curl", "-f", "http://localhost"]`
+        compose.yaml:4:43: services.web.healthcheck.interval: must be at least 1ms
+         4 |     healthcheck: {test: [curl], interval: 10us, retries: -1}
+           |                                           ^^^^
+        compose.yaml:4:58: services.web.healthcheck.retries: `-1` is not between 0 and 1000
+         4 |     healthcheck: {test: [curl], interval: 10us, retries: -1}
+           |                                                          ^^
+    "#]],
+    );
+    check_web(
+        "healthcheck: {test: [CMD]}",
+        expect![[r#"
+        compose.yaml:4:25: services.web.healthcheck.test: the command after `CMD` is missing
+         4 |     healthcheck: {test: [CMD]}
+           |                         ^
+    "#]],
+    );
+    check(
+        "services:\n  web:\n  db: {}\n  'b d': {image: x}\n",
+        expect![[r#"
+        compose.yaml:2:3: services.web: has no `image`
+         2 |   web:
+           |   ^^^
+        compose.yaml:3:3: services.db: has no `image`
+         3 |   db: {}
+           |   ^^
+        compose.yaml:4:3: services.b d: `b d` cannot be the name of a service: only letters, digits, `-`, `_` and `.` are allowed
+         4 |   'b d': {image: x}
+           |   ^^^^^
+    "#]],
+    );
+    check(
+        "services:\n",
+        expect![[r#"
+        compose.yaml: there are no services
+    "#]],
+    );
+    check(
+        "name: Shop\nservices: {web: {image: nginx}}\n",
+        expect![[r#"
+        compose.yaml:1:7: name: `Shop` cannot be the name of a stack: only lower-case letters, digits, `-` and `_` are allowed
+         1 | name: Shop
+           |       ^^^^
+    "#]],
+    );
+    check(
+        "services:\n  a: {image: 'Nginx'}\n  b: {image: 'nginx latest'}\n  c: {image: 'nginx:'}\n  d: {image: \
+         ''}\n  e: {image: 'a//b'}\n  f: {image: 'localhost:5000/a/b:c'}\n",
+        expect![[r#"
+            compose.yaml:2:14: services.a.image: `Nginx` cannot name an image: its name has to be in lower case
+             2 |   a: {image: 'Nginx'}
+               |              ^^^^^^^
+            compose.yaml:3:14: services.b.image: `nginx latest` cannot name an image: ` ` is not allowed
+             3 |   b: {image: 'nginx latest'}
+               |              ^^^^^^^^^^^^^^
+            compose.yaml:4:14: services.c.image: `nginx:` cannot name an image: it is `[HOST/]NAME[:TAG][@DIGEST]`
+             4 |   c: {image: 'nginx:'}
+               |              ^^^^^^^^
+            compose.yaml:5:14: services.d.image: must be a value, not an empty text
+             5 |   d: {image: ''}
+               |              ^^
+            compose.yaml:6:14: services.e.image: `a//b` cannot name an image: it is `[HOST/]NAME[:TAG][@DIGEST]`
+             6 |   e: {image: 'a//b'}
+               |              ^^^^^^
+        "#]],
+    );
+}
+
+#[test]
+fn variables() {
+    check(
+        "services:\n  web:\n    image: ${IMAGE:?name the image}\n    hostname: x${\n    user: $1\n    command: \
+         [echo, \"a ${UNSET} b\"]\n",
+        expect![[r#"
+            compose.yaml:3:12: services.web.image: the variable `IMAGE` has to be set: name the image
+             3 |     image: ${IMAGE:?name the image}
+               |            ^^^^^^^^^^^^^^^^^^^^^^^^
+            compose.yaml:4:16: services.web.hostname: `${` is not closed
+             4 |     hostname: x${
+               |                ^^
+               help: close it with `}`
+            compose.yaml:5:11: services.web.user: `$1` is not a variable
+             5 |     user: $1
+               |           ^^
+               help: write `$$` for a dollar sign
+            warning: compose.yaml:6:24: services.web.command[1]: the variable `UNSET` is not set; it is taken as empty
+             6 |     command: [echo, "a ${UNSET} b"]
+               |                        ^^^^^^^
+               help: set it, or write `${UNSET:-default}`
+        "#]],
+    );
+    check(
+        "## compose.yaml\nservices: {web: {image: a, env_file: [web.env, none.env]}}\n## web.env\nA=1\n  =x\nB=\"\
+         open\nC=d\n## .env\nbad name=1\nX='a' b\nY=${\n",
+        expect![[r#"
+            compose.yaml:1:48: services.web.env_file[1]: there is no file `none.env`
+             1 | services: {web: {image: a, env_file: [web.env, none.env]}}
+               |                                                ^^^^^^^^
+               help: create it, or use the long form with `required: false`
+            .env:1:1: `bad name` cannot be the name of a variable
+             1 | bad name=1
+               | ^^^^^^^^^^
+               help: each line is `NAME=value`; comments begin with `#`
+            .env:2:3: `b` stands behind the closing quote
+             2 | X='a' b
+               |   ^
+            .env:3:3: `${` is not closed
+             3 | Y=${
+               |   ^^
+               help: close it with `}`
+            web.env:2:3: a name is missing
+             2 |   =x
+               |   ^^
+               help: each line is `NAME=value`; comments begin with `#`
+            web.env:3:3: the quote " is not closed
+             3 | B="open
+               |   ^
+        "#]],
+    );
+    check(
+        "## compose.yaml\nservices: {web: {image: a, environment: {A: '$X'}}}\n## .env\nX=${Y}\n",
+        expect![[r#"
+            warning: .env:1:3: the variable `Y` is not set; it is taken as empty
+             1 | X=${Y}
+               |   ^^^
+               help: set it, or write `${Y:-default}`
+            name: "shop"
+            services:
+              web:
+                container:
+                  env:
+                    A: ""
+                  image: "a"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+}

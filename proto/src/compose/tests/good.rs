@@ -1,0 +1,499 @@
+//! What is understood.
+
+use expect_test::expect;
+
+use super::{check, check_env, check_web};
+
+#[test]
+fn the_smallest_file() {
+    check(
+        "services: {web: {image: nginx}}",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+}
+
+#[test]
+fn a_whole_service() {
+    check_env(
+        r#"
+name: shop
+version: "3.8"
+x-common: &common
+  restart: unless-stopped
+  labels: {team: blue}
+services:
+  web:
+    <<: *common
+    image: ghcr.io/acme/web:1.2@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+    command: serve --port 8080 --name "my shop"
+    entrypoint: ["/bin/tini", "--"]
+    environment:
+      MODE: production
+      DEBUG: false
+      LEVEL: 0644
+      EMPTY:
+      FROM_SHELL:
+      QUOTED: "${MODE-dev}"
+    ports:
+      - "80:8080"
+      - 9000-9002:7000-7002/udp
+      - target: 443
+        published: "8443"
+        protocol: tcp
+        mode: ingress
+    volumes:
+      - data:/data
+      - ./conf:/etc/web/conf.d:ro
+      - ~/keys:/keys:ro,rslave
+      - /var/cache/web
+      - {type: tmpfs, target: /scratch, tmpfs: {size: 64m, mode: 1777}}
+      - {type: bind, source: /srv/in, target: /in, bind: {create_host_path: false, propagation: rshared}}
+      - {type: volume, source: data, target: /more, read_only: true, volume: {nocopy: true}}
+    tmpfs: /run:size=1m,mode=700
+    networks:
+      front: {aliases: [shop, www.shop.internal]}
+      back:
+    healthcheck:
+      test: curl -f http://localhost:8080
+      interval: 1m30s
+      timeout: 10s
+      retries: 3
+      start_period: 40s
+      start_interval: 500ms
+    hostname: web.local
+    user: "1000:1000"
+    working_dir: /app/
+    stop_signal: SIGUSR1
+    stop_grace_period: 1m
+    init: true
+    read_only: true
+    expose: [8080]
+    deploy:
+      mode: replicated
+      replicas: 3
+      labels: [tier=front, "plain"]
+      resources:
+        limits: {cpus: "0.50", memory: 50M, pids: 100}
+        reservations: {cpus: 0.25, memory: 20MiB}
+      placement:
+        constraints:
+          - node.labels.disk==ssd
+          - node.role != manager
+          - "node.platform.os == linux"
+  db:
+    image: postgres:16
+    networks: [back]
+    deploy: {mode: global, restart_policy: {condition: on-failure, delay: 1s, max_attempts: 3, window: 120s}}
+networks:
+  front: {driver: overlay, labels: {a: b}}
+  back:
+  spare:
+volumes:
+  data: {driver: local, labels: [a=b]}
+"#,
+        &[("HOME", "/root"), ("FROM_SHELL", "x y")],
+        expect![[r#"
+            warning: compose.yaml:3:1: version: `version` is obsolete and has no effect
+             3 | version: "3.8"
+               | ^^^^^^^
+               help: remove the line
+            warning: compose.yaml:53:5: services.web.expose: has no effect: services on one network reach all of each other's ports
+             53 |     expose: [8080]
+                |     ^^^^^^
+            warning: compose.yaml:73:3: networks.spare: no service is on this network; it is not created
+             73 |   spare:
+                |   ^^^^^
+            name: "shop"
+            networks:
+              front:
+                labels:
+                  a: "b"
+            services:
+              db:
+                container:
+                  image: "postgres:16"
+                mode: "global"
+                networks: {"network":"back"}
+                restart:
+                  condition: "on-failure"
+                  delay: "1.000s"
+                  max_attempts: 3
+                  window: "120.000s"
+              web:
+                container:
+                  command: ["serve","--port","8080","--name","my shop"]
+                  entrypoint: ["/bin/tini","--"]
+                  env:
+                    DEBUG: "false"
+                    FROM_SHELL: "x y"
+                    LEVEL: "0644"
+                    MODE: "production"
+                    QUOTED: "dev"
+                  healthcheck:
+                    check:
+                      interval: "90.000s"
+                      retries: 3
+                      start_interval: "0.500s"
+                      start_period: "40.000s"
+                      test: ["CMD-SHELL","curl -f http://localhost:8080"]
+                      timeout: "10.000s"
+                  hostname: "web.local"
+                  image: "ghcr.io/acme/web:1.2@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+                  init: true
+                  labels:
+                    team: "blue"
+                  mounts: {"source":{"volume":{"name":"data"}},"target":"/data"}
+                  mounts: {"read_only":true,"source":{"bind":{"create":true,"path":"/srv/shop/conf"}},"target":"/etc/web/conf.d"}
+                  mounts: {"read_only":true,"source":{"bind":{"create":true,"path":"/root/keys","propagation":"rslave"}},"target":"/keys"}
+                  mounts: {"source":"anonymous","target":"/var/cache/web"}
+                  mounts: {"source":{"tmpfs":{"mode":1023,"size":67108864}},"target":"/scratch"}
+                  mounts: {"source":{"bind":{"path":"/srv/in","propagation":"rshared"}},"target":"/in"}
+                  mounts: {"read_only":true,"source":{"volume":{"name":"data","nocopy":true}},"target":"/more"}
+                  mounts: {"source":{"tmpfs":{"mode":448,"size":1048576}},"target":"/run"}
+                  read_only: true
+                  stop_grace: "60.000s"
+                  stop_signal: "SIGUSR1"
+                  user: "1000:1000"
+                  working_dir: "/app"
+                labels:
+                  plain: ""
+                  tier: "front"
+                mode:
+                  replicated:
+                    replicas: 3
+                networks: {"aliases":["shop","www.shop.internal"],"network":"front"}
+                networks: {"network":"back"}
+                placement:
+                  constraints: {"attribute":{"label":"disk"},"equal":true,"value":"ssd"}
+                  constraints: {"attribute":"role","equal":false,"value":"manager"}
+                  constraints: {"attribute":"os","equal":true,"value":"linux"}
+                ports: {"protocol":"tcp","published":80,"target":8080}
+                ports: {"protocol":"tcp","published":8443,"target":443}
+                ports: {"protocol":"udp","published":9000,"target":7000}
+                ports: {"protocol":"udp","published":9001,"target":7001}
+                ports: {"protocol":"udp","published":9002,"target":7002}
+                resources:
+                  limits:
+                    cpu: 500
+                    memory: 52428800
+                  pids: 100
+                  reservations:
+                    cpu: 250
+                    memory: 20971520
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+            volumes:
+              data:
+                labels:
+                  a: "b"
+        "#]],
+    );
+}
+
+#[test]
+fn commands() {
+    check_web(
+        "command: []\nentrypoint: ''",
+        expect![[r#"
+        name: "shop"
+        services:
+          web:
+            container:
+              command: []
+              entrypoint: []
+              image: "nginx"
+            mode:
+              replicated:
+                replicas: 1
+            networks: {"network":"default"}
+            restart:
+              condition: "any"
+              delay: "5.000s"
+    "#]],
+    );
+    check_web(
+        "command:\nentrypoint: [sh, -c, 'echo $$HOME']",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  entrypoint: ["sh","-c","echo $HOME"]
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+    check_web(
+        "command: >\n  sh -c 'echo a && echo b'\n  c",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  command: ["sh","-c","echo a && echo b","c"]
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+    check_web(
+        "command: echo a && echo b",
+        expect![[r#"
+            warning: compose.yaml:4:21: services.web.command: `&&` is passed on as a word: no shell reads the command
+             4 |     command: echo a && echo b
+               |                     ^^
+               help: where one should, write `command: ["sh", "-c", "..."]`
+            name: "shop"
+            services:
+              web:
+                container:
+                  command: ["echo","a","&&","echo","b"]
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+}
+
+#[test]
+fn restart_words() {
+    check_web(
+        "restart: 'no'",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "none"
+                  delay: "5.000s"
+        "#]],
+    );
+    check_web(
+        "restart: on-failure:5\nscale: 2",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 2
+                networks: {"network":"default"}
+                restart:
+                  condition: "on-failure"
+                  delay: "5.000s"
+                  max_attempts: 5
+        "#]],
+    );
+    check_web(
+        "mem_limit: 64m\ncpus: 1.5\nmem_reservation: 32m\npids_limit: -1",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                resources:
+                  limits:
+                    cpu: 1500
+                    memory: 67108864
+                  reservations:
+                    memory: 33554432
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+}
+
+#[test]
+fn health() {
+    check_web(
+        "healthcheck: {test: [NONE]}",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  healthcheck: "disabled"
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+    check_web(
+        "healthcheck: {disable: true}",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  healthcheck: "disabled"
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+    check_web(
+        "healthcheck: {interval: 5s, timeout: 0s}",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  healthcheck:
+                    check:
+                      interval: "5.000s"
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+    check_web(
+        "healthcheck: {test: [CMD, curl, -f, localhost]}",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  healthcheck:
+                    check:
+                      test: ["CMD","curl","-f","localhost"]
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+}
+
+#[test]
+fn variables() {
+    check_env(
+        r#"## compose.yaml
+services:
+  web:
+    image: nginx:${TAG}
+    environment: [ "A=${A}", B, "C=${NONE}", NOT_SET, "D=${NONE2:-$A}" ]
+    deploy: {replicas: $COUNT}
+    init: ${INIT}
+    env_file:
+      - web.env
+      - {path: none.env, required: false}
+      - {path: raw.env, format: raw}
+    hostname: ${COMPOSE_PROJECT_NAME}
+## .env
+TAG=1.27   # the tag
+COUNT=4
+A=shadowed
+B='single $A'
+INIT=yes
+## web.env
+# comment
+export FIRST="two
+lines\t$TAG"
+SECOND: plain # comment
+THIRD='it\'s'
+TAG
+C=lost
+FOURTH=${FIRST}#x
+## raw.env
+RAW="$x" # y
+"#,
+        &[("A", "a")],
+        expect![[r#"
+            warning: compose.yaml:4:36: services.web.environment[2]: the variable `NONE` is not set; it is taken as empty
+             4 |     environment: [ "A=${A}", B, "C=${NONE}", NOT_SET, "D=${NONE2:-$A}" ]
+               |                                    ^^^^^^
+               help: set it, or write `${NONE:-default}`
+            warning: compose.yaml:6:11: services.web.init: write `true`: YAML 1.2 knows no other words for it
+             6 |     init: ${INIT}
+               |           ^^^^^^^
+            name: "shop"
+            services:
+              web:
+                container:
+                  env:
+                    A: "a"
+                    B: "single $A"
+                    C: ""
+                    D: "a"
+                    FIRST: "two\nlines\t1.27"
+                    FOURTH: "two\nlines\t1.27#x"
+                    RAW: "\"$x\" # y"
+                    SECOND: "plain"
+                    TAG: "1.27"
+                    THIRD: "it's"
+                  hostname: "shop"
+                  image: "nginx:1.27"
+                  init: true
+                mode:
+                  replicated:
+                    replicas: 4
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+}
