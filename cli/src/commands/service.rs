@@ -1,0 +1,107 @@
+//! `raftup service`.
+
+use hyper::Method;
+use raftup_proto::api::{Deployed, LogLine, ServiceUpdate, ServiceView};
+
+use super::{each, task};
+use crate::{
+    args::{Filter, LogArgs, LongListing, Scale, ServiceCommand, Wait},
+    client::{Client, Path},
+    failure::Failure,
+    follow::{Change, Kind, follow},
+    show::{self, Log, Look},
+};
+
+pub(super) async fn run(client: &Client, command: ServiceCommand) -> Result<(), Failure> {
+    match command {
+        ServiceCommand::Ls(listing) => list(client, None, listing).await,
+        ServiceCommand::Ps { services, filter, listing } => ps(client, services, filter, listing).await,
+        ServiceCommand::Inspect { services, json } => inspect(client, &services, json).await,
+        ServiceCommand::Scale { scales, wait } => scale(client, &scales, wait).await,
+        ServiceCommand::Rm { services } => remove(client, &services).await,
+        ServiceCommand::Logs(args) => logs(client, args).await,
+    }
+}
+
+/// Lists the services, of one stack if it is given.
+pub(super) async fn list(client: &Client, stack: Option<&str>, listing: LongListing) -> Result<(), Failure> {
+    let path = Path::new(["services"]).query_some("stack", stack);
+    let services: Vec<ServiceView> = client.get(path).await?;
+    if listing.listing.json {
+        return Ok(show::json(&services)?);
+    }
+    if listing.listing.quiet {
+        return Ok(show::lines(services.iter().map(|service| service.id))?);
+    }
+    show::answer(show::services(&services, Look::stdout().full(listing.no_trunc)))?;
+    show::waiting(&services).iter().for_each(show::note);
+    Ok(())
+}
+
+async fn ps(
+    client: &Client,
+    services: Vec<String>,
+    filter: Vec<Filter>,
+    listing: LongListing,
+) -> Result<(), Failure> {
+    let mut tasks = Vec::new();
+    for service in services {
+        let mut filter = filter.clone();
+        filter.push(Filter::Service(service));
+        tasks.extend(task::fetch(client, true, &filter).await?);
+    }
+    task::print(&tasks, listing)
+}
+
+async fn inspect(client: &Client, names: &[String], json: bool) -> Result<(), Failure> {
+    let services = each(names, async |name| {
+        let service: ServiceView = client.get(Path::new(["services", name])).await?;
+        Ok(service)
+    })
+    .await?;
+    if json {
+        show::json(&services.done)?;
+    } else {
+        let look = Look::stdout();
+        let texts: Vec<String> = services.done.iter().map(|service| show::service(service, look)).collect();
+        show::answer(texts.join("\n"))?;
+    }
+    services.end()
+}
+
+async fn scale(client: &Client, scales: &[Scale], wait: Wait) -> Result<(), Failure> {
+    let scaled = each(scales, async |Scale { service, replicas }| {
+        let update = ServiceUpdate { replicas: Some(*replicas) };
+        let path = Path::new(["services", service]);
+        let deployed: Deployed = client.send(Method::PATCH, path, &update).await?;
+        show::answer(format!("{service} scaled to {replicas}"))?;
+        Ok(Change { kind: Kind::Scale, name: service.clone(), revision: deployed.revision })
+    })
+    .await?;
+    if !wait.detach {
+        follow(client, &scaled.done, wait.timeout).await?;
+    }
+    scaled.end()
+}
+
+async fn remove(client: &Client, names: &[String]) -> Result<(), Failure> {
+    each(names, async |name| {
+        client.delete::<Deployed>(Path::new(["services", name])).await?;
+        Ok(show::answer(name)?)
+    })
+    .await?
+    .end()
+}
+
+async fn logs(client: &Client, args: LogArgs) -> Result<(), Failure> {
+    let path = Path::new(["services", &args.service, "logs"])
+        .query_some("follow", args.follow.then_some("true"))
+        .query_some("tail", args.tail.0.map(|lines| lines.to_string()).as_deref())
+        .query_some("since", args.since.map(|since| since.0.to_string()).as_deref());
+    let mut lines = client.stream::<LogLine>(path).await?;
+    let mut log = Log::new(args.raw, args.timestamps);
+    while let Some(line) = lines.next().await? {
+        if args.json { show::json_line(&line)? } else { log.print(&line)? }
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! Services.
+
+use raftup_proto::{
+    api::ServiceView,
+    spec::{
+        Amounts, Healthcheck, Mode, Mount, MountSource, PortSpec, RestartCondition, RestartPolicy,
+        ServiceSpec,
+    },
+};
+
+use super::{
+    Look,
+    fields::Fields,
+    table::{Table, Tone, cell},
+    time,
+};
+
+/// Such as `shop_web`.
+fn full_name(service: &ServiceView) -> String {
+    format!("{}_{}", service.stack, service.name)
+}
+
+/// The table of services.
+pub(crate) fn list(services: &[ServiceView], look: Look) -> String {
+    let mut table = Table::new(["ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"]);
+    for service in services {
+        let tone = if service.running < service.desired { Tone::Waiting } else { Tone::Plain };
+        let removing = if service.removing { " (removing)" } else { "" };
+        table.row([
+            cell(service.id, Tone::Plain),
+            cell(full_name(service), Tone::Plain),
+            cell(mode(service.mode), Tone::Plain),
+            cell(format!("{}/{}{removing}", service.running, service.desired), tone),
+            cell(look.image(&service.image), Tone::Plain),
+            cell(service.ports.iter().map(port).collect::<Vec<_>>().join(", "), Tone::Plain),
+        ]);
+    }
+    table.render(look)
+}
+
+/// Why services are not as they should be, one line a reason.
+pub(crate) fn waiting(services: &[ServiceView]) -> Vec<String> {
+    let of = |service| move |reason| format!("{} waits: {reason}", full_name(service));
+    services.iter().flat_map(|service| service.waiting.iter().map(of(service))).collect()
+}
+
+/// All there is to know about a service.
+pub(crate) fn inspect(service: &ServiceView, look: Look) -> String {
+    let head = Fields::default()
+        .put("ID", service.id)
+        .put("Name", full_name(service))
+        .put("Stack", &service.stack)
+        .put("Mode", mode(service.mode))
+        .put("Replicas", format!("{} of {} running", service.running, service.desired))
+        .some("Status", service.removing.then_some("removing"))
+        .list("Waiting for", &service.waiting)
+        .put("Image", &service.image);
+    spec(head, &service.spec)
+        .put("Created", time::exact(look.now, service.created))
+        .put("Updated", time::exact(look.now, service.updated))
+        .render()
+}
+
+fn spec(head: Fields, spec: &ServiceSpec) -> Fields {
+    let container = &spec.container;
+    head.some("Entrypoint", container.entrypoint.as_deref().map(words))
+        .some("Command", container.command.as_deref().map(words))
+        .list("Environment", pairs(&container.env))
+        .some("User", container.user.as_ref())
+        .some("Directory", container.working_dir.as_ref())
+        .list("Ports", spec.ports.iter().map(port))
+        .list("Networks", spec.networks.iter().map(|to| with_aliases(to.network.as_str(), &to.aliases)))
+        .list("Mounts", container.mounts.iter().map(mount))
+        .some("Health check", container.healthcheck.as_ref().map(healthcheck))
+        .list("Constraints", &spec.placement.constraints)
+        .some("Reserved", amounts(spec.resources.reservations))
+        .some("Limit", amounts(spec.resources.limits))
+        .put("Restart", restart(&spec.restart))
+        .list("Labels", pairs(&spec.labels))
+        .list("Container labels", pairs(&container.labels))
+}
+
+fn pairs(map: &std::collections::BTreeMap<String, String>) -> impl Iterator<Item = String> {
+    map.iter().map(|(key, value)| format!("{key}={value}"))
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Replicated { .. } => "replicated",
+        Mode::Global => "global",
+    }
+}
+
+fn port(port: &PortSpec) -> String {
+    format!("*:{}->{}/{}", port.published, port.target, port.protocol)
+}
+
+/// Words of a command; one with blanks in it is quoted, so that the borders are seen.
+fn words(words: &[String]) -> String {
+    let plain = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_graphic() && b != b'"');
+    let shown = words.iter().map(|word| if plain(word) { word.clone() } else { format!("{word:?}") });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
+fn with_aliases(network: &str, aliases: &[String]) -> String {
+    if aliases.is_empty() { network.to_owned() } else { format!("{network} (also {})", aliases.join(", ")) }
+}
+
+fn mount(mount: &Mount) -> String {
+    let source = match &mount.source {
+        MountSource::Volume { name, .. } => format!("volume {name}"),
+        MountSource::Anonymous => "new volume".to_owned(),
+        MountSource::Bind { path, .. } => path.clone(),
+        MountSource::Tmpfs { size: Some(size), .. } => format!("memory, at most {size}"),
+        MountSource::Tmpfs { size: None, .. } => "memory".to_owned(),
+    };
+    let how = if mount.read_only { " (read-only)" } else { "" };
+    format!("{} <- {source}{how}", mount.target)
+}
+
+fn healthcheck(check: &Healthcheck) -> String {
+    match check {
+        Healthcheck::Disabled => "switched off".to_owned(),
+        Healthcheck::Check { test: Some(test), .. } => words(test),
+        Healthcheck::Check { test: None, .. } => "the image's own".to_owned(),
+    }
+}
+
+fn amounts(amounts: Amounts) -> Option<String> {
+    match (amounts.cpu, amounts.memory) {
+        (None, None) => None,
+        (Some(cpu), None) => Some(format!("{cpu} CPUs")),
+        (None, Some(memory)) => Some(format!("{memory} memory")),
+        (Some(cpu), Some(memory)) => Some(format!("{cpu} CPUs, {memory} memory")),
+    }
+}
+
+fn restart(policy: &RestartPolicy) -> String {
+    let condition = match policy.condition {
+        RestartCondition::None => return "never".to_owned(),
+        RestartCondition::OnFailure => "on failure",
+        RestartCondition::Any => "always",
+    };
+    let most = policy.max_attempts.map(|most| format!(", at most {most} times")).unwrap_or_default();
+    format!("{condition}, after {:?}{most}", policy.delay)
+}

@@ -1,0 +1,73 @@
+//! Tasks.
+
+use raftup_proto::{api::TaskView, peer::TaskState};
+
+use super::{
+    Look,
+    table::{Table, Tone, cell},
+    time,
+};
+
+/// The table of tasks; an older attempt at the slot above it is set off with `\_`, as Docker does.
+pub(crate) fn list(tasks: &[TaskView], look: Look) -> String {
+    let mut table = Table::new(["ID", "NAME", "IMAGE", "NODE", "DESIRED STATE", "CURRENT STATE", "MESSAGE"]);
+    let mut above: Option<&TaskView> = None;
+    for task in tasks {
+        let older = above.is_some_and(|above| above.service == task.service && above.slot == task.slot);
+        above = Some(task);
+        let branch = if older { " \\_ " } else { "" };
+        table.row([
+            cell(task.id, Tone::Plain),
+            cell(format!("{branch}{}_{}.{}", task.stack, task.service_name, task.slot), Tone::Plain),
+            cell(look.image(&task.image), Tone::Plain),
+            cell(node(task), Tone::Plain),
+            cell(if task.desired { "Running" } else { "Shutdown" }, Tone::Plain),
+            cell(format!("{} {}", capital(task.state), time::ago(look.now, task.since)), tone(task)),
+            cell(message(task), Tone::Plain),
+        ]);
+    }
+    table.render(look)
+}
+
+fn node(task: &TaskView) -> String {
+    match (&task.hostname, task.node) {
+        (Some(hostname), _) => hostname.clone(),
+        (None, Some(node)) => node.to_string(),
+        (None, None) => String::new(),
+    }
+}
+
+/// The reason, with the exit status where that alone is known.
+fn message(task: &TaskView) -> String {
+    match (&task.message, task.exit_code) {
+        (Some(message), _) => message.clone(),
+        (None, Some(code)) if code != 0 => format!("exit status {code}"),
+        (None, _) => String::new(),
+    }
+}
+
+fn capital(state: TaskState) -> String {
+    let word = state.to_string();
+    let mut chars = word.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+fn tone(task: &TaskView) -> Tone {
+    match task.state {
+        TaskState::Failed | TaskState::Rejected | TaskState::Orphaned => Tone::Bad,
+        TaskState::Running | TaskState::Complete | TaskState::Shutdown => Tone::Plain,
+        TaskState::New
+        | TaskState::Pending
+        | TaskState::Assigned
+        | TaskState::Accepted
+        | TaskState::Preparing
+        | TaskState::Ready
+        | TaskState::Starting => {
+            if task.desired {
+                Tone::Waiting
+            } else {
+                Tone::Plain
+            }
+        }
+    }
+}
