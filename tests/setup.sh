@@ -16,11 +16,10 @@ needs=(
     "debootstrap debootstrap     a second, newer engine (Debian sid)"
     "busybox     busybox-static  an image for tests"
     "curl        curl            asking the demo"
-    "haproxy     haproxy         a measure for the benches"
     "tcpdump     tcpdump         looking at the wire in tests"
     "conntrack   conntrack       looking at connections in tests"
     "make        make            make test, make demo"
-    "cc          gcc             linking Rust programs, with libc6-dev"
+    "cc          gcc             linking Rust programs"
 )
 
 # Daemons' programs are not on every user's path.
@@ -34,6 +33,10 @@ for need in "${needs[@]}"; do
         missing+=("$package")
     fi
 done
+if ! compgen -G "/usr/lib/*/libc.a" >/dev/null; then
+    echo "setup: libc.a is missing: a static program for test images (package libc6-dev)"
+    missing+=(libc6-dev)
+fi
 if ! command -v cargo >/dev/null; then
     echo "setup: no cargo: install a Rust toolchain (1.95 or newer, with rustfmt and clippy) first" >&2
     exit 1
@@ -67,4 +70,9 @@ echo "setup: installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
 apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" >/dev/null
+# The policy holds for now; without this an engine that nobody asked for would start at the next boot.
+if [[ " ${missing[*]} " == *" docker.io "* ]] && [ -d /run/systemd/system ]; then
+    systemctl disable --quiet docker.service docker.socket containerd.service
+    echo "setup: the engine is not started at boot; for that: systemctl enable --now docker"
+fi
 echo "setup: done"

@@ -47,7 +47,7 @@ pub(crate) fn template(kind: EngineKind, tool: &Path) -> anyhow::Result<PathBuf>
         eprintln!("lab: making the disk for hosts with engine `{kind}` (once)");
         let made = make(kind, &lower, tool, &images)?;
         drop_older(kind)?;
-        fs::rename(&made.disk_image(), &path)?;
+        fs::rename(made.disk_image(), &path)?;
         fs::remove_dir_all(made.dir.parent().context("a host without a lab")?)?;
     }
     Ok(path)

@@ -1,5 +1,5 @@
-//! Images made on the spot, without a registry: busybox, nginx and redis from the distribution's packages, and
-//! our helper in two versions.
+//! Images made on the spot, without a registry: busybox, nginx, redis and haproxy from the distribution's
+//! packages, and our helper in two versions.
 //!
 //! Owns: the archive of all images in the cache. Leaves alone: the machine's installed packages; what is missing is
 //! downloaded and unpacked aside. Holds: equal inputs give equal image ids, on every engine.
@@ -43,11 +43,12 @@ enum Content {
     Busybox,
     Nginx,
     Redis,
+    Haproxy,
     Helper,
 }
 
 /// All images that an engine of the lab has from the start.
-pub const IMAGES: [Image; 5] = [
+pub const IMAGES: [Image; 6] = [
     Image { tags: &["raftup/busybox:1", "busybox:latest"], content: Content::Busybox, version: None },
     Image {
         tags: &["raftup/nginx:1", "nginx:latest", "nginx:alpine"],
@@ -59,6 +60,7 @@ pub const IMAGES: [Image; 5] = [
         content: Content::Redis,
         version: None,
     },
+    Image { tags: &["raftup/haproxy:1"], content: Content::Haproxy, version: None },
     Image { tags: &["raftup/helper:1"], content: Content::Helper, version: Some("1") },
     Image { tags: &["raftup/helper:2"], content: Content::Helper, version: Some("2") },
 ];
@@ -78,7 +80,8 @@ pub fn build_all(fresh: bool) -> anyhow::Result<PathBuf> {
         fs::remove_dir_all(&work)?;
     }
     fs::create_dir_all(work.join("archive"))?;
-    let packages = Packages::unpack(&work.join("packages"), &["busybox-static", "nginx", "redis-server"])?;
+    let packages =
+        Packages::unpack(&work.join("packages"), &["busybox-static", "nginx", "redis-server", "haproxy"])?;
     build_helper(&work.join("helper"))?;
     let mut manifest = Vec::new();
     for image in &IMAGES {
@@ -161,6 +164,7 @@ fn build(image: &Image, work: &Path, packages: &Packages) -> anyhow::Result<serd
         Content::Busybox => busybox(&root, packages)?,
         Content::Nginx => nginx(&root, packages)?,
         Content::Redis => redis(&root, packages)?,
+        Content::Haproxy => haproxy(&root, packages)?,
     };
     if let Some(version) = image.version {
         config["Env"] = json!([PATH_ENV, format!("HELPER_VERSION={version}")]);
@@ -230,6 +234,13 @@ fn redis(root: &Path, packages: &Packages) -> anyhow::Result<serde_json::Value> 
     fs::set_permissions(&entrypoint, fs::Permissions::from_mode(0o755))?;
     Ok(json!({ "Env": [PATH_ENV], "Entrypoint": ["/entrypoint.sh"], "Cmd": ["redis-server"],
         "WorkingDir": "/data", "Volumes": { "/data": {} }, "ExposedPorts": { "6379/tcp": {} } }))
+}
+
+/// A measure for the benches; its configuration comes with the container.
+fn haproxy(root: &Path, packages: &Packages) -> anyhow::Result<serde_json::Value> {
+    busybox(root, packages)?;
+    packages.install("usr/sbin/haproxy", root)?;
+    Ok(json!({ "Env": [PATH_ENV], "Cmd": ["haproxy", "-f", "/etc/haproxy.cfg"], "StopSignal": "SIGUSR1" }))
 }
 
 /// What every image has: users, groups, and a place for temporary files.

@@ -1,7 +1,7 @@
 //! A lab as a whole: up, open, down.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
@@ -95,8 +95,8 @@ impl Lab {
         let mut templates = BTreeMap::new();
         for index in 0..usize::from(options.hosts) {
             let kind = options.engine.of_host(index);
-            if !templates.contains_key(&kind.to_string()) {
-                templates.insert(kind.to_string(), disk::template(kind, &tool)?);
+            if let Entry::Vacant(place) = templates.entry(kind.to_string()) {
+                place.insert(disk::template(kind, &tool)?);
             }
         }
         let shared = Arc::new(Shared { record: record(options, &place, tool)?, place });
