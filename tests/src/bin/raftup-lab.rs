@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    fmt::Display,
+    io::Write as _,
     path::PathBuf,
     process::{ExitCode, Stdio},
     time::Instant,
@@ -9,7 +11,10 @@ use std::{
 
 use anyhow::ensure;
 use clap::{Parser, Subcommand, ValueEnum};
-use raftup_tests::lab::{EngineKind, Lab, LabId, Options, What, build_all, host_init};
+use raftup_tests::{
+    lab::{EngineKind, Lab, LabId, Options, What, build_all, host_init},
+    load::{Plan, drive},
+};
 
 /// Hosts on one machine, each with its own Docker Engine and raftupd.
 #[derive(Parser)]
@@ -65,6 +70,8 @@ enum Action {
         #[arg(long)]
         fresh: bool,
     },
+    /// Send load and print a report as JSON; run it on `client` through `exec`.
+    Load(Plan),
     #[command(hide = true)]
     HostInit { spec: PathBuf },
 }
@@ -110,13 +117,19 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Action::Down => Lab::down(&args.id)?,
         Action::Exec { host, command } => return exec(&open()?, &host, &command),
         Action::Status => status(&open()?),
-        Action::Socket { host } => println!("{}", open()?.find(&host)?.socket().display()),
-        Action::Engine { host } => println!("{}", open()?.find(&host)?.engine_socket().display()),
+        Action::Socket { host } => say(&open()?.find(&host)?.socket().display()),
+        Action::Engine { host } => say(&open()?.find(&host)?.engine_socket().display()),
         Action::Fault { fault, host, what } => break_or_mend(&open()?, fault, &host, what)?,
-        Action::Images { fresh } => println!("{}", build_all(fresh)?.display()),
+        Action::Images { fresh } => say(&build_all(fresh)?.display()),
+        Action::Load(plan) => say(&serde_json::to_string_pretty(&drive(&plan)?)?),
         Action::HostInit { spec } => host_init(&spec)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a line of the answer; whoever does not want to read it may hang up.
+fn say(line: &dyn Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn up(options: &Options) -> anyhow::Result<()> {
@@ -141,14 +154,14 @@ fn status(lab: &Lab) {
     for host in lab.hosts().chain([lab.client()]) {
         let state = if host.is_on() { "on" } else { "off" };
         let daemon = |what| if host.pid(what).is_some() { "up" } else { "-" };
-        println!(
+        say(&format!(
             "{:7} {:14} {state:4} engine {:3} raftupd {:3} {}",
             host.name(),
             host.addr().to_string(),
             daemon(What::Engine),
             daemon(What::Daemon),
             host.engine_socket().display()
-        );
+        ));
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     enter::{Entrance, run},
     images,
     init::{InitSpec, View},
-    place::{HostPlace, LabId, Place, cache},
+    place::{HostPlace, LabId, Place, cache, prune},
     wait::wait_for,
 };
 
@@ -46,7 +46,7 @@ pub(crate) fn template(kind: EngineKind, tool: &Path) -> anyhow::Result<PathBuf>
     if !path.exists() {
         eprintln!("lab: making the disk for hosts with engine `{kind}` (once)");
         let made = make(kind, &lower, tool, &images)?;
-        drop_older(kind)?;
+        prune("disk-")?;
         fs::rename(made.disk_image(), &path)?;
         fs::remove_dir_all(made.dir.parent().context("a host without a lab")?)?;
     }
@@ -111,16 +111,6 @@ fn fill(entrance: &Entrance, files: &HostPlace, images: &Path) -> anyhow::Result
         "stopping the engine: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(())
-}
-
-fn drop_older(kind: EngineKind) -> anyhow::Result<()> {
-    for entry in fs::read_dir(cache())? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&format!("disk-{kind}-")) {
-            fs::remove_file(entry.path())?;
-        }
-    }
     Ok(())
 }
 

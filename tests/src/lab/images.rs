@@ -15,7 +15,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 
-use super::{enter::run, place::cache};
+use super::{
+    enter::run,
+    place::{cache, prune},
+};
 use packages::Packages;
 
 mod packages;
@@ -92,7 +95,7 @@ pub fn build_all(fresh: bool) -> anyhow::Result<PathBuf> {
     fs::write(work.join("archive/manifest.json"), serde_json::to_vec(&manifest)?)?;
     let new = work.join("images.tar");
     tar(&work.join("archive"), &new)?;
-    drop_older()?;
+    prune("images-")?;
     fs::rename(&new, &path)?;
     fs::remove_dir_all(&work)?;
     Ok(path)
@@ -117,19 +120,10 @@ fn helper_sources() -> anyhow::Result<BTreeMap<PathBuf, String>> {
         .map(|entry| {
             let path = entry?.path();
             let text = fs::read_to_string(&path)?;
-            Ok((path, text))
+            // Not the whole path: equal sources in two places are equal.
+            Ok((path.file_name().map(PathBuf::from).unwrap_or_default(), text))
         })
         .collect()
-}
-
-fn drop_older() -> anyhow::Result<()> {
-    for entry in fs::read_dir(cache())? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with("images-") {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// Compiles the helper on its own: it needs nothing but the standard library, and a static binary of it takes

@@ -1,13 +1,16 @@
 //! Where a lab keeps what it keeps: names and paths, nothing else.
 
 use std::{
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use anyhow::ensure;
 
+/// How long the cache keeps what a newer file has replaced.
+const KEPT: Duration = Duration::from_hours(7 * 24);
 /// Longest id: it is part of a link's name, which the kernel cuts off at 15.
 const LONGEST_ID: usize = 12;
 
@@ -126,4 +129,17 @@ impl HostPlace {
 /// What is worth keeping between labs: images, file systems with images in them, the root of Debian sid.
 pub(crate) fn cache() -> PathBuf {
     std::env::var_os("RAFTUP_LAB_CACHE").map_or("/var/cache/raftup-lab".into(), PathBuf::from)
+}
+
+/// Removes files of the cache whose names begin like this and that were made long ago. Newer ones stay: source
+/// trees with different images may share the cache.
+pub(crate) fn prune(prefix: &str) -> anyhow::Result<()> {
+    for entry in fs::read_dir(cache())? {
+        let entry = entry?;
+        let old = entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > KEPT);
+        if old && entry.file_name().to_string_lossy().starts_with(prefix) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }

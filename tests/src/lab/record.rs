@@ -18,7 +18,7 @@ pub(crate) struct Record {
     /// Third octet of the lab's network, its own among all labs of the machine.
     pub(crate) subnet: u8,
     pub(crate) hosts: Vec<HostRecord>,
-    /// The `raftup-lab` program, which is also every host's PID 1.
+    /// The `raftup-lab` program, which is also every host's PID 1: the copy that the lab has.
     pub(crate) tool: PathBuf,
     /// Directories that hosts see under the same path as the machine.
     pub(crate) binds: Vec<PathBuf>,

@@ -25,7 +25,8 @@ use super::{
 pub const CLIENT: &str = "client";
 /// Addresses of hosts end at 10.99.x.254.
 const MOST_HOSTS: u8 = 200;
-const PROGRAMS: [&str; 2] = ["raftupd", "raftup"];
+const TOOL: &str = "raftup-lab";
+const PROGRAMS: [&str; 3] = ["raftupd", "raftup", TOOL];
 
 /// What kind of lab.
 #[derive(Clone, Debug)]
@@ -99,8 +100,8 @@ impl Lab {
                 place.insert(disk::template(kind, &tool)?);
             }
         }
-        let shared = Arc::new(Shared { record: record(options, &place, tool)?, place });
-        shared.place_programs()?;
+        let shared = Arc::new(Shared { record: record(options, &place)?, place });
+        shared.place_programs(&tool)?;
         shared.record.save(&shared.place)?;
         let lab = Self::with(shared, Some(lock));
         boot_switch(&lab.shared)?;
@@ -198,6 +199,12 @@ impl Lab {
         &self.client
     }
 
+    /// The `raftup-lab` program that this lab runs on; the client has it under the same path.
+    #[must_use]
+    pub fn tool(&self) -> &Path {
+        &self.shared.record.tool
+    }
+
     /// A directory that all hosts and the machine see under the same path.
     #[must_use]
     pub fn share(&self) -> PathBuf {
@@ -220,12 +227,12 @@ impl Drop for Lab {
 
 impl Shared {
     /// Copies our programs into the lab's directory.
-    fn place_programs(&self) -> anyhow::Result<()> {
+    fn place_programs(&self, tool: &Path) -> anyhow::Result<()> {
         let Self { place, record } = self;
         for dir in [place.bin(), place.share()] {
             fs::create_dir_all(dir)?;
         }
-        let built = record.tool.parent().context("the lab's program is in no directory")?;
+        let built = tool.parent().context("the lab's program is in no directory")?;
         for program in PROGRAMS {
             let from = built.join(program);
             if from.exists() {
@@ -238,7 +245,7 @@ impl Shared {
     }
 }
 
-fn record(options: &Options, place: &Place, tool: PathBuf) -> anyhow::Result<Record> {
+fn record(options: &Options, place: &Place) -> anyhow::Result<Record> {
     fs::create_dir_all(place.dir())?;
     let subnet = free_subnet(place)?;
     let hosts = (1..=options.hosts)
@@ -249,6 +256,7 @@ fn record(options: &Options, place: &Place, tool: PathBuf) -> anyhow::Result<Rec
         })
         .collect();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
+    let tool = place.bin().join(TOOL);
     Ok(Record { subnet, hosts, tool, binds: vec![sources.to_owned()], daemon: options.daemon })
 }
 
@@ -280,10 +288,10 @@ fn lock(place: &Place) -> anyhow::Result<File> {
 /// The `raftup-lab` program: this one, or the one beside the test that runs.
 fn tool() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding the own program")?;
-    if own.file_name().is_some_and(|name| name == "raftup-lab") {
+    if own.file_name().is_some_and(|name| name == TOOL) {
         return Ok(own);
     }
     let dirs = own.ancestors().skip(1).take(3);
-    let found = dirs.map(|dir| dir.join("raftup-lab")).find(|path| path.is_file());
+    let found = dirs.map(|dir| dir.join(TOOL)).find(|path| path.is_file());
     found.context("no raftup-lab beside this program; run `cargo build -p raftup-tests --bins` first")
 }
