@@ -1,0 +1,250 @@
+//! The real engine, over its socket.
+//!
+//! Owns: the connection and its API version. Holds: only few fields of an answer are read and each may be missing,
+//! since engines of many years answer here; refusals are told apart by their status alone.
+
+mod ask;
+mod read;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bollard::{
+    API_DEFAULT_VERSION, Docker,
+    query_parameters::{
+        CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
+        InspectContainerOptions, ListContainersOptionsBuilder, ListNetworksOptions, LogsOptionsBuilder,
+        RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
+    },
+};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use raftup_proto::{api::Credential, id::ClusterId, peer::Platform, unit::UnixMillis};
+
+use super::{
+    Condition, Container, ContainerSettings, Engine, EngineError, Event, Image, LogOptions, LogPart, Network,
+    NetworkSettings, labels,
+};
+
+/// Most time until a call is answered, but for those that wait for something to happen.
+const CALL: Duration = Duration::from_secs(120);
+/// Most time until a ping is answered.
+const PING: Duration = Duration::from_secs(10);
+/// Added to a container's grace period before a stop counts as unanswered.
+const STOP_MARGIN: Duration = Duration::from_secs(60);
+
+/// An engine on this host. Cheap to clone; connects when it is first used, and anew once the engine went away.
+#[derive(Clone, Debug)]
+pub struct DockerEngine {
+    socket: PathBuf,
+    client: Arc<Mutex<Option<Docker>>>,
+}
+
+impl DockerEngine {
+    /// The engine behind `socket`. It need not be there yet.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned(), client: Arc::default() }
+    }
+
+    /// A client that speaks a version of the API that the engine knows.
+    pub(super) async fn client(&self) -> Result<Docker, EngineError> {
+        let known = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(client) = known {
+            return Ok(client);
+        }
+        let path = self.socket.display().to_string();
+        let client = Docker::connect_with_unix(&path, CALL.as_secs(), API_DEFAULT_VERSION)?;
+        let client = client.negotiate_version().await?;
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
+        Ok(client)
+    }
+
+    /// The answer to a call. An engine that gave none may come back as another version.
+    fn answer<T>(&self, answer: Result<T, bollard::errors::Error>) -> Result<T, EngineError> {
+        answer.map_err(EngineError::from).inspect_err(|error| {
+            if error.is_down() {
+                *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+        })
+    }
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn info(&self) -> Result<Platform, EngineError> {
+        let info = self.client().await?.info().await;
+        self.answer(info).map(read::platform)
+    }
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        let client = self.client().await?.with_timeout(PING);
+        let pong = client.ping().await;
+        self.answer(pong).map(drop)
+    }
+
+    async fn containers(&self, cluster: ClusterId) -> Result<Vec<Container>, EngineError> {
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&of_cluster(cluster)).build();
+        let listed = self.client().await?.list_containers(Some(options)).await;
+        let mut containers = Vec::new();
+        for summary in self.answer(listed)? {
+            let (Some(id), Some(labels)) = (summary.id.clone(), &summary.labels) else { continue };
+            let Some(task) = labels::task(labels) else { continue };
+            // The list says little about those that have ended; there are few.
+            let condition = match read::listed(&summary) {
+                Some(condition) => Some(condition),
+                None => self.inspect(&id).await?,
+            };
+            containers.extend(condition.map(|condition| Container { id, task, condition }));
+        }
+        Ok(containers)
+    }
+
+    fn events(
+        &self,
+        cluster: ClusterId,
+        since: UnixMillis,
+    ) -> BoxStream<'static, Result<Event, EngineError>> {
+        let engine = self.clone();
+        let mut filters = of_cluster(cluster);
+        filters.insert("type", vec!["container".to_owned()]);
+        let since = format!("{}.{:03}000000", since.0 / 1000, since.0 % 1000);
+        let options = EventsOptionsBuilder::new().since(&since).filters(&filters).build();
+        let opened = async move { Ok::<_, EngineError>(engine.client().await?.events(Some(options))) };
+        let messages = stream::once(opened).map_ok(|events| events.map_err(EngineError::from)).try_flatten();
+        messages.try_filter_map(|message| async move { Ok(read::event(message)) }).boxed()
+    }
+
+    async fn create(&self, settings: &ContainerSettings) -> Result<String, EngineError> {
+        let client = self.client().await?;
+        let options = CreateContainerOptionsBuilder::new().name(&settings.name).build();
+        let created = client.create_container(Some(options), ask::container(settings)).await;
+        let id = match self.answer(created) {
+            Ok(created) => created.id,
+            // Made before an answer was lost. An older engine complains of other things first, all of them final.
+            Err(error @ EngineError::Conflict { .. }) => {
+                let inspect = client.inspect_container(&settings.name, None::<InspectContainerOptions>).await;
+                let found = self.answer(inspect)?;
+                let theirs = found.config.and_then(|config| config.labels).unwrap_or_default();
+                let same = labels::task(&theirs).map(|task| task.to_string());
+                match found.id {
+                    Some(id) if same.as_ref() == settings.labels.get(labels::TASK) => id,
+                    _ => return Err(error),
+                }
+            }
+            Err(error) => return Err(error),
+        };
+        // Engines before 25 take one network at first.
+        for attachment in settings.networks.iter().skip(1) {
+            let connected =
+                client.connect_network(&attachment.network, ask::connection(&id, attachment)).await;
+            match self.answer(connected) {
+                Ok(()) => {}
+                Err(EngineError::Refused { message } | EngineError::Conflict { message })
+                    if message.contains("already exists in network") => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(id)
+    }
+
+    async fn start(&self, container: &str) -> Result<(), EngineError> {
+        let started = self.client().await?.start_container(container, None::<StartContainerOptions>).await;
+        self.answer(started)
+    }
+
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), EngineError> {
+        let client = self.client().await?.with_timeout(grace.saturating_add(STOP_MARGIN));
+        let stopped = client.stop_container(container, None::<StopContainerOptions>).await;
+        gone_is_fine(self.answer(stopped))
+    }
+
+    async fn remove(&self, container: &str) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        let removed = self.client().await?.remove_container(container, Some(options)).await;
+        gone_is_fine(self.answer(removed))
+    }
+
+    async fn inspect(&self, container: &str) -> Result<Option<Condition>, EngineError> {
+        let client = self.client().await?;
+        let inspected = client.inspect_container(container, None::<InspectContainerOptions>).await;
+        match self.answer(inspected) {
+            Ok(found) => Ok(found.state.map(read::condition)),
+            Err(EngineError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn logs(&self, container: &str, options: LogOptions) -> BoxStream<'static, Result<LogPart, EngineError>> {
+        let engine = self.clone();
+        let container = container.to_owned();
+        let mut ask =
+            LogsOptionsBuilder::new().stdout(true).stderr(true).timestamps(true).follow(options.follow);
+        if let Some(lines) = options.tail {
+            ask = ask.tail(&lines.to_string());
+        }
+        if let Some(since) = options.since {
+            ask = ask.since(i32::try_from(since.0 / 1000).unwrap_or(i32::MAX));
+        }
+        let ask = ask.build();
+        let opened = async move { Ok::<_, EngineError>(engine.client().await?.logs(&container, Some(ask))) };
+        let parts = stream::once(opened).map_ok(|output| output.map_err(EngineError::from)).try_flatten();
+        let mut lines = read::Lines::default();
+        // The last line need not have an end.
+        let parts = parts.map_ok(Some).chain(stream::once(async { Ok(None) }));
+        parts.map_ok(move |part| stream::iter(lines.take(part)).map(Ok)).try_flatten().boxed()
+    }
+
+    async fn networks(&self) -> Result<Vec<Network>, EngineError> {
+        let listed = self.client().await?.list_networks(None::<ListNetworksOptions>).await;
+        Ok(self.answer(listed)?.into_iter().filter_map(read::network).collect())
+    }
+
+    async fn create_network(&self, settings: &NetworkSettings) -> Result<String, EngineError> {
+        let created = self.client().await?.create_network(ask::network(settings)).await;
+        self.answer(created).map(|created| created.id)
+    }
+
+    async fn remove_network(&self, id: &str) -> Result<(), EngineError> {
+        let removed = self.client().await?.remove_network(id).await;
+        gone_is_fine(self.answer(removed))
+    }
+
+    async fn image(&self, image: &str) -> Result<Option<Image>, EngineError> {
+        let inspected = self.client().await?.inspect_image(image).await;
+        match self.answer(inspected) {
+            Ok(found) => Ok(Some(read::image(&found))),
+            Err(EngineError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn pull(&self, image: &str, credential: Option<&Credential>) -> Result<(), EngineError> {
+        let (name, tag) = ask::split_image(image);
+        let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();
+        let credential = credential.map(|credential| ask::credential(image, credential));
+        let mut progress = self.client().await?.create_image(Some(options), None, credential);
+        while let Some(step) = progress.next().await {
+            self.answer(step)?;
+        }
+        Ok(())
+    }
+}
+
+fn of_cluster(cluster: ClusterId) -> std::collections::HashMap<&'static str, Vec<String>> {
+    [("label", vec![format!("{}={cluster}", labels::CLUSTER)])].into()
+}
+
+fn gone_is_fine(answer: Result<(), EngineError>) -> Result<(), EngineError> {
+    match answer {
+        Err(EngineError::NotFound { .. }) => Ok(()),
+        // Another removal of it is under way.
+        Err(EngineError::Conflict { message }) if message.contains("already in progress") => Ok(()),
+        other => other,
+    }
+}

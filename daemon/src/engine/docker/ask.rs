@@ -1,0 +1,267 @@
+//! What is asked of the engine, in its own words. Pure.
+
+use std::collections::HashMap;
+
+use bollard::{
+    auth::DockerCredentials,
+    models::{
+        ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, Ipam,
+        IpamConfig, Mount as ApiMount, MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions,
+        MountType, MountVolumeOptions, NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig,
+        RestartPolicy, RestartPolicyNameEnum,
+    },
+};
+use raftup_proto::{
+    api::Credential,
+    spec::{Healthcheck, Mount, MountSource},
+};
+
+use super::super::{Attachment, ContainerSettings, NetworkSettings};
+
+/// Longest host name that Linux takes.
+const HOSTNAME_MAX: usize = 63;
+/// Billionths of a core in a thousandth of one.
+const NANOS_PER_MILLI: u64 = 1_000_000;
+
+/// Body of a container's creation, on the first of its networks.
+pub(super) fn container(settings: &ContainerSettings) -> ContainerCreateBody {
+    let spec = &settings.spec;
+    let first = settings.networks.first();
+    ContainerCreateBody {
+        image: Some(settings.image.clone()),
+        entrypoint: spec.entrypoint.clone(),
+        cmd: spec.command.clone(),
+        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        hostname: Some(hostname(settings)),
+        user: spec.user.clone(),
+        working_dir: spec.working_dir.clone(),
+        stop_signal: spec.stop_signal.clone(),
+        stop_timeout: Some(i64::try_from(spec.stop_grace().as_secs()).unwrap_or(i64::MAX)),
+        healthcheck: spec.healthcheck.as_ref().map(healthcheck),
+        labels: Some(settings.labels.clone().into_iter().collect()),
+        host_config: Some(host_config(settings)),
+        networking_config: first.map(|attachment| NetworkingConfig {
+            endpoints_config: Some([(attachment.network.clone(), endpoint(attachment))].into()),
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// The name that the user chose, or the task's.
+fn hostname(settings: &ContainerSettings) -> String {
+    let short = |name: &String| name.len() <= HOSTNAME_MAX;
+    let id = settings.name.rsplit('.').next().unwrap_or_default();
+    settings
+        .spec
+        .hostname
+        .clone()
+        .unwrap_or_else(|| Some(settings.name.clone()).filter(short).unwrap_or_else(|| id.to_owned()))
+}
+
+fn host_config(settings: &ContainerSettings) -> HostConfig {
+    let spec = &settings.spec;
+    let limits = settings.resources.limits;
+    let reserved = settings.resources.reservations.memory;
+    HostConfig {
+        nano_cpus: limits.cpu.map(|cpu| signed(cpu.0.saturating_mul(NANOS_PER_MILLI))),
+        memory: limits.memory.map(|memory| signed(memory.0)),
+        memory_reservation: reserved.map(|memory| signed(memory.0)),
+        pids_limit: settings.resources.pids.map(i64::from),
+        init: spec.init.then_some(true),
+        readonly_rootfs: Some(spec.read_only),
+        binds: Some(spec.mounts.iter().filter_map(bind).collect()),
+        mounts: Some(spec.mounts.iter().filter_map(|mount| mounted(settings, mount)).collect()),
+        // A task is one attempt; the cluster decides about the next.
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        network_mode: Some(
+            settings.networks.first().map_or("none".to_owned(), |first| first.network.clone()),
+        ),
+        dns: Some(settings.dns.iter().map(ToString::to_string).collect()),
+        // Names of services have no dot and are asked for as they are; the host's own setting must not come in.
+        dns_options: Some(vec!["ndots:0".to_owned()]),
+        ..HostConfig::default()
+    }
+}
+
+/// A path that is made where it is missing: only the older form does that on engines before 23.
+fn bind(mount: &Mount) -> Option<String> {
+    match &mount.source {
+        MountSource::Bind { path, create: true, propagation } => {
+            let mut options = vec![if mount.read_only { "ro" } else { "rw" }];
+            options.extend(propagation.as_deref());
+            Some(format!("{path}:{}:{}", mount.target, options.join(",")))
+        }
+        MountSource::Bind { .. }
+        | MountSource::Volume { .. }
+        | MountSource::Anonymous
+        | MountSource::Tmpfs { .. } => None,
+    }
+}
+
+/// Everything that [`bind`] leaves.
+fn mounted(settings: &ContainerSettings, mount: &Mount) -> Option<ApiMount> {
+    let base = ApiMount {
+        target: Some(mount.target.clone()),
+        read_only: Some(mount.read_only),
+        ..ApiMount::default()
+    };
+    let volume_options = |nocopy: bool| MountVolumeOptions {
+        no_copy: Some(nocopy),
+        labels: Some(settings.volume_labels.clone().into_iter().collect()),
+        ..MountVolumeOptions::default()
+    };
+    match &mount.source {
+        MountSource::Bind { create: true, .. } => None,
+        MountSource::Bind { path, create: false, propagation } => Some(ApiMount {
+            typ: Some(MountType::BIND),
+            source: Some(path.clone()),
+            bind_options: Some(MountBindOptions {
+                propagation: propagation.as_deref().and_then(propagated),
+                ..MountBindOptions::default()
+            }),
+            ..base
+        }),
+        MountSource::Volume { name, nocopy } => Some(ApiMount {
+            typ: Some(MountType::VOLUME),
+            source: Some(settings.volumes.get(name).cloned().unwrap_or_else(|| name.to_string())),
+            volume_options: Some(volume_options(*nocopy)),
+            ..base
+        }),
+        MountSource::Anonymous => Some(ApiMount {
+            typ: Some(MountType::VOLUME),
+            volume_options: Some(volume_options(false)),
+            ..base
+        }),
+        MountSource::Tmpfs { size, mode } => Some(ApiMount {
+            typ: Some(MountType::TMPFS),
+            tmpfs_options: Some(MountTmpfsOptions {
+                size_bytes: size.map(|size| signed(size.0)),
+                mode: mode.map(i64::from),
+                ..MountTmpfsOptions::default()
+            }),
+            ..base
+        }),
+    }
+}
+
+fn propagated(word: &str) -> Option<MountBindOptionsPropagationEnum> {
+    use MountBindOptionsPropagationEnum as Word;
+    [Word::PRIVATE, Word::RPRIVATE, Word::SHARED, Word::RSHARED, Word::SLAVE, Word::RSLAVE]
+        .into_iter()
+        .find(|known| known.to_string() == word)
+}
+
+fn healthcheck(check: &Healthcheck) -> HealthConfig {
+    let nanos = |time: &std::time::Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    match check {
+        Healthcheck::Disabled => {
+            HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }
+        }
+        Healthcheck::Check { test, interval, timeout, retries, start_period, start_interval } => {
+            HealthConfig {
+                test: test.clone(),
+                interval: interval.as_ref().map(nanos),
+                timeout: timeout.as_ref().map(nanos),
+                retries: retries.map(i64::from),
+                start_period: start_period.as_ref().map(nanos),
+                start_interval: start_interval.as_ref().map(nanos),
+            }
+        }
+    }
+}
+
+fn endpoint(attachment: &Attachment) -> EndpointSettings {
+    EndpointSettings {
+        ipam_config: Some(EndpointIpamConfig {
+            ipv4_address: Some(attachment.address.to_string()),
+            ..EndpointIpamConfig::default()
+        }),
+        ..EndpointSettings::default()
+    }
+}
+
+/// Body of a further network's connection.
+pub(super) fn connection(container: &str, attachment: &Attachment) -> NetworkConnectRequest {
+    NetworkConnectRequest { container: container.to_owned(), endpoint_config: Some(endpoint(attachment)) }
+}
+
+/// Body of a network's creation: a bridge that neither translates addresses nor hides its containers.
+pub(super) fn network(settings: &NetworkSettings) -> NetworkCreateRequest {
+    let options = [
+        ("com.docker.network.bridge.name", settings.bridge.clone()),
+        ("com.docker.network.bridge.enable_ip_masquerade", "false".to_owned()),
+        ("com.docker.network.driver.mtu", settings.mtu.to_string()),
+        // Engines from 27 on drop what comes from other hosts without it; older ones do not know it.
+        ("com.docker.network.bridge.gateway_mode_ipv4", "nat-unprotected".to_owned()),
+    ];
+    NetworkCreateRequest {
+        name: settings.name.clone(),
+        driver: Some("bridge".to_owned()),
+        ipam: Some(Ipam {
+            config: Some(vec![IpamConfig {
+                subnet: Some(settings.subnet.to_string()),
+                gateway: Some(settings.gateway.to_string()),
+                ..IpamConfig::default()
+            }]),
+            ..Ipam::default()
+        }),
+        options: Some(options.map(|(key, value)| (key.to_owned(), value)).into()),
+        labels: Some(settings.labels.clone().into_iter().collect::<HashMap<_, _>>()),
+        ..NetworkCreateRequest::default()
+    }
+}
+
+/// An image's name and its tag or digest; `latest` where it has neither, or all tags would be pulled.
+pub(super) fn split_image(image: &str) -> (&str, &str) {
+    if let Some((name, digest)) = image.split_once('@') {
+        // A tag beside a digest says nothing more.
+        return (split_tag(name).0, digest);
+    }
+    split_tag(image)
+}
+
+fn split_tag(image: &str) -> (&str, &str) {
+    let last = image.rfind('/').map_or(0, |slash| slash + 1);
+    match image[last..].find(':') {
+        Some(colon) => (&image[..last + colon], &image[last + colon + 1..]),
+        None => (image, "latest"),
+    }
+}
+
+/// What the engine passes on to the registry.
+pub(super) fn credential(image: &str, credential: &Credential) -> DockerCredentials {
+    let secret = Some(credential.secret.clone());
+    let (password, identitytoken) = if credential.identity_token { (None, secret) } else { (secret, None) };
+    let host = image.split_once('/').map(|(host, _)| host).filter(|host| host.contains(['.', ':']));
+    DockerCredentials {
+        username: Some(credential.username.clone()).filter(|name| !name.is_empty()),
+        password,
+        identitytoken,
+        serveraddress: host.map(str::to_owned),
+        ..DockerCredentials::default()
+    }
+}
+
+fn signed(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_split_where_the_registry_ends() {
+        for (image, name, tag) in [
+            ("nginx", "nginx", "latest"),
+            ("nginx:1.27", "nginx", "1.27"),
+            ("host:5000/team/app", "host:5000/team/app", "latest"),
+            ("host:5000/app:2@sha256:ab", "host:5000/app", "sha256:ab"),
+        ] {
+            assert_eq!(split_image(image), (name, tag), "{image}");
+        }
+    }
+}

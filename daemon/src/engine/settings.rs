@@ -1,0 +1,67 @@
+//! A task as a container: everything that the engine must be told to make it.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use raftup_proto::{
+    id::{ClusterId, NodeId},
+    name::VolumeName,
+    spec::{ContainerSpec, Resources},
+    view::TaskItem,
+};
+
+use super::labels;
+
+/// A container to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerSettings {
+    /// Its name.
+    pub name: String,
+    /// Its labels, ours among them.
+    pub labels: BTreeMap<String, String>,
+    /// Its image, with a digest where it was resolved.
+    pub image: String,
+    /// Command, environment, mounts and so on; its image and labels are those above.
+    pub spec: ContainerSpec,
+    /// What it may use.
+    pub resources: Resources,
+    /// The networks that it is on, the primary one first; without any it has the loopback device alone.
+    pub networks: Vec<Attachment>,
+    /// Where it asks for names, besides its host's servers.
+    pub dns: Vec<Ipv4Addr>,
+    /// Engine names of the volumes that it mounts.
+    pub volumes: BTreeMap<VolumeName, String>,
+    /// Labels of those volumes, if they are made with it.
+    pub volume_labels: BTreeMap<String, String>,
+}
+
+/// A container on a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The engine's id of the network.
+    pub network: String,
+    /// Its address there.
+    pub address: Ipv4Addr,
+}
+
+impl ContainerSettings {
+    /// The container of a task of `node`, on `networks`, with the gateway of the first one, if any, for names.
+    pub fn of(
+        cluster: ClusterId,
+        node: NodeId,
+        task: &TaskItem,
+        networks: Vec<Attachment>,
+        gateway: Option<Ipv4Addr>,
+    ) -> Self {
+        Self {
+            name: task.container_name(),
+            labels: labels::of_container(cluster, node, task),
+            image: task.image.clone(),
+            spec: task.container.clone(),
+            resources: task.resources,
+            networks,
+            dns: gateway.into_iter().collect(),
+            volumes: task.volumes.clone(),
+            volume_labels: labels::of_volume(cluster, task),
+        }
+    }
+}
