@@ -81,6 +81,8 @@ const LATER: &[&str] = &[
     "volumes_from",
 ];
 
+/// Longest host name of a container. Source: `HOST_NAME_MAX` of Linux.
+const HOSTNAME_MAX: usize = 64;
 /// Longest text that may name an image.
 const IMAGE_MAX: usize = 512;
 
@@ -240,7 +242,11 @@ fn hostname(item: &Item<'_>) -> Option<String> {
         );
         return None;
     }
-    item.parse(networks::host_name)
+    let name = item.parse(networks::host_name)?;
+    if name.len() > HOSTNAME_MAX {
+        item.error(format!("is longer than the {HOSTNAME_MAX} characters that Linux takes"));
+    }
+    Some(name)
 }
 
 /// A signal by name, with or without `SIG`, or by number.
