@@ -1,0 +1,166 @@
+//! How the pool is cut: fabric, networks, blocks of nodes, addresses of tasks, VIPs.
+//!
+//! ```text
+//! pool /11 ─┬─ first /19: fabric, node k has address k
+//!           └─ each further /19: one network ─┬─ /26 blocks, each home to one node, from the lowest; .1 is the gateway
+//!                                             └─ last /24: VIPs of services
+//! ```
+//!
+//! Owns: the cut. Leaves alone: who needs what. Holds: nothing is given twice while it is in use; lowest first, except
+//! that an address whose last task is still remembered is given again only when no other is left.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use raftup_proto::id::{NetworkId, NodeId};
+
+use crate::model::{Cluster, Node, Task};
+
+/// Prefix length of a network, and of the fabric.
+pub const NETWORK_BITS: u8 = 19;
+/// Prefix length of a node's block.
+pub const BLOCK_BITS: u8 = 26;
+/// Prefix length of what a network keeps for VIPs, at its end.
+pub const VIP_BITS: u8 = 24;
+
+/// What has run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Exhausted {
+    /// The pool has no subnet left.
+    #[error("the address pool {0} has no free subnet left")]
+    Pool(Ipv4Net),
+    /// The pool has no address left for a node.
+    #[error("the address pool {0} has no free address left for a node")]
+    Nodes(Ipv4Net),
+    /// The network has no block left for a node.
+    #[error("its addresses ({0}) are all given to nodes")]
+    Blocks(Ipv4Net),
+    /// The network has no VIP left.
+    #[error("its virtual addresses ({0}) are all in use")]
+    Vips(Ipv4Net),
+}
+
+/// Whether a pool is large enough to be cut: the fabric and one network at least.
+pub fn pool_fits(pool: Ipv4Net) -> bool {
+    pool.prefix_len() < NETWORK_BITS
+}
+
+/// The node's own address on the fabric. Errors: more nodes than the fabric has addresses.
+pub fn fabric(pool: Ipv4Net, node: NodeId) -> Result<Ipv4Addr, Exhausted> {
+    let exhausted = Exhausted::Nodes(pool);
+    let number = u32::try_from(node.number()).map_err(|_| exhausted)?;
+    // The last one is the broadcast address.
+    if number == 0 || number >= size(NETWORK_BITS) - 1 {
+        return Err(exhausted);
+    }
+    Ok(Ipv4Addr::from(first(pool) + number))
+}
+
+/// The lowest subnet of the pool that is not in `taken`. Errors: there is none.
+pub fn subnet(pool: Ipv4Net, taken: &BTreeSet<Ipv4Net>) -> Result<Ipv4Net, Exhausted> {
+    parts(pool, NETWORK_BITS).skip(1).find(|net| !taken.contains(net)).ok_or(Exhausted::Pool(pool))
+}
+
+/// The lowest VIP of the subnet that is not in `taken`. Errors: there is none.
+pub fn vip(subnet: Ipv4Net, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, Exhausted> {
+    let vips = vips(subnet);
+    vips.hosts().find(|vip| !taken.contains(vip)).ok_or(Exhausted::Vips(vips))
+}
+
+/// The part of the subnet that VIPs come from.
+pub fn vips(subnet: Ipv4Net) -> Ipv4Net {
+    part(first(subnet) + size(subnet.prefix_len()) - size(VIP_BITS), VIP_BITS)
+}
+
+/// The lowest block of the network that no node has. Errors: there is none. Cost: one pass over nodes.
+pub fn block(cluster: &Cluster, network: NetworkId, subnet: Ipv4Net) -> Result<Ipv4Net, Exhausted> {
+    let taken: BTreeSet<Ipv4Net> =
+        cluster.nodes.values().filter_map(|node| node.blocks.get(&network)).flatten().copied().collect();
+    let vips = first(vips(subnet));
+    let mut blocks = parts(subnet, BLOCK_BITS).take_while(|block| first(*block) < vips);
+    blocks.find(|block| !taken.contains(block)).ok_or(Exhausted::Blocks(subnet))
+}
+
+/// A free address of the node on the network, out of the blocks that it has; none if they are full. `tasks` are those
+/// on the node, history included.
+pub fn address<'a>(
+    node: &Node,
+    network: NetworkId,
+    subnet: Ipv4Net,
+    tasks: impl Iterator<Item = &'a Task>,
+) -> Option<Ipv4Addr> {
+    let (mut held, mut remembered) = (BTreeSet::new(), BTreeSet::new());
+    for task in tasks {
+        let addresses = task.networks.iter().filter(|(id, _)| *id == network).map(|(_, address)| *address);
+        if task.status.state.is_over() {
+            remembered.extend(addresses);
+        } else {
+            held.extend(addresses);
+        }
+    }
+    let gateway = first(subnet) + 1;
+    let blocks = node.blocks.get(&network).into_iter().flatten();
+    let all = blocks.flat_map(|block| first(*block)..first(*block) + size(BLOCK_BITS));
+    let mut free = all.filter(|bits| *bits > gateway).map(Ipv4Addr::from).filter(|free| !held.contains(free));
+    let lowest = free.next()?;
+    if !remembered.contains(&lowest) {
+        return Some(lowest);
+    }
+    Some(free.find(|address| !remembered.contains(address)).unwrap_or(lowest))
+}
+
+fn first(net: Ipv4Net) -> u32 {
+    u32::from(net.network())
+}
+
+fn size(prefix: u8) -> u32 {
+    1 << (32 - u32::from(prefix))
+}
+
+fn part(start: u32, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::from(start), prefix)
+}
+
+fn parts(net: Ipv4Net, prefix: u8) -> impl Iterator<Item = Ipv4Net> {
+    let count = if net.prefix_len() > prefix { 0 } else { 1 << (prefix - net.prefix_len()) };
+    (0..count).map(move |index| part(first(net) + index * size(prefix), prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_pool_is_cut_as_drawn() {
+        let pool = net("10.64.0.0/11");
+        assert_eq!(fabric(pool, NodeId::new(3)), Ok(Ipv4Addr::new(10, 64, 0, 3)));
+        assert_eq!(fabric(pool, NodeId::new(8190)), Ok(Ipv4Addr::new(10, 64, 31, 254)));
+        assert_eq!(fabric(pool, NodeId::new(8191)), Err(Exhausted::Nodes(pool)));
+        let shop = subnet(pool, &BTreeSet::new()).unwrap();
+        assert_eq!(shop, net("10.64.32.0/19"));
+        assert_eq!(subnet(pool, &[shop].into()), Ok(net("10.64.64.0/19")));
+        assert_eq!(vips(shop), net("10.64.63.0/24"));
+        assert_eq!(vip(shop, &[Ipv4Addr::new(10, 64, 63, 1)].into()), Ok(Ipv4Addr::new(10, 64, 63, 2)));
+        assert_eq!(
+            parts(shop, BLOCK_BITS).take_while(|block| first(*block) < first(vips(shop))).count(),
+            124
+        );
+    }
+
+    #[test]
+    fn a_small_pool_runs_out() {
+        let pool = net("10.0.0.0/18");
+        assert!(pool_fits(pool) && !pool_fits(net("10.0.0.0/19")));
+        let only = subnet(pool, &BTreeSet::new()).unwrap();
+        assert_eq!(only, net("10.0.32.0/19"));
+        assert_eq!(
+            subnet(pool, &[only].into()).unwrap_err().to_string(),
+            "the address pool 10.0.0.0/18 has no free subnet left"
+        );
+        assert_eq!(vip(only, &vips(only).hosts().collect()), Err(Exhausted::Vips(vips(only))));
+    }
+}

@@ -1,0 +1,131 @@
+//! What holds in every state that plans lead to.
+//!
+//! Owns: the list of invariants, for property tests and the simulator. Leaves alone: mending anything.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Cluster, Desired, Slot, Task};
+
+/// What is wrong with `cluster`, one line each; empty if nothing is.
+pub fn state(cluster: &Cluster) -> Vec<String> {
+    let mut wrong = Vec::new();
+    slots(cluster, &mut wrong);
+    addresses(cluster, &mut wrong);
+    blocks(cluster, &mut wrong);
+    services(cluster, &mut wrong);
+    wrong
+}
+
+/// What is wrong with the way from `before` to `after`.
+pub fn step(before: &Cluster, after: &Cluster) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for old in before.tasks.values() {
+        let Some(new) = after.tasks.get(&old.id) else { continue };
+        if old.node.is_some() && (old.node != new.node || old.networks != new.networks) {
+            wrong.push(format!("task {} moved or changed its addresses", old.id));
+        }
+        if new.status.state < old.status.state || new.desired < old.desired {
+            wrong.push(format!("task {} went backwards", old.id));
+        }
+        if (old.service, old.slot, old.version) != (new.service, new.slot, new.version) {
+            wrong.push(format!("task {} became another", old.id));
+        }
+    }
+    let next = |cluster: &Cluster| cluster.info.as_ref().map_or(0, |info| info.next_node);
+    for id in after.nodes.keys().filter(|id| !before.nodes.contains_key(*id)) {
+        if before.info.is_some() && id.number() < next(before) {
+            wrong.push(format!("node id {id} was used before"));
+        }
+    }
+    wrong
+}
+
+fn slots(cluster: &Cluster, wrong: &mut Vec<String>) {
+    let mut wanted: BTreeMap<_, u32> = BTreeMap::new();
+    for task in cluster.tasks.values() {
+        if task.desired == Desired::Run {
+            *wanted.entry((task.service, task.slot)).or_default() += 1;
+        }
+        if !cluster.services.contains_key(&task.service) {
+            wrong.push(format!("task {} has no service", task.id));
+        }
+        if let (Slot::Node(slot), Some(node)) = (task.slot, task.node)
+            && slot != node
+        {
+            wrong.push(format!("task {} of slot {slot} runs on {node}", task.id));
+        }
+    }
+    let double = wanted.iter().filter(|(_, count)| **count > 1);
+    wrong.extend(double.map(|((service, slot), n)| format!("{n} tasks should run in {slot:?} of {service}")));
+}
+
+fn addresses(cluster: &Cluster, wrong: &mut Vec<String>) {
+    let mut taken = BTreeMap::new();
+    for task in cluster.tasks.values().filter(|task| task.holds_node()) {
+        for (network, address) in &task.networks {
+            if let Some(other) = taken.insert((*network, *address), task.id) {
+                wrong.push(format!("{address} belongs to {other} and {}", task.id));
+            }
+            if !at_home(cluster, task, *network, *address) {
+                wrong.push(format!("{address} of {} is in no block of its node", task.id));
+            }
+        }
+    }
+    for service in cluster.services.values() {
+        for (network, vip) in &service.vips {
+            if taken.insert((*network, *vip), raftup_proto::id::TaskId::from_random(0)).is_some() {
+                wrong.push(format!("VIP {vip} of {} is taken", service.full_name()));
+            }
+        }
+    }
+}
+
+fn at_home(
+    cluster: &Cluster,
+    task: &Task,
+    network: raftup_proto::id::NetworkId,
+    address: std::net::Ipv4Addr,
+) -> bool {
+    // A network that is gone has taken its blocks along.
+    let Some(node) = task.node.and_then(|id| cluster.nodes.get(&id)) else { return true };
+    let blocks = node.blocks.get(&network);
+    !cluster.networks.contains_key(&network)
+        || blocks.is_some_and(|all| all.iter().any(|b| b.contains(&address)))
+}
+
+fn blocks(cluster: &Cluster, wrong: &mut Vec<String>) {
+    let mut taken = BTreeMap::new();
+    for node in cluster.nodes.values() {
+        for (network, blocks) in &node.blocks {
+            let subnet = cluster.networks.get(network).map(|network| network.subnet);
+            for block in blocks {
+                if let Some(other) = taken.insert(*block, node.id) {
+                    wrong.push(format!("block {block} belongs to {other} and {}", node.id));
+                }
+                if subnet.is_none_or(|subnet| !subnet.contains(block)) {
+                    wrong.push(format!("block {block} of {} is of no network", node.id));
+                }
+            }
+        }
+    }
+    let mut subnets = BTreeMap::new();
+    for network in cluster.networks.values() {
+        if let Some(other) = subnets.insert(network.subnet, network.id) {
+            wrong.push(format!("subnet {} belongs to {other} and {}", network.subnet, network.id));
+        }
+    }
+}
+
+fn services(cluster: &Cluster, wrong: &mut Vec<String>) {
+    let mut ports = BTreeMap::new();
+    for service in cluster.services.values() {
+        if !cluster.stacks.contains_key(&service.stack) {
+            wrong.push(format!("service {} has no stack", service.full_name()));
+        }
+        for port in service.current().spec.ports.iter().filter(|_| !service.removing) {
+            if let Some(other) = ports.insert((port.protocol, port.published), service.id) {
+                wrong.push(format!("port {} belongs to {other} and {}", port.published, service.id));
+            }
+        }
+    }
+}

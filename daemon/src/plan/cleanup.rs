@@ -1,0 +1,112 @@
+//! What is forgotten: ended tasks beyond the history, services, networks, volumes and stacks that are being removed.
+//!
+//! Owns: deletion. Leaves alone: containers, which agents remove with the tasks that they belong to.
+//! Holds: a task is forgotten only when its container is seen to have ended, or its node is down (it will find the task
+//! gone when it is back); a service goes after its tasks, a network after its services, a stack last.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use raftup_proto::id::{NetworkId, StackId};
+
+use crate::model::{Desired, Node, ObjectKey, Service, Slot, Task, Version};
+
+use super::{Draft, review::Review};
+
+/// Versions of a service that are kept besides those that tasks have.
+pub(super) const VERSIONS_KEPT: usize = 10;
+
+/// Forgets ended tasks: of a slot that is filled all but the newest few, of one that is not all.
+pub(super) fn history(review: &mut Review<'_, '_>) {
+    let info = review.draft.world().cluster().info.as_ref();
+    let limit = info.map_or(0, |info| info.task_history as usize);
+    let mut ended: BTreeMap<Slot, Vec<Arc<Task>>> = BTreeMap::new();
+    let mut filled = BTreeSet::new();
+    for task in review.tasks() {
+        match task.desired {
+            Desired::Run => _ = filled.insert(task.slot),
+            Desired::Drain | Desired::Stop if task.status.state.is_over() => {
+                ended.entry(task.slot).or_default().push(task);
+            }
+            Desired::Drain | Desired::Stop => {}
+            Desired::Remove => remove(review.draft, &task),
+        }
+    }
+    for (slot, mut tasks) in ended {
+        tasks.sort_by_key(|task| std::cmp::Reverse((task.meta.created, task.id)));
+        let keep = if filled.contains(&slot) { limit } else { 0 };
+        for task in tasks.iter().skip(keep) {
+            review.draft.delete(ObjectKey::Task(task.id));
+        }
+    }
+}
+
+/// The versions that stay: those that tasks have, and the newest.
+pub(super) fn versions(service: &Service, tasks: &[Arc<Task>]) -> Vec<Version> {
+    let used: BTreeSet<u64> = tasks.iter().map(|task| task.version).collect();
+    let newest = service.versions.len().saturating_sub(VERSIONS_KEPT + 1);
+    let stays = |(index, version): &(usize, &Version)| *index >= newest || used.contains(&version.number);
+    service.versions.iter().enumerate().filter(stays).map(|(_, version)| version.clone()).collect()
+}
+
+/// Takes a service that is being removed a step further. Its routes are gone at once, so its tasks need no draining.
+pub(super) fn service(draft: &mut Draft<'_>, service: &Service) {
+    let tasks: Vec<_> = draft.world().tasks_of(service.id).cloned().collect();
+    for task in tasks {
+        remove(draft, &task);
+    }
+    if draft.world().tasks_of(service.id).next().is_none() {
+        draft.delete(ObjectKey::Service(service.id));
+    }
+}
+
+fn remove(draft: &mut Draft<'_>, task: &Arc<Task>) {
+    if !task.holds_node() || draft.world().live_node(task).is_none() {
+        draft.delete(ObjectKey::Task(task.id));
+    } else if task.desired != Desired::Remove {
+        draft.task(task, |task| task.desired = Desired::Remove);
+    }
+}
+
+/// Takes the networks of a stack, and the stack itself, as far as they are being removed and nothing uses them.
+pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
+    let cluster = draft.world().cluster().clone();
+    let Some(stack) = cluster.stacks.get(&id) else { return };
+    let going = cluster.networks.values().filter(|network| network.stack == id && network.removing);
+    for network in going {
+        if !is_used(draft, id, network.id) {
+            forget_network(draft, network.id);
+        }
+    }
+    let empty = !cluster.services.values().any(|service| service.stack == id)
+        && !draft.world().cluster().networks.values().any(|network| network.stack == id);
+    if stack.removing && empty {
+        for volume in cluster.volumes.values().filter(|volume| volume.stack == id) {
+            draft.delete(ObjectKey::Volume(volume.id));
+        }
+        draft.delete(ObjectKey::Stack(id));
+    }
+}
+
+/// A service of its stack names it, or a task of an older version of one still has an address on it.
+fn is_used(draft: &Draft<'_>, stack: StackId, network: NetworkId) -> bool {
+    let world = draft.world();
+    world.cluster().services.values().filter(|service| service.stack == stack).any(|service| {
+        service.networks.contains(&network)
+            || world
+                .tasks_of(service.id)
+                .any(|task| task.holds_node() && task.networks.iter().any(|(id, _)| *id == network))
+    })
+}
+
+fn forget_network(draft: &mut Draft<'_>, network: NetworkId) {
+    draft.delete(ObjectKey::Network(network));
+    let nodes = draft.world().cluster().nodes.clone();
+    for node in nodes.values().filter(|node| node.blocks.contains_key(&network)) {
+        let mut node = Node::clone(node);
+        node.blocks.remove(&network);
+        draft.put(node);
+    }
+}

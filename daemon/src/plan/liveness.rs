@@ -1,0 +1,70 @@
+//! Which nodes are down.
+//!
+//! A node is down when gossip and its session both say so, and a probe through another node fails too. A leader that was
+//! just elected takes gossip's word after [`ELECTION_GRACE`]: it inherits the view and gives no second grace. It accuses
+//! nobody while it was paused itself or hears too few of the others.
+//!
+//! Owns: the suspicion. Leaves alone: the probe (`control::nodes`), what becomes of the tasks (`replicas`).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use raftup_proto::{api::NodeState, id::NodeId};
+
+use crate::model::Cluster;
+
+/// A session that was silent for so long may be dead: four beats.
+pub const SESSION_QUIET: Duration = Duration::from_secs(2);
+
+/// Time that a new leader leaves nodes to open their sessions before their silence counts.
+pub const ELECTION_GRACE: Duration = Duration::from_millis(1500);
+
+/// What the leader knows about the others now.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// The leader itself; it never suspects itself.
+    pub here: Option<NodeId>,
+    /// How long it has led.
+    pub led_for: Duration,
+    /// It was paused, or hears too few.
+    pub impaired: bool,
+    /// Whether gossip hears a node; absent if it never did.
+    pub gossip_alive: BTreeMap<NodeId, bool>,
+    /// For how long each node that has had a session with this leader was silent in it.
+    pub quiet: BTreeMap<NodeId, Duration>,
+}
+
+/// Nodes to probe now: their session and gossip are both silent. Second: when to look again although nothing happened.
+pub fn suspects(cluster: &Cluster, evidence: &Evidence) -> (Vec<NodeId>, Option<Duration>) {
+    let mut suspects = Vec::new();
+    let mut again: Option<Duration> = None;
+    let ready = cluster.nodes.values().filter(|node| node.state == NodeState::Ready);
+    for id in ready.map(|node| node.id).filter(|id| Some(*id) != evidence.here) {
+        if evidence.gossip_alive.get(&id).copied().unwrap_or(false) {
+            continue;
+        }
+        let left = match evidence.quiet.get(&id) {
+            Some(quiet) => SESSION_QUIET.saturating_sub(*quiet),
+            None => ELECTION_GRACE.saturating_sub(evidence.led_for),
+        };
+        if left > Duration::ZERO {
+            again = Some(again.map_or(left, |again| again.min(left)));
+        } else if !evidence.impaired {
+            suspects.push(id);
+        }
+    }
+    (suspects, again)
+}
+
+/// Who may be asked to probe `about`: nodes that gossip hears, the best known first. At most `count`.
+pub fn witnesses(cluster: &Cluster, evidence: &Evidence, about: NodeId, count: usize) -> Vec<NodeId> {
+    let ready = cluster.nodes.values().filter(|node| node.state == NodeState::Ready);
+    let others = ready.map(|node| node.id).filter(|id| *id != about && Some(*id) != evidence.here);
+    let heard = others.filter(|id| evidence.gossip_alive.get(id).copied().unwrap_or(false));
+    let mut by_silence: Vec<_> =
+        heard.map(|id| (evidence.quiet.get(&id).copied().unwrap_or(Duration::MAX), id)).collect();
+    by_silence.sort_unstable();
+    by_silence.into_iter().map(|(_, id)| id).take(count).collect()
+}
+
+#[cfg(test)]
+mod tests;

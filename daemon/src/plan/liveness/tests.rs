@@ -1,0 +1,62 @@
+//! Who is suspected, from literals.
+
+use std::sync::Arc;
+
+use raftup_proto::unit::UnixMillis;
+
+use super::*;
+use crate::plan::{init, nodes};
+
+/// Three nodes that are ready; the first one leads.
+fn three() -> Cluster {
+    let sim = crate::plan::tests::three_nodes();
+    assert!(sim.nodes.values().all(|node: &Arc<_>| node.state == NodeState::Ready));
+    sim
+}
+
+fn evidence(gossip: [bool; 2], quiet_ms: [Option<u64>; 2]) -> Evidence {
+    let (second, third) = (NodeId::new(2), NodeId::new(3));
+    let quiet = [second, third].into_iter().zip(quiet_ms);
+    Evidence {
+        here: Some(init::FIRST_NODE),
+        led_for: Duration::from_secs(60),
+        impaired: false,
+        gossip_alive: [(second, gossip[0]), (third, gossip[1])].into(),
+        quiet: quiet.filter_map(|(id, ms)| Some((id, Duration::from_millis(ms?)))).collect(),
+    }
+}
+
+#[test]
+fn both_must_be_silent() {
+    let cluster = three();
+    assert_eq!(suspects(&cluster, &evidence([true, true], [Some(9000), Some(0)])), (vec![], None));
+    let soon = Some(Duration::from_millis(500));
+    assert_eq!(suspects(&cluster, &evidence([true, false], [Some(0), Some(1500)])), (vec![], soon));
+    assert_eq!(
+        suspects(&cluster, &evidence([true, false], [Some(0), Some(2000)])),
+        (vec![NodeId::new(3)], None)
+    );
+}
+
+#[test]
+fn a_new_leader_takes_gossips_word_after_its_grace() {
+    let cluster = three();
+    let mut evidence = evidence([true, false], [Some(0), None]);
+    evidence.led_for = Duration::from_millis(1000);
+    assert_eq!(suspects(&cluster, &evidence), (vec![], Some(Duration::from_millis(500))));
+    evidence.led_for = ELECTION_GRACE;
+    assert_eq!(suspects(&cluster, &evidence), (vec![NodeId::new(3)], None));
+    evidence.impaired = true;
+    assert_eq!(suspects(&cluster, &evidence), (vec![], None));
+}
+
+#[test]
+fn only_ready_nodes_are_suspected_and_only_heard_ones_are_asked() {
+    let cluster = three();
+    let evidence = evidence([true, false], [Some(0), Some(5000)]);
+    let third = NodeId::new(3);
+    assert_eq!(witnesses(&cluster, &evidence, third, 2), vec![NodeId::new(2)]);
+    let set = nodes::down(&cluster, third, "silent", UnixMillis(5));
+    let after = crate::store::apply(&cluster, cluster.revision.0 + 1, &set).unwrap();
+    assert_eq!(suspects(&after, &evidence), (vec![], None));
+}

@@ -1,0 +1,196 @@
+//! One look at one service: every step in its order, on one draft.
+//!
+//! Owns: the order of the steps, and the reasons for what waits. Leaves alone: what each step decides.
+//! Holds: each slot has at most one task that should run; a plan that was carried out leaves nothing to do.
+//!
+//! ```text
+//! drain: Drain -> Stop       replicas: lost, surplus, ended, missing       rollout: outdated
+//!        -> assign: nodes and addresses -> cleanup: history, versions -> reasons
+//! ```
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use raftup_proto::{
+    api::NodeState,
+    id::{ServiceId, TaskId},
+    peer::{TaskState, TaskStatus},
+    spec::ServiceSpec,
+    unit::UnixMillis,
+    view::Revision,
+};
+
+use crate::model::{ChangeSet, Desired, ObjectKey, Service, Slot, Task};
+
+use super::{Agenda, Draft, Ids, World, assign, cleanup, drain, replicas, rollout};
+
+/// What a decision rests on besides the replicated state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The least generation of routing state that is in force on a node with a session; none without sessions.
+    pub in_force: Option<Revision>,
+}
+
+/// What to change now, and when to look again if nothing else happens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The changes.
+    pub set: ChangeSet,
+    /// Services that something is due for, and when; those that were looked at and are not here have nothing due.
+    pub due: BTreeMap<ServiceId, UnixMillis>,
+}
+
+/// Decides over all that is on the agenda. Cost: by the agenda, and one pass over nodes for each task without one.
+pub fn decide(world: &World, agenda: &Agenda, facts: Facts, now: UnixMillis, ids: &mut Ids) -> Plan {
+    let mut draft = Draft::new(world, now);
+    let mut due = BTreeMap::new();
+    let mut stacks = agenda.stacks.clone();
+    for id in &agenda.services {
+        let Some(service) = draft.world().cluster().services.get(id).cloned() else { continue };
+        if service.removing {
+            stacks.insert(service.stack);
+            cleanup::service(&mut draft, &service);
+            continue;
+        }
+        let mut review = Review::new(&mut draft, ids, facts, service);
+        review.run();
+        if let Some(at) = review.due {
+            due.insert(*id, at);
+        }
+    }
+    // A task that ended may have been the last on a network that waits to go.
+    let networks = draft.world().cluster().networks.values();
+    stacks.extend(networks.filter(|network| network.removing).map(|network| network.stack));
+    for id in stacks {
+        cleanup::stack(&mut draft, id);
+    }
+    Plan { set: draft.finish(), due }
+}
+
+/// One service being looked at.
+pub(super) struct Review<'a, 'b> {
+    pub(super) draft: &'a mut Draft<'b>,
+    pub(super) facts: Facts,
+    pub(super) service: Arc<Service>,
+    ids: &'a mut Ids,
+    reasons: BTreeMap<String, Vec<Slot>>,
+    due: Option<UnixMillis>,
+}
+
+impl<'a, 'b> Review<'a, 'b> {
+    fn new(draft: &'a mut Draft<'b>, ids: &'a mut Ids, facts: Facts, service: Arc<Service>) -> Self {
+        Self { draft, facts, service, ids, reasons: BTreeMap::new(), due: None }
+    }
+
+    fn run(&mut self) {
+        drain::finish(self);
+        replicas::lost(self);
+        replicas::surplus(self);
+        replicas::ended(self);
+        replicas::missing(self);
+        rollout::step(self);
+        assign::all(self);
+        cleanup::history(self);
+        self.write_down();
+    }
+
+    /// What is asked for.
+    pub(super) fn spec(&self) -> Arc<ServiceSpec> {
+        self.service.current().spec.clone()
+    }
+
+    /// The service's tasks as the draft has them, by slot, then id.
+    pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
+        let mut tasks: Vec<_> = self.draft.world().tasks_of(self.service.id).cloned().collect();
+        tasks.sort_by_key(|task| (task.slot, task.id));
+        tasks
+    }
+
+    /// Those that should run, ended by themselves or not: one a slot.
+    pub(super) fn wanted(&self) -> Vec<Arc<Task>> {
+        self.tasks().into_iter().filter(|task| task.desired == Desired::Run).collect()
+    }
+
+    /// The task's node is down or gone.
+    pub(super) fn is_lost(&self, task: &Task) -> bool {
+        let nodes = &self.draft.world().cluster().nodes;
+        task.node.is_some_and(|id| nodes.get(&id).is_none_or(|node| node.state == NodeState::Down))
+    }
+
+    /// The task no longer counts for its slot: it is stopped, gently if it takes connections.
+    pub(super) fn retire(&mut self, task: &Arc<Task>) {
+        let over = task.status.state.is_over();
+        if task.node.is_none() && !over {
+            return self.draft.delete(ObjectKey::Task(task.id));
+        }
+        let gently = task.is_ready() && !task.networks.is_empty() && !self.is_lost(task);
+        let desired = if gently { Desired::Drain } else { Desired::Stop };
+        self.draft.task(task, |task| task.desired = desired);
+    }
+
+    /// A new task for a slot that has none that should run.
+    pub(super) fn start(&mut self, slot: Slot, not_before: Option<UnixMillis>, restarts: u32) -> TaskId {
+        let id = TaskId::from_random(self.ids.fresh());
+        self.draft.put(Task {
+            id,
+            meta: self.draft.fresh_meta(),
+            service: self.service.id,
+            version: self.service.current().number,
+            slot,
+            node: None,
+            networks: Vec::new(),
+            desired: Desired::Run,
+            status: TaskStatus::new(TaskState::New, self.draft.now),
+            not_before,
+            restarts,
+        });
+        id
+    }
+
+    /// Notes why a slot is not as it should be.
+    pub(super) fn waits(&mut self, slot: Slot, reason: impl std::fmt::Display) {
+        self.reasons.entry(reason.to_string()).or_default().push(slot);
+    }
+
+    /// Asks for another look at `at`.
+    pub(super) fn look_again(&mut self, at: UnixMillis) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// Writes what has changed about the service itself.
+    fn write_down(&mut self) {
+        let waiting: Vec<String> = std::mem::take(&mut self.reasons)
+            .into_iter()
+            .map(|(reason, slots)| format!("{}: {reason}", name_slots(slots)))
+            .collect();
+        let versions = cleanup::versions(&self.service, &self.tasks());
+        if waiting != self.service.waiting || versions.len() != self.service.versions.len() {
+            let mut service = Service::clone(&self.service);
+            service.waiting = waiting;
+            service.versions = versions;
+            self.draft.put(service);
+        }
+    }
+}
+
+/// Slots that one reason names before it only counts them.
+const SLOTS_NAMED: usize = 5;
+
+fn name_slots(mut slots: Vec<Slot>) -> String {
+    slots.sort_unstable();
+    slots.dedup();
+    let (word, rest) = match slots.first() {
+        Some(Slot::Node(_)) => ("node", slots.len().saturating_sub(SLOTS_NAMED)),
+        Some(Slot::Replica(_)) | None => ("slot", slots.len().saturating_sub(SLOTS_NAMED)),
+    };
+    let plural = if slots.len() > 1 { "s" } else { "" };
+    let names: Vec<String> = slots
+        .iter()
+        .take(SLOTS_NAMED)
+        .map(|slot| match slot {
+            Slot::Replica(number) => number.to_string(),
+            Slot::Node(node) => node.to_string(),
+        })
+        .collect();
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    format!("{word}{plural} {}{more}", names.join(", "))
+}

@@ -1,0 +1,197 @@
+//! The state as people see it, in the order in which it is listed.
+//!
+//! Owns: the API's views of nodes, stacks, services and tasks. Leaves alone: who may see them, how they are printed.
+
+use std::collections::BTreeMap;
+
+use raftup_proto::{
+    api::{ManagerState, NodeView, ServiceView, StackView, TaskView},
+    id::{NodeId, ServiceId, StackId},
+    peer::TaskState,
+    spec::Mode,
+};
+
+use crate::model::{Cluster, Node, Service, Stack, Task};
+
+use super::placement;
+
+/// How many tasks of a service run and should run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Running and meant to.
+    pub running: u32,
+    /// Meant to run.
+    pub desired: u32,
+}
+
+/// Which tasks are listed; what is not given does not narrow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskFilter {
+    /// Of this stack.
+    pub stack: Option<StackId>,
+    /// Of this service.
+    pub service: Option<ServiceId>,
+    /// On this node.
+    pub node: Option<NodeId>,
+}
+
+/// All nodes, by id. `here` is the node that answers, `managers` what members of Raft do.
+pub fn nodes(cluster: &Cluster, here: NodeId, managers: &BTreeMap<NodeId, ManagerState>) -> Vec<NodeView> {
+    let mut tasks: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for node in cluster.tasks.values().filter(|task| task.is_live()).filter_map(|task| task.node) {
+        *tasks.entry(node).or_default() += 1;
+    }
+    let view = |node: &Node| NodeView {
+        id: node.id,
+        hostname: node.info.hostname.clone(),
+        state: node.state,
+        message: node.state_message.clone(),
+        availability: node.availability,
+        role: node.role,
+        pinned: node.pinned,
+        manager: managers.get(&node.id).copied(),
+        addr: node.info.control,
+        labels: node.labels.clone(),
+        version: node.info.version.clone(),
+        platform: node.info.platform.clone(),
+        tasks: tasks.get(&node.id).copied().unwrap_or(0),
+        created: node.meta.created,
+        this: node.id == here,
+    };
+    cluster.nodes.values().map(|node| view(node)).collect()
+}
+
+/// All stacks, by name.
+pub fn stacks(cluster: &Cluster) -> Vec<StackView> {
+    let counts = counts(cluster);
+    let mut views: Vec<_> =
+        cluster.stacks.values().map(|stack| stack_view(cluster, stack, &counts)).collect();
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    views
+}
+
+fn stack_view(cluster: &Cluster, stack: &Stack, counts: &BTreeMap<ServiceId, Count>) -> StackView {
+    let services: Vec<_> = cluster.services.values().filter(|service| service.stack == stack.id).collect();
+    let sum =
+        |of: fn(&Count) -> u32| services.iter().filter_map(|service| counts.get(&service.id)).map(of).sum();
+    let updated =
+        services.iter().map(|service| service.versions.last().map_or(stack.meta.updated, |newest| newest.at));
+    StackView {
+        id: stack.id,
+        name: stack.name.clone(),
+        services: u32::try_from(services.len()).unwrap_or(u32::MAX),
+        running: sum(|count| count.running),
+        desired: sum(|count| count.desired),
+        removing: stack.removing,
+        created: stack.meta.created,
+        updated: updated.max().unwrap_or(stack.meta.updated),
+    }
+}
+
+/// The services of a stack, or all, by full name.
+pub fn services(cluster: &Cluster, stack: Option<StackId>) -> Vec<ServiceView> {
+    let counts = counts(cluster);
+    let wanted = cluster.services.values().filter(|service| stack.is_none_or(|stack| service.stack == stack));
+    let mut views: Vec<_> = wanted
+        .map(|service| service_view(service, counts.get(&service.id).copied().unwrap_or_default()))
+        .collect();
+    views.sort_by(|a, b| (&a.stack, &a.name, a.id).cmp(&(&b.stack, &b.name, b.id)));
+    views
+}
+
+/// One service.
+pub fn service(cluster: &Cluster, id: ServiceId) -> Option<ServiceView> {
+    let service = cluster.services.get(&id)?;
+    Some(service_view(service, count(cluster, service, cluster.tasks_of(id).map(|task| &**task))))
+}
+
+fn service_view(service: &Service, count: Count) -> ServiceView {
+    let current = service.current();
+    ServiceView {
+        id: service.id,
+        stack: service.stack_name.clone(),
+        name: service.name.clone(),
+        mode: current.spec.mode,
+        running: count.running,
+        desired: count.desired,
+        image: current.spec.container.image.clone(),
+        ports: current.spec.ports.clone(),
+        removing: service.removing,
+        waiting: service.waiting.clone(),
+        spec: (*current.spec).clone(),
+        created: service.meta.created,
+        updated: current.at,
+    }
+}
+
+/// Tasks, history included, by service, slot, and age: the newest first.
+pub fn tasks(cluster: &Cluster, filter: TaskFilter) -> Vec<TaskView> {
+    let wanted = cluster.tasks.values().filter(|task| {
+        let in_stack =
+            |stack| cluster.services.get(&task.service).is_some_and(|service| service.stack == stack);
+        filter.service.is_none_or(|service| task.service == service)
+            && filter.node.is_none_or(|node| task.node == Some(node))
+            && filter.stack.is_none_or(in_stack)
+    });
+    let mut views: Vec<_> =
+        wanted.filter_map(|task| Some((task.meta.created, task_view(cluster, task)?))).collect();
+    views.sort_by(|(a_made, a), (b_made, b)| {
+        let place =
+            |view: &TaskView| (view.stack.clone(), view.service_name.clone(), view.slot, !view.desired);
+        (place(a), b_made, a.id).cmp(&(place(b), a_made, b.id))
+    });
+    views.into_iter().map(|(_, view)| view).collect()
+}
+
+fn task_view(cluster: &Cluster, task: &Task) -> Option<TaskView> {
+    let service = cluster.services.get(&task.service)?;
+    let image = service.version(task.version).map(|version| version.spec.container.image.clone());
+    Some(TaskView {
+        id: task.id,
+        service: task.service,
+        stack: service.stack_name.clone(),
+        service_name: service.name.clone(),
+        slot: task.slot.number(),
+        image: image.unwrap_or_default(),
+        node: task.node,
+        hostname: task.node.and_then(|id| cluster.nodes.get(&id)).map(|node| node.info.hostname.clone()),
+        desired: task.is_live(),
+        state: task.status.state,
+        since: task.status.since,
+        message: task.status.message.clone(),
+        container: task.status.container.clone(),
+        exit_code: task.status.exit_code,
+    })
+}
+
+/// How many tasks of one service run and should run; `tasks` are its own.
+pub fn count<'a>(cluster: &Cluster, service: &Service, tasks: impl Iterator<Item = &'a Task>) -> Count {
+    if service.removing {
+        return Count::default();
+    }
+    let spec = &service.current().spec;
+    let desired = match spec.mode {
+        Mode::Replicated { replicas } => replicas,
+        Mode::Global => {
+            let nodes = cluster.nodes.values().filter(|node| placement::may_come(node, spec));
+            u32::try_from(nodes.count()).unwrap_or(u32::MAX)
+        }
+    };
+    let on_live_node = |task: &Task| {
+        let node = task.node.and_then(|id| cluster.nodes.get(&id));
+        node.is_some_and(|node| node.state == raftup_proto::api::NodeState::Ready)
+    };
+    let running =
+        tasks.filter(|task| task.is_live() && task.status.state == TaskState::Running && on_live_node(task));
+    Count { running: u32::try_from(running.count()).unwrap_or(u32::MAX), desired }
+}
+
+fn counts(cluster: &Cluster) -> BTreeMap<ServiceId, Count> {
+    let mut by_service: BTreeMap<ServiceId, Vec<&Task>> = BTreeMap::new();
+    for task in cluster.tasks.values() {
+        by_service.entry(task.service).or_default().push(task);
+    }
+    let services = cluster.services.values();
+    let of = |id| by_service.get(&id).into_iter().flatten().copied();
+    services.map(|service| (service.id, count(cluster, service, of(service.id)))).collect()
+}

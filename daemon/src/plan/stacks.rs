@@ -1,0 +1,405 @@
+//! A deploy as the difference between what a file asks for and what is there, in one change set.
+//!
+//! The stack is what the file says: what it no longer names is removed. A service gets a new version, and with it new
+//! containers one at a time, if and only if its container, the networks that it is on, or its resources changed.
+//! Everything else (replicas, ports, aliases, restart policy, placement, the service's own labels) changes in place.
+//!
+//! Owns: stacks, and their services, networks and volumes as asked for; subnets and VIPs. Leaves alone: tasks.
+//! Holds: deploying the same file again changes nothing; no two services publish the same port.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+};
+
+use ipnet::Ipv4Net;
+use raftup_proto::{
+    api::{Action, ChangeView, Deploy},
+    id::{NetworkId, ServiceId, StackId, VolumeId},
+    name::{NetworkName, ServiceName, VolumeName},
+    refusal::{Code, Refusal},
+    spec::{Mode, MountSource, NetworkSpec, PortSpec, Protocol, ServiceSpec, StackSpec, VolumeSpec},
+    unit::UnixMillis,
+};
+
+use crate::model::{ChangeSet, Cluster, Meta, Network, ObjectKey, Service, Stack, Version, Volume};
+
+use super::{Ids, addresses, services};
+
+/// Makes the stack what `deploy` asks for, and says what was done to each object.
+///
+/// `credentials_sealed` is what the stack keeps of `deploy.credentials`, sealed by the caller, who brings the bytes that
+/// are there already if the credentials are the same. Errors: a port that another service publishes, too many replicas,
+/// addresses that have run out, a stack or mode that cannot be changed now.
+pub fn deploy(
+    cluster: &Cluster,
+    deploy: &Deploy,
+    credentials_sealed: Vec<u8>,
+    now: UnixMillis,
+    ids: &mut Ids,
+) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
+    let spec = &deploy.spec;
+    let stack = cluster.stacks.values().find(|stack| stack.name == spec.name);
+    if stack.is_some_and(|stack| stack.removing) {
+        return Err(Refusal::new(Code::Conflict, format!("stack `{}` is being removed", spec.name))
+            .hint("deploy it again when it is gone from `raftup stack ls`"));
+    }
+    check(cluster, spec)?;
+    let mut diff = Diff {
+        cluster,
+        spec,
+        stack: stack.map_or_else(|| StackId::from_random(ids.fresh()), |stack| stack.id),
+        ids,
+        set: ChangeSet::new(now),
+        views: Vec::new(),
+        subnets: BTreeMap::new(),
+        vips: BTreeMap::new(),
+    };
+    diff.stack(stack, credentials_sealed);
+    let networks = diff.networks()?;
+    diff.volumes();
+    diff.services(&networks)?;
+    Ok((diff.set, diff.views))
+}
+
+/// Removes a stack with all that is in it; data of its volumes stays on the nodes. Errors: no such stack.
+pub fn remove(
+    cluster: &Cluster,
+    id: StackId,
+    now: UnixMillis,
+) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
+    let missing = || Refusal::new(Code::NotFound, format!("no stack `{id}`"));
+    let stack = cluster.stacks.get(&id).ok_or_else(missing)?;
+    let mut set = ChangeSet::new(now);
+    let mut views = Vec::new();
+    if !stack.removing {
+        set.update(Stack { removing: true, ..Stack::clone(stack) });
+    }
+    for service in cluster.services.values().filter(|service| service.stack == id) {
+        services::mark_removing(&mut set, service);
+        views.push(services::view(service, Action::Removed));
+    }
+    for network in cluster.networks.values().filter(|network| network.stack == id) {
+        if !network.removing {
+            set.update(Network { removing: true, ..Network::clone(network) });
+        }
+        views.push(network_view(network_name(network), Action::Removed));
+    }
+    for volume in cluster.volumes.values().filter(|volume| volume.stack == id) {
+        views.push(volume_view(format!("{}_{}", volume.stack_name, volume.name), Action::Removed));
+    }
+    Ok((set, views))
+}
+
+/// What a loader cannot know, or might have let through.
+fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
+    let mut taken: BTreeMap<(Protocol, u16), (String, bool)> = BTreeMap::new();
+    let others = cluster.services.values();
+    for service in others.filter(|service| !service.removing && service.stack_name != spec.name) {
+        for port in &service.current().spec.ports {
+            taken.insert((port.protocol, port.published), (service.full_name(), true));
+        }
+    }
+    for (name, service) in &spec.services {
+        if let Mode::Replicated { replicas } = service.mode {
+            services::check_replicas(name.as_str(), replicas)?;
+        }
+        for attached in &service.networks {
+            if !spec.networks.contains_key(&attached.network) {
+                let message = format!(
+                    "service `{name}` is on network `{}`, which the stack does not have",
+                    attached.network
+                );
+                return Err(Refusal::new(Code::Invalid, message));
+            }
+        }
+        for port in &service.ports {
+            let holder = taken.insert((port.protocol, port.published), (name.to_string(), false));
+            if let Some((other, foreign)) = holder {
+                return Err(port_taken(spec, name, port, &other, foreign));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn port_taken(spec: &StackSpec, name: &ServiceName, port: &PortSpec, other: &str, foreign: bool) -> Refusal {
+    let PortSpec { protocol, published, target } = port;
+    let message = format!(
+        "stack `{}` refused: service `{name}` publishes port {published}/{protocol}, taken by service `{other}`",
+        spec.name
+    );
+    let mut hint = format!("remove `ports: {published}:{target}` from `{name}`");
+    if foreign {
+        hint.push_str(&format!(", or `raftup service rm {other}`"));
+    }
+    Refusal::new(Code::Conflict, message).hint(hint)
+}
+
+struct Diff<'a> {
+    cluster: &'a Cluster,
+    spec: &'a StackSpec,
+    stack: StackId,
+    ids: &'a mut Ids,
+    set: ChangeSet,
+    views: Vec<ChangeView>,
+    /// Of the stack's networks as they will be.
+    subnets: BTreeMap<NetworkId, Ipv4Net>,
+    /// In use on each network, those given by this set included.
+    vips: BTreeMap<NetworkId, BTreeSet<Ipv4Addr>>,
+}
+
+impl Diff<'_> {
+    fn stack(&mut self, old: Option<&Arc<Stack>>, credentials_sealed: Vec<u8>) {
+        let name = self.spec.name.clone();
+        let Some(old) = old else {
+            let id = self.stack;
+            self.set.create(Stack { id, meta: Meta::default(), name, removing: false, credentials_sealed });
+            return;
+        };
+        if old.credentials_sealed != credentials_sealed {
+            self.set.update(Stack { credentials_sealed, ..Stack::clone(old) });
+        }
+    }
+
+    fn networks(&mut self) -> Result<BTreeMap<NetworkName, NetworkId>, Refusal> {
+        let all = self.cluster.networks.values();
+        let old: BTreeMap<&NetworkName, &Arc<Network>> = all
+            .filter(|network| network.stack == self.stack)
+            .map(|network| (&network.name, network))
+            .collect();
+        let mut ids = BTreeMap::new();
+        for (name, spec) in &self.spec.networks {
+            let id = match old.get(name) {
+                Some(old) => {
+                    self.keep_network(old, spec);
+                    old.id
+                }
+                None => self.new_network(name, spec)?,
+            };
+            ids.insert(name.clone(), id);
+        }
+        for network in old.values().filter(|network| !self.spec.networks.contains_key(&network.name)) {
+            if !network.removing {
+                self.set.update(Network { removing: true, ..Network::clone(network) });
+                self.views.push(network_view(network_name(network), Action::Removed));
+            }
+        }
+        Ok(ids)
+    }
+
+    fn keep_network(&mut self, old: &Arc<Network>, spec: &NetworkSpec) {
+        let same = old.spec == *spec && !old.removing;
+        let action = if same { Action::Unchanged } else { Action::Updated };
+        if !same {
+            self.set.update(Network { spec: spec.clone(), removing: false, ..Network::clone(old) });
+        }
+        self.subnets.insert(old.id, old.subnet);
+        self.views.push(network_view(network_name(old), action));
+    }
+
+    fn new_network(&mut self, name: &NetworkName, spec: &NetworkSpec) -> Result<NetworkId, Refusal> {
+        let no_cluster = || Refusal::new(Code::Internal, "the cluster has no settings");
+        let pool = self.cluster.info.as_ref().ok_or_else(no_cluster)?.pool;
+        let old = self.cluster.networks.values().map(|network| network.subnet);
+        let taken = old.chain(self.subnets.values().copied()).collect();
+        let full_name = format!("{}_{name}", self.spec.name);
+        let subnet = addresses::subnet(pool, &taken).map_err(|error| {
+            Refusal::new(Code::Conflict, format!("no addresses for network `{full_name}`: {error}"))
+                .hint("remove a stack that is not needed; each network takes a /19 of the pool")
+        })?;
+        let id = NetworkId::from_random(self.ids.fresh());
+        self.subnets.insert(id, subnet);
+        self.set.create(Network {
+            id,
+            meta: Meta::default(),
+            stack: self.stack,
+            stack_name: self.spec.name.clone(),
+            name: name.clone(),
+            subnet,
+            spec: spec.clone(),
+            removing: false,
+        });
+        self.views.push(network_view(full_name, Action::Created));
+        Ok(id)
+    }
+
+    fn volumes(&mut self) {
+        let all = self.cluster.volumes.values();
+        let old: BTreeMap<&VolumeName, &Arc<Volume>> =
+            all.filter(|volume| volume.stack == self.stack).map(|volume| (&volume.name, volume)).collect();
+        for (name, spec) in &self.spec.volumes {
+            let action = match old.get(name) {
+                Some(old) if old.spec == *spec => Action::Unchanged,
+                Some(old) => {
+                    self.set.update(Volume { spec: spec.clone(), ..Volume::clone(old) });
+                    Action::Updated
+                }
+                None => {
+                    self.new_volume(name, spec);
+                    Action::Created
+                }
+            };
+            self.views.push(volume_view(self.volume_name(name), action));
+        }
+        for volume in old.values().filter(|volume| !self.spec.volumes.contains_key(&volume.name)) {
+            self.set.delete(ObjectKey::Volume(volume.id), volume.meta);
+            self.views.push(volume_view(self.volume_name(&volume.name), Action::Removed));
+        }
+    }
+
+    fn new_volume(&mut self, name: &VolumeName, spec: &VolumeSpec) {
+        self.set.create(Volume {
+            id: VolumeId::from_random(self.ids.fresh()),
+            meta: Meta::default(),
+            stack: self.stack,
+            stack_name: self.spec.name.clone(),
+            name: name.clone(),
+            spec: spec.clone(),
+        });
+    }
+
+    fn services(&mut self, networks: &BTreeMap<NetworkName, NetworkId>) -> Result<(), Refusal> {
+        let all = self.cluster.services.values();
+        let old: BTreeMap<&ServiceName, &Arc<Service>> = all
+            .filter(|service| service.stack == self.stack && !service.removing)
+            .map(|service| (&service.name, service))
+            .collect();
+        for (name, spec) in &self.spec.services {
+            let on: Vec<NetworkId> = spec
+                .networks
+                .iter()
+                .filter_map(|attached| networks.get(&attached.network).copied())
+                .collect();
+            match old.get(name) {
+                Some(old) => self.keep_service(old, spec, on)?,
+                None => self.new_service(name, spec, on)?,
+            }
+        }
+        for service in old.values().filter(|service| !self.spec.services.contains_key(&service.name)) {
+            services::mark_removing(&mut self.set, service);
+            self.views.push(services::view(service, Action::Removed));
+        }
+        Ok(())
+    }
+
+    fn new_service(
+        &mut self,
+        name: &ServiceName,
+        spec: &ServiceSpec,
+        networks: Vec<NetworkId>,
+    ) -> Result<(), Refusal> {
+        let service = Service {
+            id: ServiceId::from_random(self.ids.fresh()),
+            meta: Meta::default(),
+            stack: self.stack,
+            stack_name: self.spec.name.clone(),
+            name: name.clone(),
+            versions: vec![version(1, spec, self.set.at)],
+            vips: self.give_vips(&networks, &BTreeMap::new())?,
+            networks,
+            volumes: self.mounted(spec),
+            removing: false,
+            waiting: Vec::new(),
+        };
+        self.views.push(services::view(&service, Action::Created));
+        self.set.create(service);
+        Ok(())
+    }
+
+    fn keep_service(
+        &mut self,
+        old: &Arc<Service>,
+        spec: &ServiceSpec,
+        networks: Vec<NetworkId>,
+    ) -> Result<(), Refusal> {
+        let current = old.current();
+        check_mode(old, current.spec.mode, spec.mode)?;
+        let mut new = Service::clone(old);
+        new.vips = self.give_vips(&networks, &old.vips)?;
+        new.volumes = self.mounted(spec);
+        new.networks = networks;
+        if needs_containers(&current.spec, spec) || new.networks != old.networks {
+            new.versions.push(version(current.number + 1, spec, self.set.at));
+        } else {
+            services::set_spec(&mut new, |old| *old = spec.clone());
+        }
+        let action = if new == **old { Action::Unchanged } else { Action::Updated };
+        self.views.push(services::view(old, action));
+        if action == Action::Updated {
+            self.set.update(new);
+        }
+        Ok(())
+    }
+
+    fn give_vips(
+        &mut self,
+        networks: &[NetworkId],
+        old: &BTreeMap<NetworkId, Ipv4Addr>,
+    ) -> Result<BTreeMap<NetworkId, Ipv4Addr>, Refusal> {
+        let mut vips = BTreeMap::new();
+        for id in networks {
+            let Some(subnet) = self.subnets.get(id) else { continue };
+            if let Some(vip) = old.get(id) {
+                vips.insert(*id, *vip);
+                continue;
+            }
+            let services = self.cluster.services.values();
+            let taken = self
+                .vips
+                .entry(*id)
+                .or_insert_with(|| services.filter_map(|service| service.vips.get(id).copied()).collect());
+            let vip = addresses::vip(*subnet, taken).map_err(|error| {
+                Refusal::new(Code::Conflict, format!("stack `{}` refused: {error}", self.spec.name))
+            })?;
+            taken.insert(vip);
+            vips.insert(*id, vip);
+        }
+        Ok(vips)
+    }
+
+    fn mounted(&self, spec: &ServiceSpec) -> BTreeMap<VolumeName, String> {
+        let names = spec.container.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Volume { name, .. } => Some(name),
+            MountSource::Anonymous | MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+        });
+        names.map(|name| (name.clone(), self.volume_name(name))).collect()
+    }
+
+    fn volume_name(&self, name: &VolumeName) -> String {
+        format!("{}_{name}", self.spec.name)
+    }
+}
+
+/// The containers of `old` will not do for `new`; aliases are names of the service, not part of its containers.
+fn needs_containers(old: &ServiceSpec, new: &ServiceSpec) -> bool {
+    old.container != new.container || old.resources != new.resources
+}
+
+fn check_mode(service: &Service, old: Mode, new: Mode) -> Result<(), Refusal> {
+    let words = match (old, new) {
+        (Mode::Replicated { .. }, Mode::Replicated { .. }) | (Mode::Global, Mode::Global) => return Ok(()),
+        (Mode::Replicated { .. }, Mode::Global) => ("replicated", "global"),
+        (Mode::Global, Mode::Replicated { .. }) => ("global", "replicated"),
+    };
+    let name = service.full_name();
+    let message = format!("service `{name}` is {} and cannot become {}", words.0, words.1);
+    Err(Refusal::new(Code::Conflict, message).hint(format!("`raftup service rm {name}`, then deploy again")))
+}
+
+fn version(number: u64, spec: &ServiceSpec, at: UnixMillis) -> Version {
+    Version { number, at, image: spec.container.image.clone(), spec: Arc::new(spec.clone()) }
+}
+
+fn network_name(network: &Network) -> String {
+    format!("{}_{}", network.stack_name, network.name)
+}
+
+fn network_view(name: String, action: Action) -> ChangeView {
+    ChangeView { kind: "network".to_owned(), name, action }
+}
+
+fn volume_view(name: String, action: Action) -> ChangeView {
+    ChangeView { kind: "volume".to_owned(), name, action }
+}

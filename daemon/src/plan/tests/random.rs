@@ -1,0 +1,191 @@
+//! Random sequences of what can happen; the invariants are checked after every change set, and faults off, it settles.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use raftup_proto::{api::Availability, id::NodeId, spec::Mode, unit::MemBytes};
+
+use crate::{model::Desired, plan};
+
+use super::sim::{Sim, service};
+
+#[derive(Clone, Debug)]
+enum Event {
+    Join,
+    Lose(u8),
+    Back(u8),
+    Remove(u8),
+    Availability(u8, u8),
+    Deploy { service: u8, image: u8, replicas: u8, global: bool, memory: u8 },
+    Forget(u8),
+    Scale(u8, u8),
+    RemoveStack,
+    Decide,
+    Act,
+    Wait(u8),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        1 => Just(Event::Join),
+        2 => any::<u8>().prop_map(Event::Lose),
+        2 => any::<u8>().prop_map(Event::Back),
+        1 => any::<u8>().prop_map(Event::Remove),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(node, to)| Event::Availability(node, to)),
+        4 => (0..3_u8, any::<u8>(), 0..6_u8, any::<bool>(), any::<u8>()).prop_map(
+            |(service, image, replicas, global, memory)| Event::Deploy { service, image, replicas, global, memory }),
+        1 => (0..3_u8).prop_map(Event::Forget),
+        2 => (0..3_u8, 0..8_u8).prop_map(|(service, replicas)| Event::Scale(service, replicas)),
+        1 => Just(Event::RemoveStack),
+        6 => Just(Event::Decide),
+        6 => Just(Event::Act),
+        3 => (0..10_u8).prop_map(Event::Wait),
+    ]
+}
+
+const IMAGES: [&str; 6] = ["v1", "v2", "crash", "absent", "slow", "job"];
+
+fn run(sim: &mut Sim, event: &Event) {
+    let node = |sim: &Sim, pick: u8| -> NodeId {
+        let all: Vec<_> = sim.cluster().nodes.keys().copied().collect();
+        all[usize::from(pick) % all.len()]
+    };
+    match *event {
+        Event::Join if sim.cluster().nodes.len() < 6 => _ = sim.join("x", MemBytes(1 << 30)),
+        Event::Join => {}
+        Event::Lose(pick) => sim.lose(node(sim, pick)),
+        Event::Back(pick) => sim.hear(node(sim, pick)),
+        Event::Remove(pick) if sim.cluster().nodes.len() > 1 => {
+            let set = plan::nodes::remove(sim.cluster(), node(sim, pick), true, sim.now).unwrap();
+            sim.apply(set);
+        }
+        Event::Remove(_) => {}
+        Event::Availability(pick, to) => {
+            let to = [Availability::Active, Availability::Pause, Availability::Drain][usize::from(to % 3)];
+            sim.availability(node(sim, pick), to);
+        }
+        Event::Deploy { service: name, image, replicas, global, memory } => {
+            let mode = if global { Mode::Global } else { Mode::Replicated { replicas: replicas.into() } };
+            let mut spec = service(IMAGES[usize::from(image) % IMAGES.len()], mode);
+            spec.resources.reservations.memory = Some(MemBytes(u64::from(memory % 4) << 28));
+            let before = sim.spec.clone();
+            sim.spec.services.insert(format!("s{name}").parse().unwrap(), spec);
+            // Refused: the mode cannot change, or the stack is on its way out.
+            if sim.deploy().is_err() {
+                sim.spec = before;
+            }
+        }
+        Event::Forget(name) => {
+            sim.spec.services.remove(format!("s{name}").as_str());
+            _ = sim.deploy();
+        }
+        Event::Scale(name, replicas) => {
+            let Ok(found) = plan::find::service(sim.cluster(), &format!("s_s{name}")) else { return };
+            if let Ok((set, _)) = plan::services::scale(sim.cluster(), found.id, replicas.into(), sim.now) {
+                sim.apply(set);
+            }
+        }
+        Event::RemoveStack => {
+            let Ok(stack) = plan::find::stack(sim.cluster(), "s") else { return };
+            let (set, _) = plan::stacks::remove(sim.cluster(), stack.id, sim.now).unwrap();
+            sim.apply(set);
+        }
+        Event::Decide => _ = sim.decide(),
+        Event::Act => _ = sim.act(),
+        Event::Wait(seconds) => {
+            sim.now = sim.now.plus(Duration::from_secs(seconds.into()));
+            _ = sim.decide();
+        }
+    }
+}
+
+/// Faults off: every node is back and takes tasks, and every image works.
+fn mend(sim: &mut Sim) {
+    for id in sim.cluster().nodes.keys().copied().collect::<Vec<_>>() {
+        sim.hear(id);
+        sim.availability(id, Availability::Active);
+    }
+    sim.wait(Duration::from_secs(60));
+    for spec in sim.spec.services.values_mut() {
+        spec.container.image = "good".to_owned();
+        spec.resources = Default::default();
+    }
+    _ = sim.deploy();
+    sim.wait(Duration::from_secs(200));
+}
+
+/// Every slot runs, and nothing else is left but the history.
+fn all_is_well(sim: &Sim) -> Result<(), TestCaseError> {
+    for service in sim.cluster().services.values() {
+        let count = plan::show::service(sim.cluster(), service.id).unwrap();
+        prop_assert_eq!(count.running, count.desired, "{}: {:#?}", service.full_name(), sim.show());
+        prop_assert!(service.waiting.is_empty(), "{:?}", service.waiting);
+    }
+    for task in sim.cluster().tasks.values() {
+        let history = task.desired == Desired::Stop && task.status.state.is_over();
+        prop_assert!(history || task.is_ready(), "{:?}", task);
+    }
+    let networks = sim.cluster().networks.values();
+    prop_assert!(networks.into_iter().all(|network| !network.removing));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_invariants_hold_and_it_settles(events in prop::collection::vec(event(), 1..60)) {
+        let mut sim = Sim::new("first", MemBytes(1 << 30), "10.64.0.0/11");
+        for event in &events {
+            run(&mut sim, event);
+        }
+        mend(&mut sim);
+        all_is_well(&sim)?;
+        prop_assert!(sim.revision().0 > 0);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Update {
+    Deploy(u8),
+    Decide,
+    Act,
+    Wait(u8),
+}
+
+fn update() -> impl Strategy<Value = Update> {
+    prop_oneof![
+        1 => any::<u8>().prop_map(Update::Deploy),
+        4 => Just(Update::Decide),
+        4 => Just(Update::Act),
+        2 => (0..60_u8).prop_map(Update::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Whatever versions come, good or bad, an update takes no more than one task out of service.
+    #[test]
+    fn an_update_takes_one_task_at_a_time(replicas in 1..5_u32, updates in prop::collection::vec(update(), 1..80)) {
+        let mut sim = Sim::new("first", MemBytes(1 << 30), "10.64.0.0/11");
+        sim.join("second", MemBytes(1 << 30));
+        sim.spec.services.insert("web".parse().unwrap(), service("v0", Mode::Replicated { replicas }));
+        sim.deploy().unwrap();
+        sim.settle();
+        for update in &updates {
+            match *update {
+                Update::Deploy(image) => {
+                    let image = IMAGES[usize::from(image) % 5];
+                    sim.spec.services.insert("web".parse().unwrap(), service(image, Mode::Replicated { replicas }));
+                    sim.deploy().unwrap();
+                }
+                Update::Decide => _ = sim.decide(),
+                Update::Act => _ = sim.act(),
+                Update::Wait(seconds) => sim.wait(Duration::from_secs(seconds.into())),
+            }
+            let ready = sim.cluster().tasks.values().filter(|task| task.is_ready()).count();
+            prop_assert!(ready + 1 >= replicas as usize, "{ready} of {replicas} after {update:?}: {:#?}", sim.show());
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The scripts in `tests/scripts`, one test each; `UPDATE_EXPECT=1` writes what happens below each command.
+
+use expect_test::expect_file;
+
+use super::script::run;
+
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            let text = include_str!(concat!("scripts/", stringify!($name), ".txt"));
+            expect_file![concat!("scripts/", stringify!($name), ".txt")].assert_eq(&run(text));
+        })*
+    };
+}
+
+scenarios!(
+    scale,
+    node_lost,
+    rollout,
+    rollout_bad,
+    restart,
+    restart_limits,
+    drain,
+    global,
+    removal,
+    waiting,
+    placement,
+    exhaustion,
+    deploy,
+    progress,
+);

@@ -1,0 +1,203 @@
+//! What each node is told, item by item.
+//!
+//! Owns: which part of the state a node sees, and which change of state touches which item. Leaves alone: sending.
+//! Holds: an item is a function of the cluster, the node and the key; a node sees no task but its own.
+//!
+//! An endpoint is listed from the moment that its task runs until it has ended, and is ready while the task should run
+//! and its node is not down: a route loses an endpoint on suspicion, never the task itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use raftup_proto::{
+    api::NodeState,
+    id::{NodeId, ServiceId},
+    peer::TaskState,
+    spec::MountSource,
+    view::{
+        ClusterItem, Endpoint, Goal, Item, Key, NetworkItem, PeerItem, RouteItem, ServiceAddress, TaskItem,
+        ViewUpdate,
+    },
+};
+
+use crate::model::{Cluster, Desired, Node, ObjectKey, Service, Task, Version};
+
+use super::World;
+
+/// The item under `key` in the view of `node`; none if it has no such item.
+pub fn item(world: &World, node: NodeId, key: Key) -> Option<Item> {
+    let cluster = world.cluster();
+    match key {
+        Key::Cluster => cluster.info.as_ref().map(|info| Item::Cluster(ClusterItem { pool: info.pool })),
+        Key::Peer(id) => cluster.nodes.get(&id).map(|node| Item::Peer(peer(node))),
+        Key::Network(id) => cluster.networks.get(&id).map(|network| {
+            Item::Network(NetworkItem {
+                network: id,
+                stack: network.stack_name.clone(),
+                name: network.name.clone(),
+                subnet: network.subnet,
+            })
+        }),
+        Key::Route(id) => {
+            let service = cluster.services.get(&id).filter(|service| !service.removing)?;
+            Some(Item::Route(route(world, service)))
+        }
+        Key::Task(id) => {
+            let task = cluster.tasks.get(&id).filter(|task| task.node == Some(node))?;
+            let service = cluster.services.get(&task.service)?;
+            Some(Item::Task(Box::new(task_item(task, service, service.version(task.version)?))))
+        }
+    }
+}
+
+/// The keys that every node's view has.
+pub fn shared_keys(cluster: &Cluster) -> impl Iterator<Item = Key> {
+    std::iter::once(Key::Cluster)
+        .chain(cluster.nodes.keys().copied().map(Key::Peer))
+        .chain(cluster.networks.keys().copied().map(Key::Network))
+        .chain(cluster.services.keys().copied().map(Key::Route))
+}
+
+/// All keys of the view of `node`.
+pub fn keys(world: &World, node: NodeId) -> Vec<Key> {
+    let own = world.tasks_on(node).map(|task| Key::Task(task.id));
+    shared_keys(world.cluster()).chain(own).collect()
+}
+
+/// The whole view of `node`, as an update that replaces whatever it holds. Cost: one pass over everything.
+pub fn full(world: &World, node: NodeId) -> ViewUpdate {
+    ViewUpdate {
+        base: None,
+        generation: world.cluster().revision,
+        put: keys(world, node).into_iter().filter_map(|key| item(world, node, key)).collect(),
+        remove: Vec::new(),
+    }
+}
+
+/// Items that a change of state may have touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// In every node's view.
+    pub shared: BTreeSet<Key>,
+    /// In one node's view only.
+    pub own: BTreeMap<NodeId, BTreeSet<Key>>,
+}
+
+/// What the way from `before` to `after`, which differ in no more than `keys`, may have touched. Some of it may have
+/// come out as it was.
+pub fn touched(before: &World, after: &World, keys: &[ObjectKey]) -> Touched {
+    let mut touched = Touched::default();
+    for key in keys {
+        match *key {
+            ObjectKey::Cluster => _ = touched.shared.insert(Key::Cluster),
+            ObjectKey::Node(id) => {
+                touched.shared.insert(Key::Peer(id));
+                let alive = |world: &World| world.cluster().nodes.get(&id).is_some_and(|node| is_alive(node));
+                if alive(before) != alive(after) {
+                    touched
+                        .shared
+                        .extend(services_on(before, id).chain(services_on(after, id)).map(Key::Route));
+                }
+            }
+            ObjectKey::Network(id) => _ = touched.shared.insert(Key::Network(id)),
+            ObjectKey::Service(id) => _ = touched.shared.insert(Key::Route(id)),
+            ObjectKey::Task(id) => {
+                for world in [before, after] {
+                    let Some(task) = world.cluster().tasks.get(&id) else { continue };
+                    touched.shared.insert(Key::Route(task.service));
+                    if let Some(node) = task.node {
+                        touched.own.entry(node).or_default().insert(Key::Task(id));
+                    }
+                }
+            }
+            ObjectKey::Stack(_) | ObjectKey::Volume(_) => {}
+        }
+    }
+    touched
+}
+
+fn services_on(world: &World, node: NodeId) -> impl Iterator<Item = ServiceId> {
+    world.tasks_on(node).map(|task| task.service)
+}
+
+/// New connections may be led to the node: it is not down.
+fn is_alive(node: &Node) -> bool {
+    node.state != NodeState::Down
+}
+
+fn peer(node: &Node) -> PeerItem {
+    let mut blocks: Vec<_> = node.blocks.values().flatten().copied().collect();
+    blocks.sort_unstable();
+    PeerItem {
+        node: node.id,
+        hostname: node.info.hostname.clone(),
+        control: node.info.control,
+        underlay: node.info.underlay,
+        fabric_port: node.info.fabric_port,
+        fabric: node.fabric,
+        manager: node.membership.is_some(),
+        alive: is_alive(node),
+        blocks,
+    }
+}
+
+fn route(world: &World, service: &Arc<Service>) -> RouteItem {
+    let spec = &service.current().spec;
+    let aliases = |index: usize| spec.networks.get(index).map(|on| on.aliases.clone()).unwrap_or_default();
+    let networks = service.networks.iter().enumerate().filter_map(|(index, id)| {
+        let vip = *service.vips.get(id)?;
+        Some((*id, ServiceAddress { vip, aliases: aliases(index) }))
+    });
+    let mut endpoints: Vec<_> = world.tasks_of(service.id).filter_map(|task| endpoint(world, task)).collect();
+    endpoints.sort_unstable_by_key(|endpoint| (endpoint.slot, endpoint.task));
+    RouteItem {
+        service: service.id,
+        stack: service.stack_name.clone(),
+        name: service.name.clone(),
+        networks: networks.collect(),
+        ports: spec.ports.clone(),
+        endpoints,
+    }
+}
+
+fn endpoint(world: &World, task: &Task) -> Option<Endpoint> {
+    let node = task.node.filter(|_| task.status.state == TaskState::Running && !task.networks.is_empty())?;
+    Some(Endpoint {
+        task: task.id,
+        slot: task.slot.number(),
+        node,
+        addresses: task.networks.clone(),
+        ready: task.is_ready() && world.live_node(task).is_some(),
+    })
+}
+
+fn task_item(task: &Task, service: &Service, version: &Version) -> TaskItem {
+    let runs = match task.desired {
+        Desired::Run | Desired::Drain => !task.status.state.is_over(),
+        Desired::Stop | Desired::Remove => false,
+    };
+    let spec = &version.spec;
+    // By the version's own mounts: the service's map is that of the newest.
+    let volumes = spec.container.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Volume { name, .. } => {
+            let engine_name = service.volumes.get(name).cloned();
+            Some((name.clone(), engine_name.unwrap_or_else(|| format!("{}_{name}", service.stack_name))))
+        }
+        MountSource::Anonymous | MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+    });
+    TaskItem {
+        task: task.id,
+        service: service.id,
+        stack: service.stack_name.clone(),
+        name: service.name.clone(),
+        slot: task.slot.number(),
+        goal: if runs { Goal::Run } else { Goal::Stop },
+        container: spec.container.clone(),
+        image: version.image.clone(),
+        resources: spec.resources,
+        networks: task.networks.clone(),
+        volumes: volumes.collect(),
+    }
+}
