@@ -81,6 +81,12 @@ pub struct ClusterItem {
 /// Name of the device on every node that leads to the others. Bridges of networks are `ru-` and the network's id.
 pub const FABRIC_DEVICE: &str = "ru-fabric";
 
+/// What the packet marks of the fabric have in common, in the bits of [`RETURN_MASK`].
+pub const RETURN_MARK: u32 = 0x7238_0000;
+
+/// See [`RETURN_MARK`].
+pub const RETURN_MASK: u32 = 0xffff_0000;
+
 /// Prefix length of the subnet of a network, and of the part of the pool that the fabric has.
 pub const SUBNET_PREFIX: u8 = 19;
 
@@ -120,6 +126,12 @@ impl PeerItem {
     pub fn fabric_mac(&self) -> [u8; 6] {
         let [a, b, c, d] = self.fabric.octets();
         [0x02, 0x72, a, b, c, d]
+    }
+
+    /// Packet mark of replies that go back through it: [`RETURN_MARK`] and its number, as far as the mask leaves room;
+    /// the pool has no address for a node with a larger number.
+    pub fn return_mark(&self) -> u32 {
+        RETURN_MARK | (self.node.number() as u32 & !RETURN_MASK)
     }
 }
 

@@ -1,1 +1,3 @@
-//! (being written)
+//! Loops of every node.
+
+pub mod routes;

@@ -1,1 +1,21 @@
-//! (being written)
+//! The routing table as an nftables ruleset: published ports on every node, virtual addresses, isolation of networks.
+//!
+//! Owns: the table `ip raftup`, two rules in Docker's chain for users, the sockets that keep published ports for us, and
+//! the kernel's memory of flows to endpoints that are gone. Leaves alone: all other rules; device and routes are the
+//! `fabric`'s.
+//! Holds: only ready endpoints on live nodes get new connections; connections that stand are left alone; a change is
+//! one transaction of the kernel, so that no packet meets half of it.
+//!
+//! [`Table`] (pure) is what the view means for packets, [`Ruleset`] (pure) is the same as text, [`Mesh`] applies it.
+
+mod apply;
+mod conntrack;
+mod docker;
+mod render;
+mod reserve;
+mod ruleset;
+mod table;
+
+pub use apply::{Mesh, MeshError};
+pub use ruleset::Ruleset;
+pub use table::Table;

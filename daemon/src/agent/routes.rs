@@ -1,0 +1,198 @@
+//! Brings links, rules and names of this node to what the view says.
+//!
+//! Owns: the order in which they change, and the word that a generation is in force. Leaves alone: containers and the
+//! engine's networks. Woken by a new view, by a word that others may have changed things, and by a failure of its own.
+//! Holds: what is in force stays when this loop ends; a generation is reported only after all of it is in force.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use ipnet::Ipv4Net;
+use raftup_proto::{
+    id::NodeId,
+    view::{ClusterItem, PeerItem, Revision, View},
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    dns::{Dns, Names},
+    fabric::{Fabric, bridges::Bridges},
+    mesh::{Mesh, Table},
+};
+
+/// First wait after a failure; each further one doubles it.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Longest wait after failures.
+const RETRY_MOST: Duration = Duration::from_secs(15);
+
+/// What the loop needs.
+#[derive(Debug)]
+pub struct RoutesConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Its view.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Told each generation that is in force.
+    pub applied: watch::Sender<Revision>,
+}
+
+/// Handle of the loop. Dropping it ends the loop and the answering of names; all else stays in force.
+#[derive(Debug)]
+pub struct Routes {
+    again: Arc<Notify>,
+    problems: watch::Receiver<Vec<String>>,
+    mtu: watch::Receiver<Option<u32>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Routes {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Routes {
+    /// Starts the loop; the view that is there is applied first. Errors: the kernel cannot be reached over netlink.
+    pub fn start(config: RoutesConfig) -> anyhow::Result<Self> {
+        let again = Arc::new(Notify::new());
+        let (problems, problems_now) = watch::channel(Vec::new());
+        let (mtu, mtu_now) = watch::channel(None);
+        let bridges = Bridges::start().context("following the host's links")?;
+        let applier = Applier {
+            node: config.node,
+            fabric: Fabric::open().context("setting up links between nodes")?,
+            mesh: Mesh::default(),
+            dns: Dns::default(),
+            problems,
+            mtu,
+        };
+        let task = tokio::spawn(applier.run(config.view, config.applied, Arc::clone(&again), bridges));
+        Ok(Self { again, problems: problems_now, mtu: mtu_now, task })
+    }
+
+    /// Others may have changed what is in force: the engine was restarted, a firewall was reloaded. Looks at all of it.
+    pub fn reapply(&self) {
+        self.again.notify_one();
+    }
+
+    /// What an operator of this node should know, one line a matter: a port that is taken, a tool that is missing.
+    pub fn problems(&self) -> watch::Receiver<Vec<String>> {
+        self.problems.clone()
+    }
+
+    /// Largest packet of a container on a network of ours, once the link to other nodes is up. Networks need it when
+    /// they are made.
+    pub fn mtu(&self) -> watch::Receiver<Option<u32>> {
+        self.mtu.clone()
+    }
+
+    /// Ends the loop and takes everything away: the node leaves the cluster. Errors: what could not be removed.
+    pub async fn remove_all(self) -> anyhow::Result<()> {
+        self.task.abort();
+        remove_all().await
+    }
+}
+
+/// Takes everything away that a loop of this or an earlier process has put into the kernel.
+pub async fn remove_all() -> anyhow::Result<()> {
+    let rules = Mesh::default().remove_all().await.context("removing rules");
+    let links = async { Fabric::open()?.remove_all().await }.await.context("removing links");
+    rules.and(links)
+}
+
+struct Applier {
+    node: NodeId,
+    fabric: Fabric,
+    mesh: Mesh,
+    dns: Dns,
+    problems: watch::Sender<Vec<String>>,
+    mtu: watch::Sender<Option<u32>>,
+}
+
+impl Applier {
+    async fn run(
+        mut self,
+        mut view: watch::Receiver<Arc<View>>,
+        applied: watch::Sender<Revision>,
+        again: Arc<Notify>,
+        _bridges: Bridges,
+    ) {
+        let mut failures = 0;
+        loop {
+            let now = Arc::clone(&view.borrow_and_update());
+            let wait = match self.apply(&now).await {
+                Ok(done) => {
+                    failures = 0;
+                    if done {
+                        applied.send_replace(now.generation);
+                    }
+                    None
+                }
+                Err(error) => {
+                    failures += 1;
+                    warn!(generation = %now.generation, failures, error = format!("{error:#}"), "routing state is not in force");
+                    self.tell(vec![format!("routing state is not in force: {error:#}")]);
+                    self.forget();
+                    Some(RETRY.saturating_mul(1 << failures.min(10)).min(RETRY_MOST))
+                }
+            };
+            // Each branch only waits, so nothing is lost with the one that is dropped.
+            tokio::select! {
+                changed = view.changed() => if changed.is_err() { return },
+                () = again.notified() => self.forget(),
+                () = async { sleep(wait.unwrap_or_default()).await }, if wait.is_some() => {}
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        self.fabric.forget();
+        self.mesh.forget();
+    }
+
+    /// Answers whether there is anything to apply yet.
+    async fn apply(&mut self, view: &View) -> anyhow::Result<bool> {
+        let me = view.peers().find(|peer| peer.node == self.node);
+        let (Some(me), Some(cluster)) = (me, view.cluster()) else {
+            debug!(generation = %view.generation, "the view does not name this node yet");
+            return Ok(false);
+        };
+        let begun = Instant::now();
+        // Ways first, then who is sent along them, then the names that lead there.
+        let wiring = self.fabric.wiring(view, me).await?;
+        self.fabric.apply(&wiring).await?;
+        self.mtu.send_replace(Some(wiring.mtu()));
+        let mut problems = self.mesh.apply(&Table::of(view, cluster, me)).await?;
+        problems.extend(self.apply_names(view, cluster, me));
+        self.tell(problems);
+        let took_ms = begun.elapsed().as_millis() as u64;
+        info!(generation = %view.generation, took_ms, "routing state is in force");
+        Ok(true)
+    }
+
+    fn apply_names(&mut self, view: &View, cluster: &ClusterItem, me: &PeerItem) -> Vec<String> {
+        self.dns.set_names(Names::of(view), cluster.pool);
+        // This node is a home of the networks that it has addresses of.
+        let here = |subnet: &Ipv4Net| me.blocks.iter().any(|block| subnet.contains(block));
+        let gateways: BTreeSet<Ipv4Addr> = view
+            .networks()
+            .filter(|network| here(&network.subnet))
+            .map(|network| network.gateway())
+            .collect();
+        self.dns.listen_on(&gateways)
+    }
+
+    fn tell(&self, problems: Vec<String>) {
+        self.problems.send_if_modified(|now| {
+            let differs = *now != problems;
+            *now = problems;
+            differs
+        });
+    }
+}

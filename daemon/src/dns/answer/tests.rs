@@ -1,0 +1,288 @@
+use std::{collections::BTreeMap, fmt::Write};
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use raftup_proto::{
+    id::{NetworkId, NodeId, ServiceId, TaskId},
+    spec::{PortSpec, Protocol},
+    view::{Endpoint, Item, NetworkItem, Revision, RouteItem, ServiceAddress, View},
+};
+
+use super::*;
+
+fn network(number: u64, subnet: &str) -> NetworkItem {
+    NetworkItem {
+        network: NetworkId::from_random(number),
+        stack: "shop".parse().unwrap(),
+        name: format!("net{number}").parse().unwrap(),
+        subnet: subnet.parse().unwrap(),
+    }
+}
+
+/// `networks`: number, VIP, alias, addresses of the tasks in slots 1, 2, ..; only odd slots are ready.
+fn route(name: &str, networks: &[(u64, &str, &str, &[&str])]) -> RouteItem {
+    let on = |number| NetworkId::from_random(number);
+    let tasks = networks.iter().map(|(.., tasks)| tasks.len()).max().unwrap_or(0);
+    let endpoints = (0..tasks).map(|index| Endpoint {
+        task: TaskId::from_random(index as u64),
+        slot: index as u64 + 1,
+        node: NodeId::new(1),
+        addresses: networks
+            .iter()
+            .map(|(net, .., tasks)| (on(*net), tasks[index].parse().unwrap()))
+            .collect(),
+        ready: index % 2 == 0,
+    });
+    RouteItem {
+        service: ServiceId::from_random(name.len() as u64),
+        stack: "shop".parse().unwrap(),
+        name: name.parse().unwrap(),
+        networks: networks
+            .iter()
+            .map(|(net, vip, alias, _)| {
+                (on(*net), ServiceAddress { vip: vip.parse().unwrap(), aliases: vec![(*alias).to_owned()] })
+            })
+            .collect(),
+        ports: vec![PortSpec { protocol: Protocol::Tcp, published: 80, target: 8080 }],
+        endpoints: endpoints.collect(),
+    }
+}
+
+/// `web` on both networks, `db` on the second one only, `job` on the first one without tasks.
+fn names() -> Names {
+    let items = [
+        Item::Network(network(1, "10.64.32.0/19")),
+        Item::Network(network(2, "10.64.64.0/19")),
+        Item::Route(route(
+            "web",
+            &[
+                (1, "10.64.63.2", "www", &["10.64.32.2", "10.64.32.3", "10.64.32.66"]),
+                (2, "10.64.95.2", "www", &["10.64.64.2", "10.64.64.3", "10.64.64.66"]),
+            ],
+        )),
+        Item::Route(route("db", &[(2, "10.64.95.3", "data", &["10.64.64.4"])])),
+        Item::Route(route("idle", &[(1, "10.64.63.4", "www", &[])])),
+    ];
+    Names::of(&View {
+        generation: Revision(1),
+        items: items.into_iter().map(|item| (item.key(), item)).collect(),
+    })
+}
+
+fn question(name: &str, kind: RecordType) -> Vec<u8> {
+    let mut message = Message::new(0, hickory_proto::op::MessageType::Query, OpCode::Query);
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message.metadata.recursion_desired = true;
+    message.to_vec().unwrap()
+}
+
+fn ask(asker: &str, name: &str, kind: RecordType) -> String {
+    match answer(&names(), asker.parse().unwrap(), &question(name, kind), Carrier::Udp) {
+        Verdict::Answer(bytes) => {
+            let message = Message::from_vec(&bytes).unwrap();
+            let mut text = format!("{name} {kind}: {}\n", message.metadata.response_code);
+            for record in message.answers.iter().chain(&message.additionals) {
+                writeln!(text, "  {record}").unwrap();
+            }
+            text
+        }
+        Verdict::Forward => format!("{name} {kind}: forward\n"),
+        Verdict::Ignore => format!("{name} {kind}: ignore\n"),
+    }
+}
+
+fn check(asker: &str, questions: &[(&str, RecordType)], expected: Expect) {
+    let text: Vec<String> = questions.iter().map(|(name, kind)| ask(asker, name, *kind)).collect();
+    expected.assert_eq(&text.concat());
+}
+
+#[test]
+fn names_of_services_and_tasks() {
+    use RecordType::A;
+    let all = [
+        "web.",
+        "WEB.shop.",
+        "shop_web.",
+        "web.internal.",
+        "web.shop.internal.",
+        "idle.",
+        "www.",
+        "tasks.web.",
+        "tasks.idle.",
+        "3.web.",
+        "2.web.shop.",
+        "9.web.",
+        "x.web.",
+        "example.com.",
+        "internal.",
+    ];
+    check(
+        "10.64.32.2",
+        &all.map(|name| (name, A)),
+        expect![[r#"
+        web. A: No Error
+          web. 1 IN A 10.64.63.2
+        WEB.shop. A: No Error
+          WEB.shop. 1 IN A 10.64.63.2
+        shop_web. A: No Error
+          shop_web. 1 IN A 10.64.63.2
+        web.internal. A: No Error
+          web.internal. 1 IN A 10.64.63.2
+        web.shop.internal. A: No Error
+          web.shop.internal. 1 IN A 10.64.63.2
+        idle. A: No Error
+          idle. 1 IN A 10.64.63.4
+        www. A: No Error
+          www. 1 IN A 10.64.63.2
+          www. 1 IN A 10.64.63.4
+        tasks.web. A: No Error
+          tasks.web. 1 IN A 10.64.32.2
+          tasks.web. 1 IN A 10.64.32.66
+        tasks.idle. A: No Error
+        3.web. A: No Error
+          3.web. 1 IN A 10.64.32.66
+        2.web.shop. A: No Error
+          2.web.shop. 1 IN A 10.64.32.3
+        9.web. A: No Error
+        x.web. A: forward
+        example.com. A: forward
+        internal. A: forward
+    "#]],
+    );
+}
+
+#[test]
+fn other_kinds() {
+    use RecordType::{AAAA, MX, PTR, SRV};
+    let all = [
+        ("web.", AAAA),
+        ("web.", MX),
+        ("web.", SRV),
+        ("_53._udp.web.", SRV),
+        ("tasks.idle.", SRV),
+        ("2.63.64.10.in-addr.arpa.", PTR),
+        ("66.32.64.10.in-addr.arpa.", PTR),
+        ("77.32.64.10.in-addr.arpa.", PTR),
+        ("8.8.8.8.in-addr.arpa.", PTR),
+    ];
+    check(
+        "10.64.32.2",
+        &all,
+        expect![[r#"
+        web. AAAA: No Error
+        web. MX: No Error
+        web. SRV: No Error
+          web. 1 IN SRV 0 1 8080 1.web.shop.internal.
+          web. 1 IN SRV 0 1 8080 3.web.shop.internal.
+          1.web.shop.internal. 1 IN A 10.64.32.2
+          3.web.shop.internal. 1 IN A 10.64.32.66
+        _53._udp.web. SRV: No Error
+          _53._udp.web. 1 IN SRV 0 1 53 1.web.shop.internal.
+          _53._udp.web. 1 IN SRV 0 1 53 3.web.shop.internal.
+          1.web.shop.internal. 1 IN A 10.64.32.2
+          3.web.shop.internal. 1 IN A 10.64.32.66
+        tasks.idle. SRV: No Error
+        2.63.64.10.in-addr.arpa. PTR: No Error
+          2.63.64.10.in-addr.arpa. 1 IN PTR web.shop.internal.
+        66.32.64.10.in-addr.arpa. PTR: No Error
+          66.32.64.10.in-addr.arpa. 1 IN PTR 3.web.shop.internal.
+        77.32.64.10.in-addr.arpa. PTR: Non-Existent Domain
+        8.8.8.8.in-addr.arpa. PTR: forward
+    "#]],
+    );
+}
+
+#[test]
+fn a_task_sees_the_networks_that_it_is_on() {
+    use RecordType::{A, PTR};
+    let all = [("db.", A), ("web.", A), ("data.", A), ("4.64.64.10.in-addr.arpa.", PTR)];
+    // A task of `web`, on both; a task that no view names yet, on the first; a task of `db`, on the second.
+    check(
+        "10.64.32.2",
+        &all,
+        expect![[r#"
+        db. A: No Error
+          db. 1 IN A 10.64.95.3
+        web. A: No Error
+          web. 1 IN A 10.64.63.2
+        data. A: No Error
+          data. 1 IN A 10.64.95.3
+        4.64.64.10.in-addr.arpa. PTR: No Error
+          4.64.64.10.in-addr.arpa. 1 IN PTR 1.db.shop.internal.
+    "#]],
+    );
+    check(
+        "10.64.32.99",
+        &all,
+        expect![[r#"
+        db. A: forward
+        web. A: No Error
+          web. 1 IN A 10.64.63.2
+        data. A: forward
+        4.64.64.10.in-addr.arpa. PTR: Non-Existent Domain
+    "#]],
+    );
+    check(
+        "10.64.64.4",
+        &all,
+        expect![[r#"
+        db. A: No Error
+          db. 1 IN A 10.64.95.3
+        web. A: No Error
+          web. 1 IN A 10.64.95.2
+        data. A: No Error
+          data. 1 IN A 10.64.95.3
+        4.64.64.10.in-addr.arpa. PTR: No Error
+          4.64.64.10.in-addr.arpa. 1 IN PTR 1.db.shop.internal.
+    "#]],
+    );
+    check(
+        "192.0.2.1",
+        &all,
+        expect![[r#"
+        db. A: forward
+        web. A: forward
+        data. A: forward
+        4.64.64.10.in-addr.arpa. PTR: Non-Existent Domain
+    "#]],
+    );
+}
+
+#[test]
+fn a_long_answer_is_cut_over_udp_only() {
+    let addresses: Vec<String> =
+        (0..800).map(|task| Ipv4Addr::from(0x0a40_2002 + 2 * task).to_string()).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let route = route("web", &[(1, "10.64.63.2", "www", &addresses)]);
+    let items = [Item::Network(network(1, "10.64.32.0/19")), Item::Route(route)];
+    let items: BTreeMap<_, _> = items.into_iter().map(|item| (item.key(), item)).collect();
+    let names = Names::of(&View { generation: Revision(1), items });
+    let ask = |carrier| {
+        let asker = "10.64.32.2".parse().unwrap();
+        match answer(&names, asker, &question("tasks.web.", RecordType::A), carrier) {
+            Verdict::Answer(bytes) => (bytes.len(), Message::from_vec(&bytes).unwrap()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (length, message) = ask(Carrier::Udp);
+    assert!(length <= 512 && message.metadata.truncation && message.answers.len() > 20, "{length}");
+    let (_, message) = ask(Carrier::Tcp);
+    assert!(!message.metadata.truncation && message.answers.len() == 400);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        let _ = answer(&names(), Ipv4Addr::new(10, 64, 32, 2), &bytes, Carrier::Udp);
+    }
+
+    #[test]
+    fn no_damaged_question_is_too_strange(at in 0_usize..30, byte in any::<u8>(), cut in 0_usize..30) {
+        let mut bytes = question("3.web.shop.internal.", RecordType::SRV);
+        if let Some(place) = bytes.get_mut(at) {
+            *place = byte;
+        }
+        bytes.truncate(bytes.len() - cut.min(bytes.len()));
+        let _ = answer(&names(), Ipv4Addr::new(10, 64, 32, 2), &bytes, Carrier::Udp);
+    }
+}

@@ -1,0 +1,220 @@
+//! Passes questions on to the host's resolvers.
+//!
+//! Bytes go through as they are, but for the id, which is drawn anew; over the carrier that the container chose.
+//! `/etc/resolv.conf` is looked at again when a question comes and a second has passed since.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use ipnet::Ipv4Net;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+
+use super::answer::Carrier;
+
+/// Resolvers that are asked at most, as the C library has it.
+const MOST_RESOLVERS: usize = 3;
+
+/// Time for one resolver; all of them must be through before the engine's resolver gives up, after 4 s.
+const PATIENCE: Duration = Duration::from_millis(1250);
+
+/// How long a look at the file counts.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Bytes before the questions of a message.
+const HEADER: usize = 12;
+
+/// Response codes after which another resolver may know better: SERVFAIL, NOTIMP, REFUSED.
+const UNWILLING: [u8; 3] = [2, 4, 5];
+
+/// Asks others.
+#[derive(Debug)]
+pub(super) struct Forwarder {
+    file: PathBuf,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    looked: Option<Instant>,
+    changed: Option<SystemTime>,
+    resolvers: Arc<[SocketAddr]>,
+}
+
+impl Forwarder {
+    /// With the resolvers that `file` names, in the form of `resolv.conf`.
+    pub(super) fn new(file: impl Into<PathBuf>) -> Self {
+        Self { file: file.into(), known: Mutex::default() }
+    }
+
+    /// The first willing resolver's answer. Resolvers within `pool` are left out: they are ourselves.
+    ///
+    /// Errors: no resolver answered.
+    pub(super) async fn ask(
+        &self,
+        question: &[u8],
+        carrier: Carrier,
+        pool: Option<Ipv4Net>,
+    ) -> io::Result<Vec<u8>> {
+        let mut last = Err(io::Error::other("the host has no resolver"));
+        for resolver in self.resolvers(pool).iter() {
+            let asked = match carrier {
+                Carrier::Udp => timeout(PATIENCE, over_udp(*resolver, question)).await,
+                Carrier::Tcp => timeout(PATIENCE, over_tcp(*resolver, question)).await,
+            };
+            match asked {
+                Ok(Ok(answer)) => {
+                    let willing = answer.get(3).is_some_and(|code| !UNWILLING.contains(&(code & 0x0f)));
+                    last = Ok(answer);
+                    if willing {
+                        break;
+                    }
+                }
+                Ok(Err(error)) if last.is_err() => last = Err(error),
+                Err(late) if last.is_err() => last = Err(late.into()),
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        last
+    }
+
+    fn resolvers(&self, pool: Option<Ipv4Net>) -> Arc<[SocketAddr]> {
+        // Nothing that holds the lock can leave it half done.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.looked.is_none_or(|looked| looked.elapsed() >= FRESH) {
+            known.looked = Some(Instant::now());
+            let changed = fs::metadata(&self.file).and_then(|metadata| metadata.modified()).ok();
+            if changed.is_none() || changed != known.changed {
+                known.changed = changed;
+                let text = fs::read_to_string(&self.file).unwrap_or_default();
+                known.resolvers = parse(&text, pool).into();
+            }
+        }
+        Arc::clone(&known.resolvers)
+    }
+}
+
+fn parse(text: &str, pool: Option<Ipv4Net>) -> Vec<SocketAddr> {
+    let named = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next())?
+    });
+    let addresses = named.filter_map(|word| word.parse::<IpAddr>().ok());
+    let others = addresses.filter(|address| match address {
+        IpAddr::V4(address) => pool.is_none_or(|pool| !pool.contains(address)),
+        IpAddr::V6(_) => true,
+    });
+    others.take(MOST_RESOLVERS).map(|address| SocketAddr::new(address, 53)).collect()
+}
+
+async fn over_udp(resolver: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
+    let from: SocketAddr = match resolver {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(from).await?;
+    socket.connect(resolver).await?;
+    let sent = with_id(question, rand::random())?;
+    socket.send(&sent).await?;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        // Anybody can send us something; only an answer to this very question counts.
+        if answers(&buffer[..length], &sent) {
+            buffer.truncate(length);
+            return with_id(&buffer, id_of(question)?);
+        }
+    }
+}
+
+async fn over_tcp(resolver: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(resolver).await?;
+    let sent = with_id(question, rand::random())?;
+    stream.write_all(&framed(&sent)).await?;
+    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut answer).await?;
+    if !answers(&answer, &sent) {
+        return Err(io::Error::other("the resolver answered another question"));
+    }
+    with_id(&answer, id_of(question)?)
+}
+
+/// A message as it goes over TCP: its length first. Messages are never longer than the length can say.
+pub(super) fn framed(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
+    [&length.to_be_bytes(), &message[..usize::from(length)]].concat()
+}
+
+fn id_of(message: &[u8]) -> io::Result<u16> {
+    match message {
+        [first, second, ..] => Ok(u16::from_be_bytes([*first, *second])),
+        _ => Err(io::Error::other("a message without an id")),
+    }
+}
+
+fn with_id(message: &[u8], id: u16) -> io::Result<Vec<u8>> {
+    id_of(message)?;
+    Ok([&id.to_be_bytes(), &message[2..]].concat())
+}
+
+/// Same id, an answer, and the same question; letters may differ in case.
+fn answers(answer: &[u8], question: &[u8]) -> bool {
+    let end = question_end(question);
+    let same = |part: std::ops::Range<usize>| match (answer.get(part.clone()), question.get(part)) {
+        (Some(answer), Some(question)) => answer.eq_ignore_ascii_case(question),
+        _ => false,
+    };
+    let is_answer = answer.get(2).is_some_and(|flags| flags & 0x80 != 0);
+    // A resolver that cannot read the question may leave it out.
+    let bare = answer.get(4..6) == Some(&[0, 0]);
+    answer.get(..2) == question.get(..2) && is_answer && (bare || same(HEADER..end))
+}
+
+/// Where the first question ends: after its labels, type and class.
+fn question_end(message: &[u8]) -> usize {
+    let mut at = HEADER;
+    while let Some(&length) = message.get(at) {
+        at += 1 + usize::from(length);
+        if length == 0 {
+            break;
+        }
+    }
+    (at + 4).min(message.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_are_read_and_we_are_not_among_them() {
+        let pool = Some("10.64.0.0/11".parse().unwrap());
+        let text = "# nameserver 1.1.1.1\nsearch example.com\nnameserver 10.64.32.1\nnameserver 192.0.2.53 # x\n\
+                    nameserver\nnameserver ::1\nnameserver fe80::1%eth0\n";
+        assert_eq!(parse(text, pool), ["192.0.2.53:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
+    }
+
+    #[test]
+    fn only_the_answer_to_the_question_counts() {
+        let question = b"\x12\x34\x01\x00\x00\x01\0\0\0\0\0\0\x03web\x00\x00\x01\x00\x01";
+        let mut answer = question.to_vec();
+        assert!(!answers(&answer, question));
+        answer[2] |= 0x80;
+        assert!(answers(&answer, question));
+        answer[13] = b'W';
+        assert!(answers(&answer, question));
+        answer[13] = b'x';
+        assert!(!answers(&answer, question));
+        for length in 0..question.len() {
+            assert!(!answers(&answer[..length], question));
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! Brings the kernel to a [`Wiring`]: reads what is there, removes and adds what differs.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use futures_util::TryStreamExt;
+use ipnet::Ipv4Net;
+use raftup_proto::view::{FABRIC_DEVICE, PeerItem, RETURN_MARK, RETURN_MASK, View};
+use rtnetlink::{
+    Handle, IpVersion, LinkUnspec, LinkVxlan, RouteMessageBuilder, new_connection,
+    packet_route::{
+        AddressFamily,
+        address::{AddressAttribute, AddressMessage},
+        link::{InfoData, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage},
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+        rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
+    },
+};
+use tokio::task::JoinHandle;
+use tracing::{debug, info};
+
+use super::{
+    Underlay, Wiring,
+    bridges::{set_forwarding_sysctls, set_sysctl},
+    wiring::{Device, Entry, VNI},
+};
+
+/// Places of our routing rules among the host's: after `local`, before `main`.
+const GATE_PLACE: u32 = 7238;
+const RETURN_PLACE: u32 = GATE_PLACE + 1;
+const GATE_END_PLACE: u32 = RETURN_PLACE + 1;
+
+/// Routing tables, other than the local one, that routes of ours are in: the main one, or one named by a mark.
+const LOCAL_TABLE: u32 = 255;
+const MAIN_TABLE: u32 = 254;
+
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const ENODEV: i32 = 19;
+const EADDRNOTAVAIL: i32 = 99;
+
+/// The kernel refused something, or could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum FabricError {
+    /// No netlink socket.
+    #[error("the kernel's network settings cannot be reached")]
+    Socket(#[source] io::Error),
+    /// One step failed.
+    #[error("{step}")]
+    Step {
+        /// What was tried.
+        step: String,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+    /// The device went away while it was set up.
+    #[error("device `{FABRIC_DEVICE}` is gone")]
+    Gone,
+}
+
+fn step<'a>(step: impl Into<String> + 'a) -> impl FnOnce(rtnetlink::Error) -> FabricError + 'a {
+    |source| FabricError::Step { step: step.into(), source }
+}
+
+/// The kernel's side of the fabric.
+#[derive(Debug)]
+pub struct Fabric {
+    handle: Handle,
+    connection: JoinHandle<()>,
+    /// What is in the kernel; none if it must be read.
+    known: Option<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    index: u32,
+    device: Device,
+    entries: BTreeSet<Entry>,
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Fabric {
+    /// Errors: no netlink socket.
+    pub fn open() -> Result<Self, FabricError> {
+        let (connection, handle, _) = new_connection().map_err(FabricError::Socket)?;
+        Ok(Self { handle, connection: tokio::spawn(connection), known: None })
+    }
+
+    /// The kernel may have been changed by others: read it again before the next change.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// What `me` needs to reach the others. Cost: one listing of the host's addresses.
+    pub async fn wiring(&self, view: &View, me: &PeerItem) -> Result<Wiring, FabricError> {
+        let mtu = self.link_mtu(me.underlay).await?;
+        Ok(Wiring::of(view, me, &Underlay::plain(view, me, mtu)))
+    }
+
+    /// Makes it so. After an error, the next call reads the kernel anew; what was done before it stays.
+    pub async fn apply(&mut self, wiring: &Wiring) -> Result<(), FabricError> {
+        let mut known = match self.known.take() {
+            Some(known) if known.device == wiring.device => known,
+            Some(_) | None => self.adopt(&wiring.device).await?,
+        };
+        // Take away before adding: a block that moves has one way at a time.
+        for entry in known.entries.difference(&wiring.entries) {
+            self.remove(known.index, *entry).await?;
+        }
+        for entry in wiring.entries.difference(&known.entries) {
+            self.add(known.index, *entry).await?;
+        }
+        known.entries.clone_from(&wiring.entries);
+        self.known = Some(known);
+        Ok(())
+    }
+
+    /// Removes the device with all that is on it, and the routing rules.
+    pub async fn remove_all(&mut self) -> Result<(), FabricError> {
+        self.known = None;
+        for entry in self.read_rules().await? {
+            self.remove(0, entry).await?;
+        }
+        match self.link().await? {
+            Some(link) => self.delete_device(link.header.index).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The device as wanted, made or corrected, and what is on it.
+    async fn adopt(&self, device: &Device) -> Result<Known, FabricError> {
+        set_sysctl("ip_forward", "1");
+        if let Some(link) = self.link().await? {
+            if same_tunnel(&link, device) {
+                debug!("device of an earlier run is taken over");
+            } else {
+                info!(device = FABRIC_DEVICE, "device differs from what is wanted and is made anew");
+                self.delete_device(link.header.index).await?;
+                self.create_device(device).await?;
+            }
+        } else {
+            self.create_device(device).await?;
+        }
+        let index = self.link().await?.ok_or(FabricError::Gone)?.header.index;
+        let message =
+            LinkUnspec::new_with_index(index).mtu(device.mtu).address(device.mac.to_vec()).up().build();
+        self.handle.link().change(message).execute().await.map_err(step("setting the fabric's device up"))?;
+        set_forwarding_sysctls(FABRIC_DEVICE);
+        let entries = self.read(index).await?;
+        Ok(Known { index, device: device.clone(), entries })
+    }
+
+    async fn create_device(&self, device: &Device) -> Result<(), FabricError> {
+        let mut builder = LinkVxlan::new(FABRIC_DEVICE, VNI)
+            .port(device.port)
+            .learning(false)
+            .address(device.mac.to_vec())
+            .mtu(device.mtu);
+        builder = match device.local {
+            Some(IpAddr::V4(local)) => builder.local(local),
+            Some(IpAddr::V6(local)) => builder.local6(local).udp_zero_csum6_rx(true),
+            None => builder,
+        };
+        let made = self.handle.link().add(builder.build()).execute().await;
+        made.map_err(step("making the fabric's device (VXLAN)"))
+    }
+
+    async fn delete_device(&self, index: u32) -> Result<(), FabricError> {
+        gone_is_fine(self.handle.link().del(index).execute().await)
+            .map_err(step("removing the fabric's device"))
+    }
+
+    async fn link(&self) -> Result<Option<LinkMessage>, FabricError> {
+        let mut links = self.handle.link().get().match_name(FABRIC_DEVICE).execute();
+        match links.try_next().await {
+            Ok(link) => Ok(link),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(step("looking for the fabric's device")(error)),
+        }
+    }
+
+    /// Largest packet of the device that has `address`, if one has.
+    async fn link_mtu(&self, address: IpAddr) -> Result<Option<u32>, FabricError> {
+        let listing = self.handle.address().get().set_address_filter(address).execute();
+        let found: Vec<AddressMessage> = listing.try_collect().await.map_err(step("listing addresses"))?;
+        let Some(index) = found.first().map(|message| message.header.index) else { return Ok(None) };
+        let mut links = self.handle.link().get().match_index(index).execute();
+        let link = links.try_next().await.map_err(step("looking at the link between hosts"))?;
+        Ok(link.and_then(|link| {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(mtu) => Some(*mtu),
+                _ => None,
+            })
+        }))
+    }
+
+    async fn add(&self, index: u32, entry: Entry) -> Result<(), FabricError> {
+        let handle = &self.handle;
+        let done = match entry {
+            Entry::Address(address) => {
+                handle.address().add(index, IpAddr::V4(address), 32).replace().execute().await
+            }
+            Entry::Neighbour { address, mac } => {
+                let neighbour = handle.neighbours().add(index, IpAddr::V4(address));
+                neighbour.link_layer_address(&mac).replace().execute().await
+            }
+            Entry::Tunnel { mac, to, port } => {
+                let mut tunnel = handle.neighbours().add_bridge(index, &mac).destination(to);
+                let more = port.map(NeighbourAttribute::Port);
+                tunnel.message_mut().attributes.extend(more);
+                tunnel.flags(NeighbourFlags::Own).state(PERMANENT).replace().execute().await
+            }
+            Entry::Route { .. } | Entry::ReturnTable { .. } => match route_message(index, entry) {
+                Some(message) => handle.route().add(message).replace().execute().await,
+                None => Ok(()),
+            },
+            Entry::ReturnRule { .. } | Entry::Gate | Entry::GateEnd => match rule_message(entry) {
+                Some(message) => {
+                    let mut rule = handle.rule().add();
+                    *rule.message_mut() = message;
+                    rule.execute().await
+                }
+                None => Ok(()),
+            },
+        };
+        done.map_err(step(format!("adding {entry:?}")))
+    }
+
+    async fn remove(&self, index: u32, entry: Entry) -> Result<(), FabricError> {
+        let handle = &self.handle;
+        let done = match entry {
+            Entry::Address(address) => {
+                let mut message = AddressMessage::default();
+                message.header.family = AddressFamily::Inet;
+                message.header.index = index;
+                message.header.prefix_len = 32;
+                message.attributes.push(AddressAttribute::Local(IpAddr::V4(address)));
+                handle.address().del(message).execute().await
+            }
+            Entry::Neighbour { address, .. } => {
+                let mut message = NeighbourMessage::default();
+                message.header.family = AddressFamily::Inet;
+                message.header.ifindex = index;
+                message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+                handle.neighbours().del(message).execute().await
+            }
+            Entry::Tunnel { mac, to, port } => {
+                let mut message = NeighbourMessage::default();
+                message.header.family = AddressFamily::Bridge;
+                message.header.ifindex = index;
+                message.header.flags = NeighbourFlags::Own;
+                message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+                message.attributes.push(NeighbourAttribute::Destination(match to {
+                    IpAddr::V4(to) => NeighbourAddress::Inet(to),
+                    IpAddr::V6(to) => NeighbourAddress::Inet6(to),
+                }));
+                message.attributes.extend(port.map(NeighbourAttribute::Port));
+                handle.neighbours().del(message).execute().await
+            }
+            Entry::Route { .. } | Entry::ReturnTable { .. } => match route_message(index, entry) {
+                Some(message) => handle.route().del(message).execute().await,
+                None => Ok(()),
+            },
+            Entry::ReturnRule { .. } | Entry::Gate | Entry::GateEnd => match rule_message(entry) {
+                Some(message) => handle.rule().del(message).execute().await,
+                None => Ok(()),
+            },
+        };
+        gone_is_fine(done).map_err(step(format!("removing {entry:?}")))
+    }
+
+    /// All entries in the kernel that are ours.
+    async fn read(&self, index: u32) -> Result<BTreeSet<Entry>, FabricError> {
+        let mut entries = self.read_rules().await?;
+        let addresses = self.handle.address().get().set_link_index_filter(index).execute();
+        let addresses: Vec<_> = addresses.try_collect().await.map_err(step("listing addresses"))?;
+        entries.extend(addresses.iter().filter_map(address_entry));
+        for family in [AddressFamily::Inet, AddressFamily::Bridge] {
+            let listing = self.handle.neighbours().get().set_address_family(family).execute();
+            let listed: Vec<_> = listing.try_collect().await.map_err(step("listing neighbours"))?;
+            let ours = listed.iter().filter(|message| message.header.ifindex == index);
+            entries.extend(ours.filter_map(neighbour_entry));
+        }
+        let routes = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let routes: Vec<_> = routes.try_collect().await.map_err(step("listing routes"))?;
+        entries.extend(routes.iter().filter_map(|message| route_entry(index, message)));
+        Ok(entries)
+    }
+
+    async fn read_rules(&self) -> Result<BTreeSet<Entry>, FabricError> {
+        let rules = self.handle.rule().get(IpVersion::V4).execute();
+        let rules: Vec<_> = rules.try_collect().await.map_err(step("listing routing rules"))?;
+        Ok(rules.iter().filter_map(rule_entry).collect())
+    }
+}
+
+/// Not to be confused with an entry that the kernel found by itself and forgets again.
+const PERMANENT: NeighbourState = NeighbourState::Permanent;
+
+/// The parts of a VXLAN device that cannot be changed later are as wanted.
+fn same_tunnel(link: &LinkMessage, device: &Device) -> bool {
+    let infos = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|info| match info {
+            LinkInfo::Data(InfoData::Vxlan(infos)) => Some(infos),
+            _ => None,
+        }),
+        _ => None,
+    });
+    let Some(infos) = infos else { return false };
+    let local = infos.iter().find_map(|info| match info {
+        InfoVxlan::Local(local) => Some(IpAddr::V4(*local)),
+        InfoVxlan::Local6(local) => Some(IpAddr::V6(*local)),
+        _ => None,
+    });
+    local == device.local
+        && infos.contains(&InfoVxlan::Id(VNI))
+        && infos.contains(&InfoVxlan::Port(device.port))
+        && infos.contains(&InfoVxlan::Learning(false))
+}
+
+fn address_entry(message: &AddressMessage) -> Option<Entry> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) if message.header.prefix_len == 32 => {
+            Some(Entry::Address(*address))
+        }
+        _ => None,
+    })
+}
+
+fn neighbour_entry(message: &NeighbourMessage) -> Option<Entry> {
+    let mut mac = None;
+    let mut to = None;
+    let mut port = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => to = Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => to = Some(IpAddr::V6(*v6)),
+            // The frame of a forwarding entry does not say which family its address has.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => to = address_of(bytes),
+            NeighbourAttribute::Port(number) => port = Some(*number),
+            _ => {}
+        }
+    }
+    let permanent = message.header.state == PERMANENT;
+    match (message.header.family, mac, to) {
+        (AddressFamily::Inet, Some(mac), Some(IpAddr::V4(address))) if permanent => {
+            Some(Entry::Neighbour { address, mac })
+        }
+        (AddressFamily::Bridge, Some(mac), Some(to)) => Some(Entry::Tunnel { mac, to, port }),
+        _ => None,
+    }
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+fn route_message(index: u32, entry: Entry) -> Option<RouteMessage> {
+    let builder =
+        RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index).protocol(RouteProtocol::Static);
+    match entry {
+        Entry::Route { to, via, from } => {
+            let builder = builder.destination_prefix(to.network(), to.prefix_len()).pref_source(from);
+            Some(match via {
+                Some(via) => builder.gateway(via).onlink().build(),
+                None => builder.scope(RouteScope::Link).build(),
+            })
+        }
+        Entry::ReturnTable { mark, via } => Some(builder.gateway(via).onlink().table_id(mark).build()),
+        _ => None,
+    }
+}
+
+fn route_entry(index: u32, message: &RouteMessage) -> Option<Entry> {
+    let v4 = |address: &RouteAddress| match address {
+        RouteAddress::Inet(address) => Some(*address),
+        _ => None,
+    };
+    let (mut to, mut via, mut from, mut device) = (Ipv4Addr::UNSPECIFIED, None, None, None);
+    let mut table = u32::from(message.header.table);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => to = v4(address)?,
+            RouteAttribute::Gateway(address) => via = v4(address),
+            RouteAttribute::PrefSource(address) => from = v4(address),
+            RouteAttribute::Oif(number) => device = Some(*number),
+            RouteAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    if device != Some(index) || table == LOCAL_TABLE || message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    if table & RETURN_MASK == RETURN_MARK {
+        return Some(Entry::ReturnTable { mark: table, via: via? });
+    }
+    let to = Ipv4Net::new(to, message.header.destination_prefix_length).ok()?;
+    (table == MAIN_TABLE).then(|| from.map(|from| Entry::Route { to, via, from }))?
+}
+
+fn rule_message(entry: Entry) -> Option<RuleMessage> {
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::Inet;
+    let attributes = match entry {
+        Entry::Gate => {
+            message.header.action = RuleAction::Goto;
+            message.header.flags = RuleFlags::Invert;
+            vec![
+                RuleAttribute::Priority(GATE_PLACE),
+                RuleAttribute::FwMark(RETURN_MARK),
+                RuleAttribute::FwMask(RETURN_MASK),
+                RuleAttribute::Goto(GATE_END_PLACE),
+            ]
+        }
+        Entry::ReturnRule { mark } => {
+            message.header.action = RuleAction::ToTable;
+            vec![
+                RuleAttribute::Priority(RETURN_PLACE),
+                RuleAttribute::FwMark(mark),
+                RuleAttribute::FwMask(u32::MAX),
+                RuleAttribute::Table(mark),
+            ]
+        }
+        Entry::GateEnd => {
+            message.header.action = RuleAction::Nop;
+            vec![RuleAttribute::Priority(GATE_END_PLACE)]
+        }
+        _ => return None,
+    };
+    message.attributes = attributes;
+    Some(message)
+}
+
+fn rule_entry(message: &RuleMessage) -> Option<Entry> {
+    let mut place = None;
+    let mut mark = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Priority(number) => place = Some(*number),
+            RuleAttribute::FwMark(number) => mark = Some(*number),
+            _ => {}
+        }
+    }
+    match (place?, message.header.action) {
+        (GATE_PLACE, RuleAction::Goto) => Some(Entry::Gate),
+        (RETURN_PLACE, RuleAction::ToTable) => Some(Entry::ReturnRule { mark: mark? }),
+        (GATE_END_PLACE, RuleAction::Nop) => Some(Entry::GateEnd),
+        _ => None,
+    }
+}
+
+fn is_gone(error: &rtnetlink::Error) -> bool {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => {
+            matches!(-message.raw_code(), ENOENT | ESRCH | ENODEV | EADDRNOTAVAIL)
+        }
+        _ => false,
+    }
+}
+
+fn gone_is_fine(done: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
+    done.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
+}

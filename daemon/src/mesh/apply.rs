@@ -1,0 +1,119 @@
+//! Applies the rules, with `nft`, and keeps what goes with them.
+
+use std::{collections::BTreeSet, io, net::Ipv4Addr, process::Stdio};
+
+use tokio::{io::AsyncWriteExt, process::Command};
+use tracing::{debug, warn};
+
+use super::{Ruleset, Table, conntrack, docker, reserve::Reserved, ruleset::TABLE, table::Port};
+
+/// Rules could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum MeshError {
+    /// A program that must be on the host cannot be run.
+    #[error("`{program}` cannot be run")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ran and refused.
+    #[error("`{program}` refused: {said}")]
+    Refused {
+        /// Its name.
+        program: &'static str,
+        /// What it wrote.
+        said: String,
+    },
+}
+
+/// The mesh of this node.
+#[derive(Debug, Default)]
+pub struct Mesh {
+    /// The rules in the kernel; none if they must be replaced as a whole.
+    known: Option<Ruleset>,
+    /// Endpoints and UDP ports that may have flows in the kernel's memory.
+    flows: Option<(BTreeSet<Ipv4Addr>, BTreeSet<Port>)>,
+    reserved: Reserved,
+}
+
+impl Mesh {
+    /// Others may have changed the rules: replace them as a whole at the next change.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// Makes the rules those of `table`. Answers what an operator should know, one line a matter.
+    ///
+    /// Errors: nothing of the table is in force; the next call starts over.
+    pub async fn apply(&mut self, table: &Table) -> Result<Vec<String>, MeshError> {
+        let rules = Ruleset::of(table);
+        if self.known.is_none() {
+            // Docker drops what it does not know; it also makes the chain anew when it is started first.
+            docker::accept_ours().await?;
+        }
+        self.apply_rules(&rules).await?;
+        self.known = Some(rules);
+        self.forget_flows(table).await;
+        Ok(self.reserved.hold(table.published.keys().copied().collect()))
+    }
+
+    async fn apply_rules(&mut self, rules: &Ruleset) -> Result<(), MeshError> {
+        if let Some(known) = self.known.take() {
+            let change = rules.change_from(&known);
+            if change.is_empty() {
+                return Ok(());
+            }
+            match nft(&change).await {
+                Ok(()) => return Ok(()),
+                Err(error) => warn!(%error, "rules were changed by someone else; all of ours are replaced"),
+            }
+        }
+        nft(&rules.replace()).await
+    }
+
+    /// Flows to endpoints that are gone are re-aimed with their next packet instead of lost.
+    async fn forget_flows(&mut self, table: &Table) {
+        let ports: BTreeSet<Port> = table.published.keys().copied().collect();
+        if let Some((endpoints, published)) = &self.flows {
+            let gone: Vec<Ipv4Addr> = endpoints.difference(&table.endpoints).copied().collect();
+            let moved: Vec<Port> = published.symmetric_difference(&ports).copied().collect();
+            conntrack::forget(gone, moved).await;
+        }
+        self.flows = Some((table.endpoints.clone(), ports));
+    }
+
+    /// Takes all of it away.
+    pub async fn remove_all(&mut self) -> Result<(), MeshError> {
+        self.known = None;
+        self.flows = None;
+        self.reserved.hold(BTreeSet::new());
+        nft(&format!("table ip {TABLE}\ndelete table ip {TABLE}\n")).await?;
+        docker::forget_ours().await
+    }
+}
+
+async fn nft(script: &str) -> Result<(), MeshError> {
+    debug!(bytes = script.len(), "rules change");
+    run("nft", &["-f", "-"], script).await
+}
+
+/// Runs a program to its end. Errors: it cannot be run, or ends with another status than 0.
+pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<(), MeshError> {
+    let failed = |source| MeshError::Program { program, source };
+    let mut command = Command::new(program);
+    command.args(arguments).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that ends before it has read all says why itself.
+        let _ = stdin.write_all(input.as_bytes()).await;
+    }
+    let output = child.wait_with_output().await.map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(MeshError::Refused { program, said: said.lines().take(3).collect::<Vec<_>>().join("; ") })
+}

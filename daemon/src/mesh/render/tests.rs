@@ -1,0 +1,126 @@
+use std::collections::BTreeMap;
+
+use expect_test::{Expect, expect, expect_file};
+use raftup_proto::{
+    id::{NetworkId, NodeId, ServiceId, TaskId},
+    spec::{PortSpec, Protocol},
+    view::{ClusterItem, Endpoint, Item, NetworkItem, PeerItem, Revision, RouteItem, ServiceAddress, View},
+};
+
+use super::*;
+
+fn network(number: u64, subnet: &str) -> NetworkItem {
+    NetworkItem {
+        network: NetworkId::from_random(number),
+        stack: "shop".parse().unwrap(),
+        name: "default".parse().unwrap(),
+        subnet: subnet.parse().unwrap(),
+    }
+}
+
+fn peer(number: u64) -> PeerItem {
+    PeerItem {
+        node: NodeId::new(number),
+        hostname: format!("h{number}"),
+        control: format!("192.0.2.{number}:7238").parse().unwrap(),
+        underlay: format!("192.0.2.{number}").parse().unwrap(),
+        fabric_port: 7239,
+        fabric: Ipv4Addr::new(10, 64, 0, number as u8),
+        manager: false,
+        alive: true,
+        blocks: Vec::new(),
+    }
+}
+
+/// A service on network 1 with an endpoint for each `(node, address, ready)`.
+fn web(endpoints: &[(u64, &str, bool)]) -> RouteItem {
+    let on = NetworkId::from_random(1);
+    let endpoints = endpoints.iter().enumerate().map(|(index, (node, address, ready))| Endpoint {
+        task: TaskId::from_random(index as u64),
+        slot: index as u64 + 1,
+        node: NodeId::new(*node),
+        addresses: vec![(on, address.parse().unwrap())],
+        ready: *ready,
+    });
+    let address = ServiceAddress { vip: "10.64.63.2".parse().unwrap(), aliases: Vec::new() };
+    RouteItem {
+        service: ServiceId::from_random(9),
+        stack: "shop".parse().unwrap(),
+        name: "web".parse().unwrap(),
+        networks: BTreeMap::from([(on, address)]),
+        ports: vec![PortSpec { protocol: Protocol::Tcp, published: 80, target: 8080 }],
+        endpoints: endpoints.collect(),
+    }
+}
+
+fn view(routes: &[RouteItem]) -> View {
+    let items = routes.iter().cloned().map(Item::Route);
+    let items = items.chain([Item::Network(network(1, "10.64.32.0/19"))]);
+    let items = items.chain([Item::Peer(peer(1)), Item::Peer(peer(2))]);
+    View { generation: Revision(1), items: items.map(|item| (item.key(), item)).collect() }
+}
+
+fn rules(view: &View) -> Ruleset {
+    let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap() };
+    Ruleset::of(&Table::of(view, &cluster, view.peers().next().unwrap()))
+}
+
+fn check_change(old: &[(u64, &str, bool)], new: &[(u64, &str, bool)], expected: Expect) {
+    expected.assert_eq(&rules(&view(&[web(new)])).change_from(&rules(&view(&[web(old)]))));
+}
+
+#[test]
+fn a_service_on_two_nodes() {
+    let rules = rules(&view(&[web(&[(1, "10.64.32.2", true), (2, "10.64.32.66", true)])]));
+    expect_file!["service.nft"].assert_eq(&rules.replace());
+}
+
+#[test]
+fn an_endpoint_that_drains_is_in_no_choice() {
+    check_change(
+        &[(1, "10.64.32.2", true), (2, "10.64.32.66", true)],
+        &[(1, "10.64.32.2", false), (2, "10.64.32.66", true)],
+        expect![[r#"
+            flush chain ip raftup port_tcp_80
+            add rule ip raftup port_tcp_80 meta l4proto tcp dnat to 10.64.32.66 : 8080
+            flush chain ip raftup vip_10_64_63_2
+            add rule ip raftup vip_10_64_63_2 dnat to 10.64.32.66
+        "#]],
+    );
+}
+
+#[test]
+fn a_service_without_ready_endpoints_is_in_no_map() {
+    check_change(
+        &[(2, "10.64.32.66", true)],
+        &[(2, "10.64.32.66", false)],
+        expect![[r#"
+        delete element ip raftup ports { tcp . 80 }
+        delete element ip raftup vips { 10.64.63.2 }
+        flush chain ip raftup port_tcp_80
+        delete chain ip raftup port_tcp_80
+        flush chain ip raftup vip_10_64_63_2
+        delete chain ip raftup vip_10_64_63_2
+    "#]],
+    );
+}
+
+#[test]
+fn an_endpoint_on_a_dead_node_is_in_no_choice() {
+    let mut view = view(&[web(&[(1, "10.64.32.2", true), (2, "10.64.32.66", true)])]);
+    let before = rules(&view);
+    let dead = PeerItem { alive: false, ..peer(2) };
+    view.items.insert(Item::Peer(dead.clone()).key(), Item::Peer(dead));
+    expect![[r#"
+        flush chain ip raftup port_tcp_80
+        add rule ip raftup port_tcp_80 meta l4proto tcp dnat to 10.64.32.2 : 8080
+        flush chain ip raftup vip_10_64_63_2
+        add rule ip raftup vip_10_64_63_2 dnat to 10.64.32.2
+    "#]]
+    .assert_eq(&rules(&view).change_from(&before));
+}
+
+#[test]
+fn equal_views_change_nothing() {
+    check_change(&[(1, "10.64.32.2", true)], &[(1, "10.64.32.2", true)], expect![""]);
+}

@@ -1,0 +1,148 @@
+//! What a view means for packets; pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::Ipv4Net;
+use raftup_proto::{
+    id::{NetworkId, NodeId},
+    spec::Protocol,
+    view::{ClusterItem, PeerItem, RouteItem, View},
+};
+
+/// A port that every node answers on.
+pub(super) type Port = (Protocol, u16);
+
+/// Everything that the rules say, in an order that does not change by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// All addresses of networks, VIPs and the fabric.
+    pub(super) pool: Ipv4Net,
+    /// The nodes' own addresses on the fabric.
+    pub(super) fabric: Ipv4Net,
+    /// UDP port of this node's fabric.
+    pub(super) fabric_port: u16,
+    /// The networks.
+    pub(super) networks: Vec<Net>,
+    /// The other nodes.
+    pub(super) peers: Vec<Peer>,
+    /// Addresses of all nodes on the links between them.
+    pub(super) nodes: BTreeSet<Ipv4Addr>,
+    /// Virtual addresses and where new connections to them go; never empty.
+    pub(super) virtuals: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    /// Ports that every node answers on.
+    pub(super) published: BTreeMap<Port, Published>,
+    /// Endpoints of this node, and what other nodes may send them from outside of their networks.
+    pub(super) here: BTreeMap<Ipv4Addr, BTreeSet<Port>>,
+    /// All endpoints that may hold connections: on live nodes, ready or not.
+    pub(super) endpoints: BTreeSet<Ipv4Addr>,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Net {
+    pub(super) id: NetworkId,
+    pub(super) bridge: String,
+    pub(super) subnet: Ipv4Net,
+    pub(super) gateway: Ipv4Addr,
+    pub(super) vips: Ipv4Net,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) mac: [u8; 6],
+    pub(super) mark: u32,
+}
+
+/// A published port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Published {
+    /// The port in the container.
+    pub(super) target: u16,
+    /// Where new connections go; empty if they are refused.
+    pub(super) endpoints: Vec<Ipv4Addr>,
+}
+
+impl Table {
+    /// The table of node `me`.
+    pub fn of(view: &View, cluster: &ClusterItem, me: &PeerItem) -> Self {
+        let mut table = Self {
+            pool: cluster.pool.trunc(),
+            fabric: cluster.fabric(),
+            fabric_port: me.fabric_port,
+            networks: networks(view),
+            peers: peers(view, me),
+            nodes: view.peers().filter_map(|peer| v4(peer.underlay)).collect(),
+            virtuals: BTreeMap::new(),
+            published: BTreeMap::new(),
+            here: BTreeMap::new(),
+            endpoints: BTreeSet::new(),
+        };
+        let dead: BTreeSet<NodeId> = view.peers().filter(|peer| !peer.alive).map(|peer| peer.node).collect();
+        for route in view.routes() {
+            table.add(route, me.node, &dead);
+        }
+        table
+    }
+
+    fn add(&mut self, route: &RouteItem, me: NodeId, dead: &BTreeSet<NodeId>) {
+        let mut published = Vec::new();
+        let mut virtuals: BTreeMap<NetworkId, Vec<Ipv4Addr>> = BTreeMap::new();
+        for endpoint in &route.endpoints {
+            // Its own node cannot be dead to itself; a leader that thinks so is wrong about one of the two.
+            let alive = endpoint.node == me || !dead.contains(&endpoint.node);
+            let first = endpoint.addresses.first();
+            published.extend(first.filter(|_| endpoint.ready && alive).map(|(_, address)| *address));
+            for (network, address) in &endpoint.addresses {
+                if alive {
+                    self.endpoints.insert(*address);
+                }
+                if endpoint.ready && alive {
+                    virtuals.entry(*network).or_default().push(*address);
+                }
+                if endpoint.node == me {
+                    self.here.entry(*address).or_default();
+                }
+            }
+            if let Some((_, address)) = first.filter(|_| endpoint.node == me) {
+                let targets = route.ports.iter().map(|port| (port.protocol, port.target));
+                self.here.entry(*address).or_default().extend(targets);
+            }
+        }
+        for (network, address) in &route.networks {
+            if let Some(endpoints) = virtuals.remove(network) {
+                self.virtuals.insert(address.vip, endpoints);
+            }
+        }
+        for port in &route.ports {
+            let to = Published { target: port.target, endpoints: published.clone() };
+            self.published.insert((port.protocol, port.published), to);
+        }
+    }
+}
+
+fn networks(view: &View) -> Vec<Net> {
+    let networks = view.networks().map(|network| Net {
+        id: network.network,
+        bridge: network.bridge(),
+        subnet: network.subnet,
+        gateway: network.gateway(),
+        vips: network.vips(),
+    });
+    networks.collect()
+}
+
+fn peers(view: &View, me: &PeerItem) -> Vec<Peer> {
+    let others = view.peers().filter(|peer| peer.node != me.node);
+    others.map(|peer| Peer { mac: peer.fabric_mac(), mark: peer.return_mark() }).collect()
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
