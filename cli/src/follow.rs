@@ -166,7 +166,9 @@ async fn watch(
         };
         match refusal.code {
             Code::NotFound if change.kind == Kind::Removal => return Ok(change.done(&[])),
-            Code::Unavailable => contact.lost(refusal, board).await?,
+            Code::Unavailable => {
+                contact.lost(refusal, board).await.map_err(|refusal| refusal.hint(goes_on(change)))?;
+            }
             Code::Invalid
             | Code::NotFound
             | Code::Conflict
@@ -218,7 +220,7 @@ impl Contact {
             Some(lost) => lost,
             None => {
                 let seconds = LOST_MAX.as_secs();
-                board.borrow_mut().note(&format!("{refusal}; trying again for {seconds} s"));
+                board.borrow_mut().note(&format!("trying again for {seconds} s: {refusal}"));
                 (Instant::now() + LOST_MAX, PAUSE_MIN)
             }
         };

@@ -14,8 +14,8 @@ use raftup_proto::api::Managers;
 #[command(after_help = "\
 Examples:
   raftup init
-  raftup init --advertise-addr 192.0.2.10    where the server has several addresses
-  raftup init --pool 172.28.0.0/14           where 10.64.0.0/11 is taken")]
+  raftup init --advertise-addr 192.0.2.10    if it has several addresses
+  raftup init --pool 172.28.0.0/14           if 10.64.0.0/11 is taken")]
 pub(crate) struct Init {
     /// Address that the other servers reach this one at; found out where not given
     #[arg(long, value_name = "IP")]
@@ -39,8 +39,8 @@ fn managers(text: &str) -> Managers {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  raftup join ruj1-...
-  raftup join ruj1-... --via 192.0.2.10:7238    where the addresses in the token are not the right ones")]
+  raftup join TOKEN
+  raftup join TOKEN --via 192.0.2.10:7238    if the token's addresses are old")]
 pub(crate) struct Join {
     /// The token that `raftup init` or `raftup token` showed
     pub(crate) token: String,

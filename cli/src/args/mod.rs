@@ -39,9 +39,9 @@ pub(crate) struct Cli {
 
 const FIRST_STEPS: &str = "\
 First steps:
-  raftup init                               on the first server
-  raftup join TOKEN                         on each further one, with the token that `init` showed
-  raftup stack deploy -c compose.yaml shop  on any of them";
+  raftup init                                 on the first server
+  raftup join TOKEN                           on the others; `init` shows the token
+  raftup stack deploy -c compose.yaml shop    on any of them";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

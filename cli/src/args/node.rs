@@ -71,8 +71,8 @@ impl NodeCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  raftup node update --availability drain web3     before it is switched off
-  raftup node update --label-add disk=ssd web1     for `placement.constraints: [node.labels.disk == ssd]`")]
+  raftup node update --availability drain web3    before it is switched off
+  raftup node update --label-add disk=ssd web1    to place services by it")]
 pub(crate) struct NodeUpdateArgs {
     /// Id, beginning of an id, or host name
     #[arg(add = ArgValueCompleter::new(complete::nodes))]

@@ -74,7 +74,7 @@ fn section(text: &mut String, command: &Command, level: usize) {
     let _ = write!(text, "\n{marks} {name}\n\n{about}.\n");
     let aliases: Vec<String> = command.get_visible_aliases().map(|alias| format!("`{alias}`")).collect();
     if !aliases.is_empty() {
-        let _ = write!(text, "Also: {}.\n", aliases.join(", "));
+        let _ = writeln!(text, "Also: {}.", aliases.join(", "));
     }
     if command.has_subcommands() {
         command.get_subcommands().for_each(|sub| section(text, sub, level + 1));
@@ -96,7 +96,7 @@ fn options<'a>(text: &mut String, args: impl Iterator<Item = &'a Arg>) {
     text.push_str("| option | meaning |\n| --- | --- |\n");
     for arg in args {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        let _ = write!(text, "| `{}` | {}{} |\n", spelled(arg), help.replace('|', "\\|"), remarks(arg));
+        let _ = writeln!(text, "| `{}` | {}{} |", spelled(arg), help.replace('|', "\\|"), remarks(arg));
     }
 }
 

@@ -55,11 +55,12 @@ pub(crate) enum StackCommand {
 #[command(after_help = "\
 Examples:
   raftup stack deploy -c compose.yaml shop
-  raftup stack deploy -c compose.yaml -c compose.prod.yaml shop    the second is merged over the first
-  raftup stack deploy                                              what lies here, under its own name
+  raftup stack deploy -c base.yaml -c prod.yaml shop    prod.yaml over base.yaml
+  raftup stack deploy                                   what this directory has
 
-Exit status: 0 once everything runs, 1 if it will not or did not in time, 130 after Ctrl-C, which stops
-the watching and not the deploy. A file that cannot be read whole is refused (3) and changes nothing.")]
+Exit status: 0 once everything runs, 1 if it will not or did not in time,
+130 after Ctrl-C, which stops the watching and not the deploy.
+A file with anything wrong in it is refused (3) and changes nothing.")]
 pub(crate) struct DeployArgs {
     /// Name of the stack [default: `name:` of the file, else its directory's name]
     #[arg(add = ArgValueCompleter::new(complete::stacks))]

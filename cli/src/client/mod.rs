@@ -112,21 +112,20 @@ impl Client {
 
     fn unreachable(&self, error: &io::Error) -> Refusal {
         let path = self.host.path().display();
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                Refusal::new(Code::Forbidden, format!("you may not use {path}"))
-                    .hint("run it as root, or join the socket's group: `sudo usermod -aG raftup $USER`, then log in again")
-            }
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                let message = format!("cannot reach raftupd at {path}; is it running?");
-                Refusal::new(Code::Unavailable, message).hint(if self.host.is_default() {
-                    "`sudo systemctl start raftupd`"
-                } else {
-                    "check `--host` and RAFTUP_HOST, or start the daemon: `sudo systemctl start raftupd`"
-                })
-            }
-            _ => Refusal::new(Code::Unavailable, format!("cannot reach raftupd at {path}: {error}")),
+        let kind = error.kind();
+        if kind == io::ErrorKind::PermissionDenied {
+            return Refusal::new(Code::Forbidden, format!("you may not use {path}")).hint(
+                "run it as root, or join the socket's group: `sudo usermod -aG raftup $USER`, then log in again",
+            );
         }
+        let absent = matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
+        let why = if absent { "; is it running?".to_owned() } else { format!(": {error}") };
+        let hint = if self.host.is_default() {
+            "`sudo systemctl start raftupd`"
+        } else {
+            "check `--host` and RAFTUP_HOST, or start the daemon: `sudo systemctl start raftupd`"
+        };
+        Refusal::new(Code::Unavailable, format!("cannot reach raftupd at {path}{why}")).hint(hint)
     }
 }
 
@@ -162,7 +161,7 @@ async fn whole(answer: Response<Incoming>) -> Result<Bytes, Refusal> {
 /// The daemon went away in the middle of an answer.
 fn broken_off() -> Refusal {
     Refusal::new(Code::Unavailable, "raftupd closed the connection before it had answered")
-        .hint("`systemctl status raftupd` shows whether it runs; what was asked for may have been done")
+        .hint("`systemctl status raftupd` shows whether it runs; a change may have been made all the same")
 }
 
 fn strange(path: &Path, error: serde_json::Error) -> Refusal {

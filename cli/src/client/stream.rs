@@ -7,8 +7,6 @@ use hyper::body::Incoming;
 use raftup_proto::refusal::{Code, Refusal};
 use serde::de::DeserializeOwned;
 
-use super::broken_off;
-
 /// Longest line, in bytes: the progress of thousands of services.
 const LINE_MAX: usize = 16 << 20;
 
@@ -62,6 +60,11 @@ impl<T: DeserializeOwned> Lines<T> {
         }
         Ok(())
     }
+}
+
+fn broken_off() -> Refusal {
+    Refusal::new(Code::Unavailable, "the connection to raftupd broke")
+        .hint("`systemctl status raftupd` shows whether it runs")
 }
 
 fn unreadable(error: &dyn std::fmt::Display) -> Refusal {

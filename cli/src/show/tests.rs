@@ -200,7 +200,12 @@ fn a_node_in_full() {
 fn nodes_that_are_away_or_too_few_are_told() {
     check(super::node_notes(&three_nodes()).join("\n"), expect!["web2: not heard of for 12 s"]);
     let pair = [node(1, Some(ManagerState::Leader)), node(2, None)];
-    check(super::node_notes(&pair).join("\n"), expect!["of two nodes one holds the cluster's state: while web1 is away nothing can be changed; a third node ends that"]);
+    check(
+        super::node_notes(&pair).join("\n"),
+        expect![
+            "of two nodes one holds the cluster's state: while web1 is away nothing can be changed; a third node ends that"
+        ],
+    );
     assert!(super::node_notes(&[node(1, Some(ManagerState::Leader))]).is_empty());
 }
 
@@ -263,7 +268,10 @@ fn services_in_a_table() {
 #[test]
 fn services_that_wait_say_why() {
     let services = [service("db", 1, 1), service("web", 2, 3)];
-    check(super::waiting(&services).join("\n"), expect!["shop_web waits: slot 3: no node fits: 1 not ready, 2 short of memory"]);
+    check(
+        super::waiting(&services).join("\n"),
+        expect!["shop_web waits: slot 3: no node fits: 1 not ready, 2 short of memory"],
+    );
 }
 
 #[test]

@@ -1,0 +1,332 @@
+//! Changes that are waited for: deploy, scale, removal.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+use expect_test::expect;
+use raftup_proto::{
+    api::{Action, ChangeView, Deployed, Outcome, Progress, ServiceProgress},
+    refusal::{Code, Refusal},
+    view::Revision,
+};
+use serde_json::json;
+
+use crate::{
+    daemon::{Daemon, Reply},
+    run::{end, program, run, run_in},
+};
+
+const COMPOSE: &str = "services: {web: {image: nginx, deploy: {replicas: 2}}}\n";
+const PROGRESS: &str = "GET /progress?stack=shop&revision=7";
+const DEPLOY: [&str; 5] = ["stack", "deploy", "-c", "compose.yaml", "shop"];
+
+/// A directory with a compose file.
+fn project(compose: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("compose.yaml"), compose).unwrap();
+    dir
+}
+
+fn deployed(action: Action) -> Reply {
+    let change = ChangeView { kind: "service".to_owned(), name: "shop_web".to_owned(), action };
+    Reply::json(Deployed { revision: Revision(7), changes: vec![change] })
+}
+
+fn at(running: u32, waiting: &[&str], outcome: Outcome) -> Progress {
+    let waiting = waiting.iter().map(|reason| (*reason).to_owned()).collect();
+    let web = ServiceProgress { name: "shop_web".to_owned(), running, desired: 2, waiting };
+    Progress { services: vec![web], outcome }
+}
+
+fn accepting() -> Daemon {
+    Daemon::start().on("PUT /stacks/shop", [deployed(Action::Created)])
+}
+
+async fn asked(daemon: &Daemon, line: &str) {
+    while !daemon.lines().iter().any(|asked| asked == line) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_deploy_is_watched_until_it_runs() {
+    let daemon = accepting().on(
+        PROGRESS,
+        [Reply::lines([
+            at(0, &["slot 1 pulls nginx", "slot 2 pulls nginx"], Outcome::Running),
+            at(0, &["slot 1 pulls nginx", "slot 2 pulls nginx"], Outcome::Running),
+            at(1, &["slot 2 pulls nginx"], Outcome::Running),
+            at(2, &[], Outcome::Done),
+        ])],
+    );
+    let dir = project(COMPOSE);
+    expect![[r#"
+        Creating service shop_web
+        -- stderr
+        shop_web: 0/2 running; slot 1 pulls nginx; slot 2 pulls nginx
+        shop_web: 1/2 running; slot 2 pulls nginx
+        shop_web: 2/2 running
+        stack `shop` runs: 2 tasks of 1 service
+        -- status 0
+    "#]]
+    .assert_eq(&run_in(&daemon, dir.path(), &DEPLOY).await.to_string());
+    let body = &daemon.asked()[0].body;
+    assert_eq!(body["spec"]["services"]["web"]["mode"], json!({"replicated": {"replicas": 2}}));
+    assert_eq!(body["credentials"], json!({}));
+}
+
+#[tokio::test]
+async fn a_deploy_that_is_not_watched() {
+    let daemon = accepting();
+    let dir = project(&format!("name: shop\n{COMPOSE}"));
+    expect![[r#"
+        Creating service shop_web
+        -- stderr
+        -- status 0
+    "#]]
+    .assert_eq(&run_in(&daemon, dir.path(), &["stack", "deploy", "-d"]).await.to_string());
+    assert_eq!(daemon.lines(), ["PUT /stacks/shop"]);
+}
+
+#[tokio::test]
+async fn a_deploy_that_fails_says_why_and_where_to_look() {
+    let reason = "shop_web: image `nginx` exists nowhere".to_owned();
+    let daemon = accepting().on(PROGRESS, [Reply::lines([at(0, &[], Outcome::Failed { reason })])]);
+    let dir = project(COMPOSE);
+    expect![[r#"
+        Creating service shop_web
+        -- stderr
+        shop_web: 0/2 running
+        error: the deploy of stack `shop` failed: shop_web: image `nginx` exists nowhere
+        hint: `raftup service ps shop_web` shows every attempt and why it ended
+        -- status 1
+    "#]]
+    .assert_eq(&run_in(&daemon, dir.path(), &DEPLOY).await.to_string());
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_asked_for_again() {
+    let half = Reply::lines([at(0, &[], Outcome::Running)]);
+    let busy = Refusal::new(Code::Unavailable, "no leader is known");
+    let daemon = accepting().on(
+        PROGRESS,
+        [half.clone().broken(), Reply::refusal(busy), half, Reply::lines([at(2, &[], Outcome::Done)])],
+    );
+    let dir = project(COMPOSE);
+    expect![[r#"
+        Creating service shop_web
+        -- stderr
+        trying again for 30 s: raftupd closed the connection before it had answered
+        shop_web: 0/2 running
+        trying again for 30 s: raftupd stopped telling how it stands
+        shop_web: 2/2 running
+        stack `shop` runs: 2 tasks of 1 service
+        -- status 0
+    "#]]
+    .assert_eq(&run_in(&daemon, dir.path(), &DEPLOY).await.to_string());
+    assert_eq!(daemon.lines().len(), 5);
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_restarted_is_waited_for() {
+    let half = Reply::lines([at(1, &[], Outcome::Running)]).open();
+    let mut daemon = accepting().on(PROGRESS, [half, Reply::lines([at(2, &[], Outcome::Done)])]);
+    let dir = project(COMPOSE);
+    let child = program(&daemon.socket(), dir.path(), &DEPLOY).spawn().unwrap();
+    asked(&daemon, PROGRESS).await;
+    daemon.stop().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    daemon.listen();
+    let ran = end(child).await;
+    assert_eq!(ran.status, Some(0), "{ran}");
+    assert!(ran.stderr.contains("trying again for 30 s: "), "{ran}");
+    assert!(ran.stderr.ends_with("stack `shop` runs: 2 tasks of 1 service\n"), "{ran}");
+}
+
+#[tokio::test]
+async fn a_deploy_that_takes_too_long_goes_on() {
+    let daemon = accepting().on(PROGRESS, [Reply::lines([at(1, &[], Outcome::Running)]).open()]);
+    let dir = project(COMPOSE);
+    let args = ["stack", "deploy", "--timeout", "300ms", "shop"];
+    expect![[r#"
+        Creating service shop_web
+        -- stderr
+        shop_web: 1/2 running
+        error: the deploy of stack `shop` is not done after 300ms; it goes on in the background
+        hint: `raftup stack ps shop` shows how it stands, `--timeout` waits longer
+        -- status 1
+    "#]]
+    .assert_eq(&run_in(&daemon, dir.path(), &args).await.to_string());
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_the_watching_alone() {
+    let daemon = accepting().on(PROGRESS, [Reply::lines([at(1, &[], Outcome::Running)]).open()]);
+    let dir = project(COMPOSE);
+    let child = program(&daemon.socket(), dir.path(), &DEPLOY).spawn().unwrap();
+    asked(&daemon, PROGRESS).await;
+    let id = child.id().unwrap().to_string();
+    let kill = tokio::process::Command::new("kill").args(["-INT", &id]).status().await.unwrap();
+    assert!(kill.success());
+    let ran = end(child).await;
+    assert_eq!(ran.status, Some(130), "{ran}");
+    let told = "not watched any more; the deploy goes on, and `raftup stack ps shop` shows how it stands\n";
+    assert!(ran.stderr.ends_with(told), "{ran}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_wrong_changes_nothing() {
+    let daemon = accepting();
+    let dir = project("services:\n  web:\n    image: nginx\n    ports: [\"99999:80\"]\n    colour: red\n");
+    expect![[r#"
+        -- stderr
+        error: compose.yaml:4:13: services.web.ports[0]: port 99999 is not between 1 and 65535
+         4 |     ports: ["99999:80"]
+           |             ^^^^^^^^^^
+
+        error: compose.yaml:5:5: services.web.colour: unknown key `colour`
+         5 |     colour: red
+           |     ^^^^^^
+
+        hint: nothing was changed
+        -- status 3
+    "#]]
+    .assert_eq(&run_in(&daemon, dir.path(), &DEPLOY).await.to_string());
+    assert!(daemon.asked().is_empty());
+}
+
+#[tokio::test]
+async fn files_come_from_where_the_user_says() {
+    let daemon = accepting();
+    let dir = project("services: {web: {image: \"nginx:${TAG}\"}}\n");
+    fs::write(dir.path().join("compose.override.yaml"), "services: {web: {command: a}}\n").unwrap();
+    fs::write(dir.path().join(".env"), "TAG=1\n").unwrap();
+    fs::write(dir.path().join("prod.env"), "TAG=2\n").unwrap();
+    let deploy = async |more: &[&str]| {
+        let ran = run_in(&daemon, dir.path(), &[&["stack", "deploy", "-d"], more, &["shop"]].concat()).await;
+        assert_eq!(ran.status, Some(0), "{ran}");
+        let container = daemon.asked().last().unwrap().body["spec"]["services"]["web"]["container"].clone();
+        (container["image"].clone(), container["command"].clone())
+    };
+    assert_eq!(deploy(&[]).await, (json!("nginx:1"), json!(["a"])));
+    assert_eq!(deploy(&["--env-file", "prod.env"]).await, (json!("nginx:2"), json!(["a"])));
+    assert_eq!(deploy(&["-c", "compose.yaml"]).await, (json!("nginx:1"), json!(null)));
+
+    let empty = tempfile::tempdir().unwrap();
+    let ran = run_in(&daemon, empty.path(), &["stack", "deploy"]).await;
+    assert_eq!(ran.status, Some(3));
+    assert!(ran.stderr.contains("there is no compose.yaml in"), "{ran}");
+    let ran = run_in(&daemon, empty.path(), &["stack", "deploy", "-c", "gone.yaml", "shop"]).await;
+    assert_eq!(ran.status, Some(3), "{ran}");
+    assert!(ran.stderr.contains("gone.yaml"), "{ran}");
+}
+
+#[tokio::test]
+async fn a_file_from_standard_input() {
+    let daemon = accepting();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("elsewhere");
+    fs::write(&file, COMPOSE).unwrap();
+    let child = program(&daemon.socket(), dir.path(), &["stack", "deploy", "-d", "-c", "-", "shop"])
+        .stdin(fs::File::open(file).unwrap())
+        .spawn()
+        .unwrap();
+    let ran = end(child).await;
+    assert_eq!(ran.status, Some(0), "{ran}");
+}
+
+/// A credential helper that is a script.
+fn helper(dir: &Path, name: &str, script: &str) {
+    let path = dir.join(format!("docker-credential-{name}"));
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test]
+async fn credentials_come_from_the_users_docker() {
+    let daemon = accepting();
+    let dir = project(
+        "services: {a: {image: nginx}, b: {image: \"reg.example.com:5000/b\"}, c: {image: ghcr.io/x/c}, d: {image: quay.io/d}}\n",
+    );
+    helper(dir.path(), "hub", r#"echo "{\"ServerURL\":\"x\",\"Username\":\"ann\",\"Secret\":\"$(cat)\"}""#);
+    helper(dir.path(), "none", "echo 'credentials not found in native keychain'; exit 1");
+    fs::create_dir(dir.path().join(".docker")).unwrap();
+    let config = json!({
+        "auths": {"ghcr.io": {"auth": "Ym9iOnB3"}, "unused.example.com": {"auth": "Ym9iOnB3"}},
+        "credsStore": "none",
+        "credHelpers": {"https://index.docker.io/v1/": "hub", "quay.io": "missing"},
+    });
+    fs::write(dir.path().join(".docker/config.json"), config.to_string()).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let deploy = async |more: &[&str]| {
+        let args = [&["stack", "deploy", "-d"], more, &["shop"]].concat();
+        let child = program(&daemon.socket(), dir.path(), &args).env("PATH", &path).spawn().unwrap();
+        let ran = end(child).await;
+        (ran.stderr, daemon.asked().last().unwrap().body["credentials"].clone())
+    };
+    let (stderr, credentials) = deploy(&[]).await;
+    let expected = json!({
+        "docker.io": {"username": "ann", "secret": "https://index.docker.io/v1/", "identity_token": false},
+        "ghcr.io": {"username": "bob", "secret": "pw", "identity_token": false},
+    });
+    assert_eq!(credentials, expected);
+    expect![[r#"
+        warning: no credentials for quay.io: `docker-credential-missing` cannot be run: No such file or directory (os error 2)
+    "#]].assert_eq(&stderr);
+    assert_eq!(deploy(&["--with-registry-auth=false"]).await, (String::new(), json!({})));
+}
+
+#[tokio::test]
+async fn services_are_scaled_together() {
+    let progress = |name: &str, running| {
+        let service =
+            ServiceProgress { name: name.to_owned(), running, desired: running, waiting: Vec::new() };
+        Reply::lines([Progress { services: vec![service], outcome: Outcome::Done }])
+    };
+    let gone = Refusal::new(Code::NotFound, "there is no service `shop_x`");
+    let daemon = Daemon::start()
+        .on("PATCH /services/shop_web", [deployed(Action::Updated)])
+        .on("PATCH /services/shop_db", [deployed(Action::Updated)])
+        .on("PATCH /services/shop_x", [Reply::refusal(gone)])
+        .on("GET /progress?service=shop_web&revision=7", [progress("shop_web", 3)])
+        .on("GET /progress?service=shop_db&revision=7", [progress("shop_db", 1)]);
+    let ran = run(&daemon, &["service", "scale", "shop_x=2", "shop_web=3", "shop_db=1"]).await;
+    let mut stderr: Vec<&str> = ran.stderr.lines().collect();
+    stderr.sort_unstable();
+    expect![[r#"
+        error: there is no service `shop_x`
+        service `shop_db` runs: 1 task
+        service `shop_web` runs: 3 tasks
+        shop_db: 1/1 running
+        shop_web: 3/3 running"#]]
+    .assert_eq(&stderr.join("\n"));
+    assert_eq!((ran.status, ran.stdout.as_str()), (Some(5), "shop_web scaled to 3\nshop_db scaled to 1\n"));
+    assert_eq!(daemon.asked()[1].body, json!({"replicas": 3}));
+}
+
+#[tokio::test]
+async fn a_removal_is_watched_until_nothing_is_left() {
+    let gone = Reply::refusal(Refusal::new(Code::NotFound, "there is no stack `shop`"));
+    let daemon = Daemon::start()
+        .on("DELETE /stacks/shop", [deployed(Action::Removed)])
+        .on(PROGRESS, [Reply::lines([at(2, &[], Outcome::Running), at(0, &[], Outcome::Running)]), gone]);
+    expect![[r#"
+        Removing service shop_web
+        -- stderr
+        shop_web: 2 still running
+        shop_web: stopped
+        trying again for 30 s: raftupd stopped telling how it stands
+        stack `shop` is gone
+        -- status 0
+    "#]]
+    .assert_eq(&run(&daemon, &["stack", "rm", "shop"]).await.to_string());
+
+    let done = Reply::lines([Progress { services: Vec::new(), outcome: Outcome::Done }]);
+    let daemon = Daemon::start().on("DELETE /stacks/shop", [deployed(Action::Removed)]).on(PROGRESS, [done]);
+    expect![[r#"
+        Removing service shop_web
+        -- stderr
+        stack `shop` is gone
+        -- status 0
+    "#]]
+    .assert_eq(&run(&daemon, &["stack", "down", "shop"]).await.to_string());
+}
