@@ -18,6 +18,7 @@ pub mod liveness;
 pub mod nodes;
 pub mod placement;
 pub mod progress;
+pub mod quorum;
 mod replicas;
 mod restart;
 pub mod review;

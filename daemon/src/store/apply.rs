@@ -129,4 +129,4 @@ fn put(next: &mut Cluster, object: &Object, meta: Meta) -> Result<(), Rejected> 
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

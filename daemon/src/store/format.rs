@@ -293,4 +293,4 @@ pub(super) fn size(set: &ChangeSet) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

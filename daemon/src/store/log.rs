@@ -376,7 +376,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         {
             let mut heads = self.heads();
             heads.pending.retain(|pending, _| Some(*pending) <= index);
-            heads.last = last;
+            heads.last = heads.last.min(last);
         }
         self.write(|done| Write::TruncateAfter(index, done)).await
     }
@@ -391,4 +391,4 @@ impl RaftLogStorage<TypeConfig> for Log {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -35,7 +35,7 @@ pub struct Member {
     pub voter: bool,
     /// It has (nearly) all entries. Known on the leader alone.
     pub caught_up: bool,
-    /// Why it was turned away, if it was: its storage was lost, copied or is old.
+    /// Why it was turned away, if it was.
     pub declined: Option<String>,
 }
 
@@ -48,6 +48,8 @@ pub struct Members {
     pub me: u64,
     /// A change has begun and is not finished.
     pub changing: bool,
+    /// Numbers whose storage was lost, restored from a copy, or went backwards.
+    pub lost: BTreeSet<u64>,
 }
 
 impl Store {
@@ -73,6 +75,7 @@ impl Store {
         Members {
             members: stored.nodes().map(member).collect(),
             me,
+            lost: declined.iter().filter(|(_, why)| why.is_lost()).map(|(member, _)| *member).collect(),
             changing: stored.get_joint_config().len() > 1 || *metrics.committed_membership_config != *stored,
         }
     }

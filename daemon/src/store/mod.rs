@@ -32,9 +32,9 @@ mod types;
 mod wire;
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{path::Path, process};
 

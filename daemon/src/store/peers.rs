@@ -50,6 +50,16 @@ pub(super) enum Declined {
     },
 }
 
+impl Declined {
+    /// The member's storage is not to be trusted any more; else another process merely has the word.
+    pub(super) fn is_lost(&self) -> bool {
+        match self {
+            Self::Wiped { .. } | Self::OldCopy { .. } | Self::Backwards { .. } => true,
+            Self::Twice { .. } => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Known {
     life: Life,

@@ -2,6 +2,6 @@
 
 mod guard;
 mod scenes;
-mod web;
+pub(crate) mod web;
 
 use super::sample;

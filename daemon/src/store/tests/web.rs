@@ -21,13 +21,13 @@ use tokio::{
 use super::super::{Pipe, Store, StoreConfig, Transport, create};
 
 /// Longest wait for anything in these tests.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) fn addr(node: u64) -> SocketAddr {
+pub(crate) fn addr(node: u64) -> SocketAddr {
     format!("10.0.0.{node}:7238").parse().unwrap()
 }
 
-pub(super) fn id(node: u64) -> NodeId {
+pub(crate) fn id(node: u64) -> NodeId {
     NodeId::new(node)
 }
 
@@ -40,7 +40,7 @@ struct State {
 
 /// The net between the stores of a test, and their directories.
 #[derive(Clone)]
-pub(super) struct Web {
+pub(crate) struct Web {
     state: Arc<Mutex<State>>,
     cuts: watch::Sender<BTreeSet<(u64, u64)>>,
     root: Arc<tempfile::TempDir>,
@@ -71,7 +71,7 @@ impl Transport for Way {
 }
 
 impl Web {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             state: Arc::default(),
             cuts: watch::Sender::default(),
@@ -79,7 +79,7 @@ impl Web {
         }
     }
 
-    pub(super) fn dir(&self, node: u64) -> PathBuf {
+    pub(crate) fn dir(&self, node: u64) -> PathBuf {
         let dir = self.root.path().join(format!("n{node}"));
         std::fs::create_dir_all(&dir).unwrap();
         dir
@@ -99,25 +99,33 @@ impl Web {
     }
 
     /// Starts the member on `node`; member and node have the same number unless the test says otherwise.
-    pub(super) async fn start(&self, node: u64) -> Store {
+    pub(crate) async fn start(&self, node: u64) -> Store {
         self.start_member(node, node).await
     }
 
-    pub(super) async fn start_member(&self, node: u64, member: u64) -> Store {
+    pub(crate) async fn start_member(&self, node: u64, member: u64) -> Store {
         create(&self.dir(node), id(node), member).unwrap();
         self.start_in(node, &self.dir(node)).await.unwrap()
     }
 
-    pub(super) async fn start_in(&self, node: u64, dir: &Path) -> anyhow::Result<Store> {
-        let transport = Arc::new(Way { web: self.clone(), from: node });
-        let config = StoreConfig { dir: dir.to_owned(), node: id(node), transport };
-        let store = Store::start(config).await?;
+    pub(crate) async fn start_in(&self, node: u64, dir: &Path) -> anyhow::Result<Store> {
+        let transport: Arc<dyn Transport> = Arc::new(Way { web: self.clone(), from: node });
+        let start = || {
+            Store::start(StoreConfig { dir: dir.to_owned(), node: id(node), transport: transport.clone() })
+        };
+        // A file is let go of a moment after its last user is gone.
+        let mut store = start().await;
+        while store.as_ref().is_err_and(|error| format!("{error:#}").contains("already open")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            store = start().await;
+        }
+        let store = store?;
         self.state.lock().unwrap().stores.insert(addr(node), (node, store.clone()));
         Ok(store)
     }
 
     /// A cluster of members `1..=count`.
-    pub(super) async fn cluster(&self, count: u64) -> Vec<Store> {
+    pub(crate) async fn cluster(&self, count: u64) -> Vec<Store> {
         let first = self.start(1).await;
         first.initialize(addr(1), super::sample::first()).await.unwrap();
         let mut stores = vec![first.clone()];
@@ -135,7 +143,7 @@ impl Web {
     }
 
     /// Ends the store on `node` without a word to the others, and lets go of its files.
-    pub(super) async fn kill(&self, node: u64, store: Store) {
+    pub(crate) async fn kill(&self, node: u64, store: Store) {
         let tasks = {
             let mut state = self.state.lock().unwrap();
             state.stores.remove(&addr(node));
@@ -152,22 +160,22 @@ impl Web {
     }
 
     /// Cuts all bytes between `a` and `b`, both ways.
-    pub(super) fn cut(&self, a: u64, b: u64) {
+    pub(crate) fn cut(&self, a: u64, b: u64) {
         self.cuts.send_modify(|cuts| cuts.extend([(a, b), (b, a)]));
     }
 
-    pub(super) fn cut_off(&self, node: u64) {
+    pub(crate) fn cut_off(&self, node: u64) {
         for other in 1..=9 {
             self.cut(node, other);
         }
     }
 
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.cuts.send_modify(BTreeSet::clear);
     }
 }
 
-pub(super) fn site(node: u64) -> super::super::Site {
+pub(crate) fn site(node: u64) -> super::super::Site {
     super::super::Site { node: id(node), addr: addr(node) }
 }
 
@@ -190,7 +198,7 @@ async fn pump(
 }
 
 /// Waits until `is_so`.
-pub(super) async fn until(mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
     let wait = async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -200,7 +208,7 @@ pub(super) async fn until(mut is_so: impl FnMut() -> bool) {
 }
 
 /// Waits for a leader among `stores` and gives its place.
-pub(super) async fn leader(stores: &[Store]) -> usize {
+pub(crate) async fn leader(stores: &[Store]) -> usize {
     let mut found = None;
     until(|| {
         found = stores.iter().position(|store| store.leadership().borrow().here);

@@ -1,0 +1,110 @@
+use proptest::prelude::*;
+use raftup_proto::id::TaskId;
+
+use super::*;
+use crate::{model::Service, store::sample};
+
+fn base() -> Cluster {
+    apply(&Cluster::default(), 1, &sample::everything()).unwrap()
+}
+
+#[test]
+fn meta_is_set_here_alone() {
+    let cluster = base();
+    let mut set = ChangeSet::new(UnixMillis(5));
+    let mut task = sample::task(1);
+    task.meta = Meta { revision: Revision(1), created: UnixMillis(99), updated: UnixMillis(99) };
+    set.update(task);
+    let next = apply(&cluster, 7, &set).unwrap();
+    assert_eq!(next.revision, Revision(7));
+    let meta = next.tasks[&TaskId::from_random(1)].meta;
+    assert_eq!(meta, Meta { revision: Revision(7), created: sample::first().at, updated: UnixMillis(5) });
+    assert_eq!(cluster.tasks[&TaskId::from_random(1)].meta.revision, Revision(1));
+}
+
+#[test]
+fn stale_and_foreign_changes_are_conflicts() {
+    let cluster = base();
+    let conflict = |change: Change| {
+        let set = ChangeSet { at: UnixMillis(5), changes: vec![change] };
+        matches!(apply(&cluster, 7, &set), Err(Rejected::Conflict { .. }))
+    };
+    assert!(conflict(Change::Create(sample::task(1).into())));
+    assert!(conflict(Change::Update(sample::task(1).into())));
+    assert!(conflict(Change::Update(sample::task(2).into())));
+    assert!(conflict(Change::Delete(ObjectKey::Task(TaskId::from_random(1)), Revision(3))));
+    assert!(conflict(Change::Delete(ObjectKey::Task(TaskId::from_random(2)), Revision(1))));
+    assert!(conflict(Change::Create(sample::stack(9, "shop").into())));
+}
+
+#[test]
+fn what_can_never_be_is_refused() {
+    let cluster = base();
+    let invalid = |cluster: &Cluster, changes: Vec<Change>| {
+        matches!(apply(cluster, 7, &ChangeSet { at: UnixMillis(5), changes }), Err(Rejected::Invalid { .. }))
+    };
+    assert!(invalid(&cluster, vec![Change::Create(Service { versions: vec![], ..sample::service(9) }.into())]));
+    let twice = Change::Create(sample::task(9).into());
+    assert!(invalid(&cluster, vec![twice.clone(), twice.clone()]));
+    assert!(invalid(&cluster, vec![Change::Delete(ObjectKey::Cluster, Revision(1))]));
+    assert!(invalid(&Cluster::default(), vec![twice]));
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let object = (0..7_u8, 0..3_u64, 0..4_u64).prop_map(|(kind, id, revision)| {
+        let meta = Meta { revision: Revision(revision), ..Meta::default() };
+        let mut object: Object = match kind {
+            0 => sample::info().into(),
+            1 => sample::node(id).into(),
+            2 => sample::stack(id, ["shop", "blog", "mail"][id as usize]).into(),
+            3 => sample::service(id).into(),
+            4 => sample::network(id).into(),
+            5 => sample::volume(id).into(),
+            _ => sample::task(id).into(),
+        };
+        match &mut object {
+            Object::Cluster(object) => Arc::make_mut(object).meta = meta,
+            Object::Node(object) => Arc::make_mut(object).meta = meta,
+            Object::Stack(object) => Arc::make_mut(object).meta = meta,
+            Object::Service(object) => Arc::make_mut(object).meta = meta,
+            Object::Task(object) => Arc::make_mut(object).meta = meta,
+            Object::Network(object) => Arc::make_mut(object).meta = meta,
+            Object::Volume(object) => Arc::make_mut(object).meta = meta,
+        }
+        object
+    });
+    (object, 0..3_u8).prop_map(|(object, kind)| match kind {
+        0 => Change::Create(object),
+        1 => Change::Update(object),
+        _ => Change::Delete(object.key(), object.meta().revision),
+    })
+}
+
+proptest! {
+    /// Two replicas that apply the same log hold the same; a set that is refused leaves no trace; what is held is as the
+    /// set says.
+    #[test]
+    fn sets_are_whole_or_nothing(sets in prop::collection::vec(prop::collection::vec(change(), 0..6), 0..12)) {
+        let (mut one, mut two) = (base(), base());
+        for (index, changes) in (2..).zip(sets) {
+            let set = ChangeSet { at: UnixMillis(index), changes };
+            let (a, b) = (apply(&one, index, &set), apply(&two, index, &set));
+            prop_assert_eq!(&a, &b);
+            let Ok(next) = a else {
+                continue;
+            };
+            for change in &set.changes {
+                let now = next.get(change.key());
+                match change {
+                    Change::Delete(..) => prop_assert!(now.is_none()),
+                    Change::Create(_) | Change::Update(_) => {
+                        prop_assert_eq!(now.unwrap().meta().revision, Revision(index));
+                    }
+                }
+            }
+            let stacks: std::collections::BTreeSet<_> = next.stacks.values().map(|stack| &stack.name).collect();
+            prop_assert_eq!(stacks.len(), next.stacks.len());
+            (one, two) = (next, b.unwrap());
+        }
+    }
+}

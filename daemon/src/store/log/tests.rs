@@ -1,0 +1,105 @@
+use std::fs;
+
+use openraft::{
+    StorageError,
+    testing::log::{StoreBuilder, Suite},
+    type_config::TypeConfigExt as _,
+};
+
+use super::*;
+use crate::store::{dir::Dir, machine::Machine, types::LeaderId};
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, Log, Machine, tempfile::TempDir> for Builder {
+    async fn build(&self) -> Result<(tempfile::TempDir, Log, Machine), StorageError<TypeConfig>> {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::new(temp.path());
+        fs::create_dir(temp.path().join("raft")).unwrap();
+        Ok((temp, Log::open(&dir.log()).unwrap(), Machine::open(&dir).unwrap()))
+    }
+}
+
+/// What openraft asks of every log and state machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn openraft_is_content() {
+    Suite::test_all(Builder).await.unwrap();
+}
+
+fn blank(index: u64) -> Entry {
+    Entry { log_id: id(index), payload: openraft::EntryPayload::Blank }
+}
+
+fn id(index: u64) -> LogId {
+    LogId::new(LeaderId { term: 1, node_id: 1 }, index)
+}
+
+async fn append(log: &mut Log, range: std::ops::Range<u64>) {
+    let (done, is_done) = TypeConfig::oneshot();
+    log.append(range.map(blank), IOFlushed::signal(done)).await.unwrap();
+    is_done.await.unwrap().unwrap();
+}
+
+async fn close(log: Log) {
+    log.close().await;
+    let file = Arc::downgrade(&log.shared.db);
+    drop(log);
+    while file.strong_count() > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    // Dropping the last of them takes a moment.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+}
+
+#[tokio::test]
+async fn a_restart_finds_everything() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("log.redb");
+    let vote = Vote { leader_id: LeaderId { term: 3, node_id: 2 }, committed: true };
+    let life = Life { member: 2, incarnation: 3, starts: 4, process: 5 };
+    let mut log = Log::open(&path).unwrap();
+    append(&mut log, 1..10).await;
+    log.save_vote(&vote).await.unwrap();
+    log.purge(id(3)).await.unwrap();
+    log.truncate_after(Some(id(8))).await.unwrap();
+    log.save_committed(Some(id(7))).await.unwrap();
+    log.keep_life(life).await.unwrap();
+    assert!(Log::open(&path).is_err(), "two cannot have it open");
+    close(log).await;
+
+    let mut log = Log::open(&path).unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+    assert_eq!((log.purged(), log.last()), (Some(id(3)), Some(id(8))));
+    assert_eq!(log.read_committed().await.unwrap(), Some(id(7)));
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), (4..9).map(blank).collect::<Vec<_>>());
+    assert_eq!(log.lives().unwrap(), vec![life]);
+    close(log).await;
+}
+
+#[tokio::test]
+async fn a_record_in_the_wrong_place_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("log.redb");
+    let mut log = Log::open(&path).unwrap();
+    append(&mut log, 1..10).await;
+    close(log).await;
+    let edit = |edit: &dyn Fn(&mut Table<'_, u64, &'static [u8]>)| {
+        let db = Database::open(&path).unwrap();
+        let transaction = db.begin_write().unwrap();
+        edit(&mut transaction.open_table(ENTRIES).unwrap());
+        transaction.commit().unwrap();
+    };
+    let good = format::entry(&blank(5));
+    edit(&|entries| drop(entries.remove(5).unwrap()));
+    let message = format!("{:#}", Log::open(&path).err().unwrap());
+    assert!(message.contains("entry 6") && message.contains("demote"), "{message}");
+    edit(&|entries| drop(entries.insert(5, format::entry(&blank(4)).as_slice()).unwrap()));
+    assert!(Log::open(&path).is_err());
+    let mut flipped = good.clone();
+    flipped[12] ^= 1;
+    edit(&|entries| drop(entries.insert(5, flipped.as_slice()).unwrap()));
+    let message = format!("{:#}", Log::open(&path).err().unwrap());
+    assert!(message.contains("checksum"), "{message}");
+    edit(&|entries| drop(entries.insert(5, good.as_slice()).unwrap()));
+    close(Log::open(&path).unwrap()).await;
+}
