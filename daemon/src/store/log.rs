@@ -92,8 +92,8 @@ impl Log {
     /// Errors: the file is in use, cannot be read, or damaged.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let db = Database::builder().set_cache_size(CACHE).create(path);
-        let db = db.with_context(|| format!("opening {}", path.display()))?;
-        let heads = check(&db).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
+        let mut db = db.with_context(|| format!("opening {}", path.display()))?;
+        let heads = check(&mut db).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
         let (db, heads) = (Arc::new(db), Arc::new(Mutex::new(heads)));
         let (queue, writes) = mpsc::channel(QUEUE);
         let (db_, heads_) = (db.clone(), heads.clone());
@@ -188,7 +188,10 @@ fn is_empty((from, to): (Bound<u64>, Bound<u64>)) -> bool {
 }
 
 /// Reads all of the file. Errors: a record that is damaged, missing, or not where it belongs.
-fn check(db: &Database) -> anyhow::Result<Heads> {
+fn check(db: &mut Database) -> anyhow::Result<Heads> {
+    if !db.check_integrity()? {
+        bail!("its pages are damaged");
+    }
     let write = db.begin_write()?;
     write.open_table(ENTRIES)?;
     write.open_table(RECORDS)?;

@@ -44,7 +44,7 @@ pub use apply::{Rejected, apply};
 pub use link::Transport;
 pub use machine::Touched;
 pub use members::{Member, Members};
-pub use raft::{Changes, Leadership, ProposeError, Store, StoreConfig};
+pub use raft::{Changes, Leadership, ProposeError, Store, StoreConfig, is_checking};
 pub use types::Site;
 pub use wire::Pipe;
 

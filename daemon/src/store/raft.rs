@@ -5,8 +5,10 @@
 //! Holds: one change is worked out at a time, from the newest state; it is retried only where it certainly was not made.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc,
@@ -81,6 +83,15 @@ const RETRIES: usize = 16;
 
 /// Largest change set, in bytes.
 const CHANGE_MAX: u64 = 16 << 20;
+
+thread_local! {
+    static CHECKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A panic on this thread would be caught: files are being checked. For the hook that ends the process on all others.
+pub fn is_checking() -> bool {
+    CHECKING.get()
+}
 
 /// What a store needs.
 pub struct StoreConfig {
@@ -244,7 +255,7 @@ impl Store {
         let StoreConfig { dir, node, transport } = config;
         let dir = Dir::new(&dir);
         let me = dir.start(node)?;
-        let (log, machine) = tokio::task::spawn_blocking(move || open(&dir)).await??;
+        let (log, machine) = tokio::task::spawn_blocking(move || checked(&dir)).await??;
         let peers = Peers::new(log.lives()?);
         let office = Arc::new(Office { me, peers, log: log.clone(), transport });
         let raft = Raft::new(
@@ -415,6 +426,17 @@ impl Store {
         }
         self.inner.leadership.send_replace(Leadership::default());
         self.inner.office.log.close().await;
+    }
+}
+
+/// [`open`], with a panic of the database turned into a refusal: it trusts its own pages, and damage may fool it.
+fn checked(dir: &Dir) -> anyhow::Result<(Log, Machine)> {
+    CHECKING.set(true);
+    let opened = catch_unwind(AssertUnwindSafe(|| open(dir)));
+    CHECKING.set(false);
+    match opened {
+        Ok(opened) => opened,
+        Err(_) => bail!("{} is damaged and cannot be used ({WAY_BACK})", dir.log().display()),
     }
 }
 

@@ -103,3 +103,40 @@ async fn a_record_in_the_wrong_place_is_refused() {
     edit(&|entries| drop(entries.insert(5, good.as_slice()).unwrap()));
     close(Log::open(&path).unwrap()).await;
 }
+
+/// Every so many bytes of a closed log are flipped, and it is cut at as many lengths: what then opens holds what was
+/// written, and all else is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_refused_or_harmless() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("log.redb");
+    let mut log = Log::open(&path).unwrap();
+    append(&mut log, 1..200).await;
+    close(log).await;
+    let good = fs::read(&path).unwrap();
+    let (mut refused, mut harmless, mut panicked) = (0, 0, 0);
+    let step = good.len() / 400 + 1;
+    let damaged = (0..good.len()).step_by(step).flat_map(|at| {
+        let mut flipped = good.clone();
+        flipped[at] ^= 0x10;
+        [(at, flipped), (at, good[..at].to_vec())]
+    });
+    for (at, bytes) in damaged {
+        let path = temp.path().join("damaged.redb");
+        fs::write(&path, &bytes).unwrap();
+        match std::panic::catch_unwind(|| Log::open(&path)) {
+            Ok(Ok(log)) => {
+                let entries = log.read(..).unwrap();
+                let written = (1..200).map(blank).collect::<Vec<_>>();
+                assert!(written.starts_with(&entries), "byte {at}: {} entries", entries.len());
+                if entries.len() < written.len() && bytes.len() == good.len() {
+                    println!("byte {at}: lost {}", written.len() - entries.len());
+                }
+                harmless += 1;
+            }
+            Ok(Err(_)) => refused += 1,
+            Err(_) => panicked += 1,
+        }
+    }
+    println!("{} bytes: {refused} refused, {harmless} harmless, {panicked} stopped by a panic", good.len());
+}

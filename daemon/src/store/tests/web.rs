@@ -157,6 +157,9 @@ impl Web {
         let gone = Arc::downgrade(&store.inner);
         drop(store);
         until(|| gone.strong_count() == 0).await;
+        // The file is let go of a moment after that.
+        let log = std::fs::File::open(self.dir(node).join("raft/log.redb"));
+        until(|| log.as_ref().is_ok_and(|log| log.try_lock().is_ok())).await;
     }
 
     /// Cuts all bytes between `a` and `b`, both ways.
