@@ -6,10 +6,10 @@
 //! others at once, accuses nobody ([`Sightings::impaired`]); addresses never come from gossip, only from the peers that
 //! were given and from those who called.
 
-mod watcher;
-mod wire;
 #[cfg(test)]
 mod tests;
+mod watcher;
+mod wire;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -102,7 +102,7 @@ impl Sightings {
 }
 
 /// Sends one message to a node at an address. Must not block; may drop.
-pub type Send = Arc<dyn Fn(NodeId, SocketAddr, Bytes) + std::marker::Send + Sync>;
+pub type SendMessage = Arc<dyn Fn(NodeId, SocketAddr, Bytes) + Send + Sync>;
 
 /// What gossip starts with.
 pub struct GossipConfig {
@@ -113,7 +113,7 @@ pub struct GossipConfig {
     /// All other nodes and their control addresses, from the replicated state; this node among them does no harm.
     pub peers: watch::Receiver<Arc<BTreeMap<NodeId, SocketAddr>>>,
     /// The way out.
-    pub send: Send,
+    pub send: SendMessage,
     /// What this node says of itself, by [`key`].
     pub values: BTreeMap<String, String>,
 }

@@ -20,7 +20,7 @@ impl Lab {
         for n in 1..=count {
             let me = NodeId::new(n);
             let (to, cut) = (directory.clone(), cut.clone());
-            let send: Send = Arc::new(move |node, addr, message: Bytes| {
+            let send: SendMessage = Arc::new(move |node, addr, message: Bytes| {
                 let cut = cut.lock().unwrap();
                 if cut.contains(&me) || cut.contains(&node) || rand::random_ratio(loss_percent, 100) {
                     return;
@@ -59,27 +59,29 @@ impl Lab {
 
     async fn all_see_all(&self) -> Duration {
         let others = self.nodes.len() - 1;
-        let all = |lab: &Self| lab.nodes.keys().all(|node| {
-            lab.alive(node.number()) == others && !lab.sightings(node.number()).impaired
-        });
+        let all = |lab: &Self| {
+            lab.nodes
+                .keys()
+                .all(|node| lab.alive(node.number()) == others && !lab.sightings(node.number()).impaired)
+        };
         self.until("all see all", Duration::from_secs(20), all).await
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_node_is_seen_by_all() {
-    for count in [2, 3, 5, 20] {
+    for (count, victims) in [(2, 1), (3, 2), (5, 4), (20, 3)] {
         let lab = Lab::new(count, 0);
         lab.all_see_all().await;
-        sleep(Duration::from_secs(30)).await;
+        sleep(Duration::from_secs(10)).await;
         let mut times = Vec::new();
-        for victim in (1..=count).rev().take(count as usize - 1).take(5) {
+        for victim in (1..=count).rev().take(victims) {
             lab.cut.lock().unwrap().insert(NodeId::new(victim));
             let all_saw = |lab: &Lab| {
                 let cut = lab.cut.lock().unwrap().clone();
-                (1..=count).filter(|n| !cut.contains(&NodeId::new(*n))).all(|by| {
-                    !lab.sightings(by).nodes[&NodeId::new(victim)].alive
-                })
+                (1..=count)
+                    .filter(|n| !cut.contains(&NodeId::new(*n)))
+                    .all(|by| !lab.sightings(by).nodes[&NodeId::new(victim)].alive)
             };
             times.push(lab.until("death is seen", Duration::from_secs(10), all_saw).await);
             // A node that is back is seen again, and detection is as quick as before.
@@ -95,14 +97,16 @@ async fn a_dead_node_is_seen_by_all() {
 
 #[tokio::test(start_paused = true)]
 async fn loss_is_no_death() {
-    let lab = Lab::new(5, 20);
-    lab.all_see_all().await;
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(600) {
-        for by in 1..=5 {
-            assert_eq!(lab.alive(by), 4, "after {:?}", start.elapsed());
+    for count in [2, 3, 5] {
+        let lab = Lab::new(count, 20);
+        lab.all_see_all().await;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(120) {
+            for by in 1..=count {
+                assert_eq!(lab.alive(by) as u64, count - 1, "{count} nodes, after {:?}", start.elapsed());
+            }
+            sleep(Duration::from_millis(100)).await;
         }
-        sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -165,7 +169,7 @@ mod watcher_tests {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
                     let (_keep, peers) = watch::channel(Arc::default());
-                    let send: Send = Arc::new(|_, _, _| {});
+                    let send: SendMessage = Arc::new(|_, _, _| {});
                     let me = NodeId::new(1);
                     let (view, changed) = (watch::channel(Arc::default()).0, watch::channel(()).0);
                     let wire = Wire::new(me, peers, send);

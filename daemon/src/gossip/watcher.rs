@@ -87,7 +87,8 @@ impl Watcher {
         for (node, seen) in &seen {
             let track = self.tracks.entry(*node).or_insert_with(|| Track::new(now));
             track.take_in(now, seen);
-            let heard = track.moved.is_some_and(|moved| seen.live || now.duration_since(moved) < LEAST_SILENCE);
+            let heard =
+                track.moved.is_some_and(|moved| seen.live || now.duration_since(moved) < LEAST_SILENCE);
             if heard {
                 alive.insert(*node);
             }
@@ -97,7 +98,10 @@ impl Watcher {
         for (node, track) in &mut self.tracks {
             track.settle(now, alive.contains(node), impaired);
         }
-        Sightings { nodes: self.tracks.iter().map(|(node, track)| (*node, track.sighting())).collect(), impaired }
+        Sightings {
+            nodes: self.tracks.iter().map(|(node, track)| (*node, track.sighting())).collect(),
+            impaired,
+        }
     }
 
     /// Doubts itself if most of the others went quiet at once, but not for ever: they may really be gone.

@@ -17,7 +17,7 @@ use chitchat::{
 use raftup_proto::id::NodeId;
 use tokio::sync::{mpsc, watch};
 
-use super::Send;
+use super::SendMessage;
 
 /// Messages that wait for the gossip task; more are dropped, newer ones say the same.
 const INBOX: usize = 256;
@@ -43,7 +43,7 @@ pub(super) struct Wire(Arc<Ends>);
 struct Ends {
     me: NodeId,
     peers: watch::Receiver<Arc<BTreeMap<NodeId, SocketAddr>>>,
-    send: Send,
+    send: SendMessage,
     /// Leads to the present gossip task.
     inbox: Mutex<Option<mpsc::Sender<Message>>>,
     /// Where nodes called from that are not among the peers yet.
@@ -58,7 +58,7 @@ impl Wire {
     pub(super) fn new(
         me: NodeId,
         peers: watch::Receiver<Arc<BTreeMap<NodeId, SocketAddr>>>,
-        send: Send,
+        send: SendMessage,
     ) -> Self {
         Self(Arc::new(Ends { me, peers, send, inbox: Mutex::default(), callers: Mutex::default() }))
     }

@@ -18,8 +18,6 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKey
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-
-
 /// How long the CA lasts.
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
@@ -77,7 +75,8 @@ impl Authority {
     pub fn load(certificate: &[u8], key: &[u8]) -> Result<Self, CaError> {
         let certificate = CertificateDer::from(certificate.to_vec());
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.to_vec()));
-        let key = KeyPair::from_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256).map_err(CaError::Authority)?;
+        let key =
+            KeyPair::from_der_and_sign_algo(&key, &PKCS_ECDSA_P256_SHA256).map_err(CaError::Authority)?;
         let cluster = cluster_of(&certificate)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(CaError::Authority)?;
         Ok(Self { cluster, certificate, issuer, life: NODE_LIFE })
@@ -225,7 +224,7 @@ pub fn now() -> UnixMillis {
 
 fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, CaError> {
     match X509Certificate::from_der(certificate) {
-        Ok((rest, parsed)) if rest.is_empty() => Ok(parsed),
+        Ok(([], parsed)) => Ok(parsed),
         Ok(_) | Err(_) => Err(CaError::Name("malformed")),
     }
 }
@@ -265,7 +264,6 @@ mod tests {
         let parsed = parse(&certificate).unwrap();
         assert!(!parsed.is_ca());
         assert!(!parsed.key_usage().unwrap().unwrap().value.key_cert_sign());
-        
     }
 
     #[test]

@@ -71,7 +71,9 @@ pub enum NetError {
         found: NodeId,
     },
     /// The other side's certificate begins in the future of this node's clock.
-    #[error("the certificate of {addr} is not valid yet by this node's clock: compare the clocks of both nodes")]
+    #[error(
+        "the certificate of {addr} is not valid yet by this node's clock: compare the clocks of both nodes"
+    )]
     ClockBehind {
         /// The address that was tried.
         addr: SocketAddr,
@@ -159,7 +161,9 @@ impl NetError {
             ConnectionError::ConnectionClosed(close) => match alert(u64::from(close.error_code)) {
                 Some(Alert::Expired) => Self::OwnExpired { addr },
                 Some(Alert::UnknownCa) => Self::OwnForeign { addr },
-                None if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED => Self::Refused { addr },
+                None if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED => {
+                    Self::Refused { addr }
+                }
                 None => Self::Closed { addr, message: close.to_string() },
             },
             ConnectionError::VersionMismatch

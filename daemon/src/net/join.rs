@@ -88,12 +88,15 @@ async fn ask_any(
     let (mut errors, mut unavailable) = (Vec::new(), None);
     while let Some((manager, dialled)) = dials.next().await {
         let asked = match dialled {
-            Ok(connection) => exchange(&connection, manager, request).await.map(|answer| (answer, connection)),
+            Ok(connection) => {
+                exchange(&connection, manager, request).await.map(|answer| (answer, connection))
+            }
             Err(error) => Err(error),
         };
         match asked {
             Ok((Ok(admission), connection)) => {
-                let ca = pinned(&connection, &token.ca_digest).ok_or_else(|| internal("no CA certificate"))?;
+                let ca =
+                    pinned(&connection, &token.ca_digest).ok_or_else(|| internal("no CA certificate"))?;
                 connection.close(Close::Unused.code(), b"joined");
                 return Ok((admission, ca));
             }
@@ -169,17 +172,20 @@ fn internal(error: impl std::fmt::Display) -> Refusal {
 /// The most telling of the errors, with what to check.
 fn explain(managers: &[SocketAddr], errors: &[NetError]) -> Refusal {
     let find = |telling: fn(&NetError) -> bool| errors.iter().find(|error| telling(error));
-    let clock = |error: &NetError| matches!(error, NetError::ClockBehind { .. } | NetError::PeerExpired { .. });
+    let clock =
+        |error: &NetError| matches!(error, NetError::ClockBehind { .. } | NetError::PeerExpired { .. });
     if let Some(NetError::ForeignCluster { addr }) = find(|e| matches!(e, NetError::ForeignCluster { .. })) {
         let message = format!("the token is of another cluster than {addr}; its secret was not sent");
-        return Refusal::new(Code::Invalid, message)
-            .hint("`raftup token` on a manager of the cluster that this node should join prints the right one");
+        return Refusal::new(Code::Invalid, message).hint(
+            "`raftup token` on a manager of the cluster that this node should join prints the right one",
+        );
     }
     if let Some(error) = find(clock) {
         return error.refusal().hint("`timedatectl` shows and sets the clock");
     }
     if managers.is_empty() {
-        return Refusal::new(Code::Invalid, "the token names no manager").hint("name one with `--manager ADDRESS`");
+        return Refusal::new(Code::Invalid, "the token names no manager")
+            .hint("name one with `--manager ADDRESS`");
     }
     let silent = |error: &NetError| matches!(error, NetError::Silent { .. } | NetError::Refused { .. });
     if let Some(error) = find(|_| true).filter(|error| !silent(error)) {
@@ -315,7 +321,10 @@ mod tests {
         }
         let refusal = gate.check(from, &right, &tokens(), start).unwrap_err();
         assert!(refusal.message.starts_with("too many"), "{refusal}");
-        assert!(gate.check([10, 0, 0, 2].into(), &right, &tokens(), start).is_ok(), "others are not kept out");
+        assert!(
+            gate.check([10, 0, 0, 2].into(), &right, &tokens(), start).is_ok(),
+            "others are not kept out"
+        );
         assert!(gate.check(from, &right, &tokens(), start + FAILURES_WINDOW).is_ok());
     }
 

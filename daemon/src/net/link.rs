@@ -31,6 +31,9 @@ const ALIVE: Duration = Duration::from_secs(2);
 /// A link without a stream that nobody used for so long is closed.
 const UNUSED: Duration = Duration::from_secs(10);
 
+/// Connections of one node at a time; with more, the oldest is closed.
+const MAX_LINKS: usize = 8;
+
 /// Gossip messages that wait to be written to one peer; more are dropped, newer ones say the same.
 const GOSSIP_QUEUE: usize = 8;
 
@@ -52,6 +55,8 @@ pub(super) struct Link {
     heard: Mutex<(u64, Instant)>,
     /// Kept for the streams that it has; new ones go elsewhere.
     retired: AtomicBool,
+    /// Which of two connections that were dialled at the same time both ends use.
+    preferred: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,7 +65,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Link {
     /// A link, and the queue of gossip to be written to it.
-    pub(super) fn new(connection: Connection, certificate: Name, process: u64) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
+    pub(super) fn new(
+        connection: Connection,
+        certificate: Name,
+        process: u64,
+        preferred: bool,
+    ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
         let (gossip, queue) = mpsc::channel(GOSSIP_QUEUE);
         let addr = connection.remote_address();
         let link = Self {
@@ -74,6 +84,7 @@ impl Link {
             used: Mutex::new(Instant::now()),
             heard: Mutex::new((0, Instant::now())),
             retired: AtomicBool::new(false),
+            preferred,
         };
         (Arc::new(link), queue)
     }
@@ -186,15 +197,18 @@ impl Links {
             old.close(Close::Unused, "the node was restarted");
         }
         links.retain(|old| old.process == link.process);
+        if links.len() >= MAX_LINKS {
+            links.remove(0).close(Close::Busy, "the node has opened too many connections");
+        }
         links.push(link.clone());
         Ok(())
     }
 
-    /// The link to use for the node: the newest that is alive.
+    /// The link to use for the node: one that is alive, the one that both ends prefer, the newest.
     pub(super) fn get(&self, node: NodeId) -> Option<Arc<Link>> {
         let all = lock(&self.0);
         let usable = |link: &&Arc<Link>| !link.retired.load(Ordering::Relaxed) && link.is_alive();
-        all.get(&node)?.iter().rev().find(usable).cloned()
+        all.get(&node)?.iter().filter(usable).max_by_key(|link| link.preferred).cloned()
     }
 
     /// Closes the links of one node.

@@ -29,9 +29,9 @@ pub mod renew;
 pub mod rpc;
 mod serve;
 pub mod stream;
-mod tls;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::net::SocketAddr;
 

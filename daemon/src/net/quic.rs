@@ -113,7 +113,8 @@ impl Net {
         let config = tls::server(&identity)?;
         let before = self.inner.identity.swap(Some(identity.clone()));
         self.inner.endpoint.set_server_config(Some(config));
-        let same = before.is_some_and(|old| (old.cluster(), old.node()) == (identity.cluster(), identity.node()));
+        let same =
+            before.is_some_and(|old| (old.cluster(), old.node()) == (identity.cluster(), identity.node()));
         if same {
             self.inner.links.retire();
         } else {
@@ -164,7 +165,14 @@ impl Net {
         let server = self.inner.server.load_full().ok_or(NetError::Refused { addr: peer.addr })?;
         let (near, far) = Stream::pair();
         let caller = Caller { node: identity.node(), role: identity.role(), addr: peer.addr };
-        self.inner.tasks.spawn(serve::dispatch(self.inner.clone(), server, Some(caller), peer.addr, hello, far));
+        self.inner.tasks.spawn(serve::dispatch(
+            self.inner.clone(),
+            server,
+            Some(caller),
+            peer.addr,
+            hello,
+            far,
+        ));
         Ok(near)
     }
 
@@ -252,17 +260,13 @@ impl Dial {
 
 async fn dial_member(inner: &Arc<Inner>, peer: Peer) -> Result<Arc<Link>, NetError> {
     let identity = inner.identity.load_full().ok_or(NetError::NoIdentity)?;
-    let trust = Trust::Member {
-        ca: identity.ca_der().clone(),
-        cluster: identity.cluster(),
-        node: peer.node,
-    };
+    let trust = Trust::Member { ca: identity.ca_der().clone(), cluster: identity.cluster(), node: peer.node };
     let dialled = async {
         let connection = connect(inner, Some(&identity), trust, peer).await?;
         let name = shown_name(&connection)
             .ok_or_else(|| NetError::Lost { addr: peer.addr, message: "no certificate".to_owned() })?;
         match serve::greet_and_hear(inner, &connection).await {
-            Ok(process) => join_links(inner, connection, name, process),
+            Ok(process) => join_links(inner, connection, name, process, identity.node() < name.node),
             Err(error) => Err(NetError::from_loss(peer.addr, &error)),
         }
     };
@@ -276,8 +280,9 @@ pub(super) fn join_links(
     connection: Connection,
     name: Name,
     process: u64,
+    preferred: bool,
 ) -> Result<Arc<Link>, NetError> {
-    let (link, gossip) = Link::new(connection, name, process);
+    let (link, gossip) = Link::new(connection, name, process, preferred);
     if let Err(Duplicate { first }) = inner.links.add(&link) {
         let message = format!("{} is connected from {first}, and now from {}", name.node, link.caller.addr);
         tracing::warn!(node = %name.node, %first, second = %link.caller.addr, "a node's identity is used twice");
@@ -320,7 +325,9 @@ fn from_verdict(peer: Peer, verdict: &Verdict, error: &quinn::ConnectionError) -
             let message = format!("it is a {}, not a {}", Role::Worker, Role::Manager);
             NetError::Lost { addr, message }
         }
-        Some(Mistrust::Malformed) => NetError::Lost { addr, message: "its certificate is malformed".to_owned() },
+        Some(Mistrust::Malformed) => {
+            NetError::Lost { addr, message: "its certificate is malformed".to_owned() }
+        }
         None => NetError::from_loss(addr, error),
     }
 }

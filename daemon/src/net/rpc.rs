@@ -46,7 +46,12 @@ impl Net {
     }
 
     /// As [`Net::call`], with its own limit of time.
-    pub async fn call_within(&self, limit: Duration, peer: Peer, request: Request) -> Result<Reply, CallError> {
+    pub async fn call_within(
+        &self,
+        limit: Duration,
+        peer: Peer,
+        request: Request,
+    ) -> Result<Reply, CallError> {
         match timeout(limit, ask(self, peer, &request)).await {
             Ok(answer) => Ok(answer??),
             Err(_) => {
@@ -106,7 +111,8 @@ mod tests {
         };
         let mut table = format!("{:<16}{:<9}{:<9}nobody\n", "", "manager", "worker");
         for hello in hellos {
-            let [m, w, n] = [Some(Role::Manager), Some(Role::Worker), None].map(|role| yes(allowed(&hello, role)));
+            let [m, w, n] =
+                [Some(Role::Manager), Some(Role::Worker), None].map(|role| yes(allowed(&hello, role)));
             table += &format!("{:<16}{m:<9}{w:<9}{n}\n", word(&hello));
         }
         for request in requests {

@@ -69,7 +69,8 @@ pub(super) async fn accept(inner: Arc<Inner>) {
     let greeting = Arc::new(tokio::sync::Semaphore::new(MAX_GREETING));
     // Cancel-safe: a connection that was not taken stays in the endpoint's queue.
     while let Some(Some(incoming)) = inner.stop.run_until_cancelled(inner.endpoint.accept()).await {
-        let (Some(server), Ok(turn)) = (inner.server.load_full(), greeting.clone().try_acquire_owned()) else {
+        let (Some(server), Ok(turn)) = (inner.server.load_full(), greeting.clone().try_acquire_owned())
+        else {
             incoming.refuse();
             continue;
         };
@@ -79,7 +80,9 @@ pub(super) async fn accept(inner: Arc<Inner>) {
             let welcomed = timeout(GREETING_TIME, welcome(&inner, &server, incoming)).await;
             drop(turn);
             match welcomed {
-                Ok(Some(Welcome::Stranger(connection))) => stranger(inner, server, strangers, connection).await,
+                Ok(Some(Welcome::Stranger(connection))) => {
+                    stranger(inner, server, strangers, connection).await
+                }
                 Ok(Some(Welcome::Member) | None) => {}
                 Err(_) => tracing::debug!(%from, "a caller took too long"),
             }
@@ -121,7 +124,7 @@ async fn welcome(inner: &Arc<Inner>, server: &Server, incoming: Incoming) -> Opt
     }
     // Begun before others may use the link, so that it is the first of its streams.
     let greeting = connection.open_uni().await.map_err(quiet).ok()?;
-    quic::join_links(inner, connection, name, process).ok()?;
+    quic::join_links(inner, connection, name, process, name.node < ours.node()).ok()?;
     greet(inner, greeting).await.map_err(|error| tracing::debug!(%from, %error, "a caller left")).ok()?;
     Some(Welcome::Member)
 }
@@ -169,6 +172,10 @@ pub(super) async fn streams(inner: Arc<Inner>, link: Arc<Link>) {
             },
             uni = link.connection.accept_uni() => match uni {
                 Ok(recv) => { inner.tasks.spawn(gossip(inner.clone(), link.clone(), recv)); }
+                Err(error) => return ended(&link, &error),
+            },
+            message = link.connection.read_datagram() => match message {
+                Ok(message) => hear_gossip(&inner, &link, message),
                 Err(error) => return ended(&link, &error),
             },
         }
@@ -247,9 +254,8 @@ async fn join(server: &Server, from: SocketAddr, mut stream: Stream) -> Result<(
     stream.send.finish().await
 }
 
-/// Reads one gossip message.
+/// Reads one gossip message that came on a stream.
 async fn gossip(inner: Arc<Inner>, link: Arc<Link>, mut recv: RecvStream) {
-    let Some(server) = inner.server.load_full() else { return };
     let read = async {
         let hello = read_hello(&mut recv).await?;
         let cap = usize::try_from(Hello::Gossip.cap()).unwrap_or(usize::MAX);
@@ -257,18 +263,30 @@ async fn gossip(inner: Arc<Inner>, link: Arc<Link>, mut recv: RecvStream) {
         (hello == Hello::Gossip).then_some(message)
     };
     if let Ok(Some(message)) = timeout(GREETING_TIME, read).await {
-        link.touch();
-        server.serve.gossip(link.caller, Bytes::from(message));
+        hear_gossip(&inner, &link, message.into());
     }
 }
 
-/// Writes gossip to a peer, one message a stream, until the link is closed.
+fn hear_gossip(inner: &Inner, link: &Link, message: Bytes) {
+    link.touch();
+    if let Some(server) = inner.server.load_full() {
+        server.serve.gossip(link.caller, message);
+    }
+}
+
+/// Writes gossip to a peer until the link is closed: small messages as datagrams, which cost the least and may be lost,
+/// others on a stream each.
 pub(super) async fn write_gossip(link: Arc<Link>, mut queue: mpsc::Receiver<Bytes>) {
     let Ok(hello) = codec::frame(&Hello::Gossip, Hello::Gossip.cap()) else { return };
-    let write = async |message: &[u8]| -> Result<(), quinn::WriteError> {
+    let write = async |message: Bytes| -> Result<(), quinn::WriteError> {
+        if link.connection.max_datagram_size().is_some_and(|most| message.len() <= most) {
+            // Fails only with the connection, which is seen at the next turn.
+            let _ = link.connection.send_datagram(message);
+            return Ok(());
+        }
         let mut send = link.connection.open_uni().await?;
         send.write_all(&hello).await?;
-        send.write_all(message).await
+        send.write_all(&message).await
     };
     let closed = link.connection.closed();
     tokio::pin!(closed);
@@ -277,7 +295,7 @@ pub(super) async fn write_gossip(link: Arc<Link>, mut queue: mpsc::Receiver<Byte
         let written = tokio::select! {
             _ = &mut closed => return,
             message = queue.recv() => match message {
-                Some(message) => write(&message).await,
+                Some(message) => write(message).await,
                 None => return,
             },
         };
@@ -346,7 +364,11 @@ async fn stranger(inner: Arc<Inner>, server: Arc<Server>, strangers: Arc<Strange
     connection.close(Close::Protocol.code(), b"only a join request is taken without a certificate");
 }
 
-async fn serve_stranger(server: &Server, connection: &Connection, from: SocketAddr) -> Result<(), FrameError> {
+async fn serve_stranger(
+    server: &Server,
+    connection: &Connection,
+    from: SocketAddr,
+) -> Result<(), FrameError> {
     let lost = |error: ConnectionError| FrameError::Lost { reason: error.to_string() };
     let opened = timeout(GREETING_TIME, connection.accept_bi()).await;
     let (mut send, mut recv) = opened.map_err(|_| FrameError::Closed)?.map_err(lost)?;

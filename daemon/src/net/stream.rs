@@ -61,7 +61,11 @@ impl Stream {
     }
 
     /// See [`Sender::write_frame`].
-    pub async fn write_frame<T: Serialize + ?Sized>(&mut self, value: &T, cap: u64) -> Result<(), FrameError> {
+    pub async fn write_frame<T: Serialize + ?Sized>(
+        &mut self,
+        value: &T,
+        cap: u64,
+    ) -> Result<(), FrameError> {
         self.send.write_frame(value, cap).await
     }
 }
@@ -74,7 +78,11 @@ pub struct Sender {
 
 impl Sender {
     /// Writes one frame of at most `cap` bytes. Not cancel-safe: a part of the frame may have been written.
-    pub async fn write_frame<T: Serialize + ?Sized>(&mut self, value: &T, cap: u64) -> Result<(), FrameError> {
+    pub async fn write_frame<T: Serialize + ?Sized>(
+        &mut self,
+        value: &T,
+        cap: u64,
+    ) -> Result<(), FrameError> {
         let bytes = codec::frame(value, cap)?;
         self.inner.write_all(&bytes).await.map_err(FrameError::lost)
     }
@@ -103,7 +111,11 @@ impl Receiver {
                 return Ok(codec::decode(&body, cap)?);
             }
             if self.inner.read_buf(&mut self.buffer).await.map_err(FrameError::lost)? == 0 {
-                return Err(if self.buffer.is_empty() { FrameError::Closed } else { FrameError::cut_short() });
+                return Err(if self.buffer.is_empty() {
+                    FrameError::Closed
+                } else {
+                    FrameError::cut_short()
+                });
             }
         }
     }
@@ -125,7 +137,11 @@ impl Receiver {
 }
 
 impl AsyncRead for Receiver {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.buffer.is_empty() {
             return Pin::new(&mut self.inner).poll_read(cx, out);
         }
@@ -151,7 +167,11 @@ impl AsyncWrite for Sender {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.recv).poll_read(cx, out)
     }
 }

@@ -73,11 +73,8 @@ struct Recorder {
 #[async_trait]
 impl Serve for Recorder {
     async fn join(&self, from: SocketAddr, request: JoinRequest) -> JoinAnswer {
-        let tokens = TokenHashes {
-            manager: [0; 32],
-            worker: Sha256::digest(SECRET).into(),
-            sealed: Vec::new(),
-        };
+        let tokens =
+            TokenHashes { manager: [0; 32], worker: Sha256::digest(SECRET).into(), sealed: Vec::new() };
         self.joins.lock().unwrap().push(from);
         let admit = async || {
             let node = NodeId::new(40);

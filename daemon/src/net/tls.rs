@@ -47,6 +47,9 @@ const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
 /// Streams of one connection that the other side may have open at once, both ways and one way.
 const MAX_STREAMS: (u32, u32) = (256, 64);
 
+/// Datagrams (gossip) that wait to be read; older ones are dropped for newer ones.
+const DATAGRAMS_BYTES: usize = 64 << 10;
+
 /// Handshakes that wait for their turn; more are refused.
 const MAX_WAITING: usize = 256;
 
@@ -63,7 +66,7 @@ fn transport() -> Arc<TransportConfig> {
         .initial_rtt(FIRST_ROUND_TRIP)
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS.0))
         .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS.1))
-        .datagram_receive_buffer_size(None);
+        .datagram_receive_buffer_size(Some(DATAGRAMS_BYTES));
     Arc::new(transport)
 }
 
@@ -82,8 +85,7 @@ pub(super) fn server(identity: &Identity) -> Result<quinn::ServerConfig, rustls:
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
-    let tls =
-        QuicServerConfig::try_from(tls).map_err(|error| rustls::Error::General(error.to_string()))?;
+    let tls = QuicServerConfig::try_from(tls).map_err(|error| rustls::Error::General(error.to_string()))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(transport()).migration(false).max_incoming(MAX_WAITING);
     Ok(config)
@@ -147,8 +149,7 @@ pub(super) fn client(
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.resumption = Resumption::disabled();
     tls.enable_sni = false;
-    let tls =
-        QuicClientConfig::try_from(tls).map_err(|error| rustls::Error::General(error.to_string()))?;
+    let tls = QuicClientConfig::try_from(tls).map_err(|error| rustls::Error::General(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(transport());
     Ok((config, verdict))
@@ -178,7 +179,8 @@ impl Verifier {
         roots.add(ca.clone().into_owned()).map_err(|_| Mistrust::Malformed)?;
         let parsed = ParsedCertificate::try_from(certificate).map_err(|_| Mistrust::Malformed)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, others, now, algorithms).map_err(mistrust)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, others, now, algorithms)
+            .map_err(mistrust)?;
         self.check_name(&ca::name(certificate).map_err(|_| Mistrust::Malformed)?)
     }
 
@@ -193,17 +195,18 @@ impl Verifier {
 }
 
 fn mistrust(error: rustls::Error) -> Mistrust {
-    match error {
-        rustls::Error::InvalidCertificate(
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        ) => Mistrust::NotYet,
-        rustls::Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => Mistrust::Expired,
-        rustls::Error::InvalidCertificate(
-            CertificateError::UnknownIssuer | CertificateError::BadSignature,
-        ) => Mistrust::Foreign,
-        _ => Mistrust::Malformed,
+    use CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidYet, NotValidYetContext, UnknownIssuer,
+    };
+    let rustls::Error::InvalidCertificate(error) = error else { return Mistrust::Malformed };
+    if matches!(error, NotValidYet | NotValidYetContext { .. }) {
+        Mistrust::NotYet
+    } else if matches!(error, Expired | ExpiredContext { .. }) {
+        Mistrust::Expired
+    } else if matches!(error, UnknownIssuer | BadSignature) {
+        Mistrust::Foreign
+    } else {
+        Mistrust::Malformed
     }
 }
 
