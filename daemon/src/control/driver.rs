@@ -1,0 +1,122 @@
+//! Runs the decisions over services, one at a time: woken by a change, by a node that has routes in force, or by what is
+//! due; it never polls.
+//!
+//! Owns: when to decide. Leaves alone: what (`plan::review`).
+//! Holds: a decision is made from the newest world, or comes to nothing: the store refuses one that was not.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use raftup_proto::{id::ServiceId, unit::UnixMillis, view::Revision};
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use crate::{
+    model::ChangeSet,
+    plan::{self, Agenda, Facts, Ids, Plan},
+    store::ProposeError,
+};
+
+use super::{now, reign::Reign};
+
+/// Name on the board.
+const NAME: &str = "services";
+
+/// Wait after a run that failed; the next one tries again.
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// Decides for as long as the reign lasts.
+pub(super) async fn run(reign: &Reign) {
+    let mut driver =
+        Driver { reign, ids: Ids::seeded(rand::random()), due: BTreeMap::new(), left: Agenda::default() };
+    let mut woken_by = "leadership";
+    loop {
+        driver.run_once(woken_by).await;
+        woken_by = driver.wait().await;
+    }
+}
+
+struct Driver<'a> {
+    reign: &'a Reign,
+    ids: Ids,
+    /// When each service is to be looked at again though nothing changes.
+    due: BTreeMap<ServiceId, UnixMillis>,
+    /// What an earlier run could not finish.
+    left: Agenda,
+}
+
+impl Driver<'_> {
+    async fn run_once(&mut self, woken_by: &str) {
+        let begun = Instant::now();
+        let (world, mut agenda) = self.reign.views.take_agenda();
+        let now = now();
+        agenda.merge(std::mem::take(&mut self.left));
+        agenda.services.extend(self.due.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id));
+        agenda.services.extend(world.draining());
+        if agenda.is_empty() {
+            return;
+        }
+        let facts = Facts { in_force: self.reign.sessions.in_force() };
+        let Plan { set, due } = plan::decide(&world, &agenda, facts, now, &mut self.ids);
+        for id in &agenda.services {
+            self.due.remove(id);
+        }
+        self.due.extend(due);
+        let (looked, changes) = (agenda.services.len(), set.changes.len());
+        let took = begun.elapsed();
+        let last = match self.propose(set, world.cluster().revision).await {
+            Ok(()) => format!("{changes} changes, {looked} services looked at"),
+            Err(error) => {
+                self.left = agenda;
+                format!("failed, will be tried again: {error}")
+            }
+        };
+        self.reign.board.note(NAME, woken_by, took, last);
+    }
+
+    async fn propose(&self, set: ChangeSet, base: Revision) -> Result<(), ProposeError> {
+        if set.is_empty() {
+            return Ok(());
+        }
+        let mut editions = self.reign.views.watch();
+        let (reached, result) = match self.reign.store.propose(set).await {
+            Ok(revision) => (revision, Ok(())),
+            // Someone else was first; their change is on its way here.
+            Err(error @ ProposeError::Conflict { .. }) => {
+                debug!(%error, "decided from an older state");
+                (Revision(base.0 + 1), Err(error))
+            }
+            Err(error) => {
+                warn!(%error, "a decision was not carried out");
+                sleep(PAUSE).await;
+                return Err(error);
+            }
+        };
+        // The next decision has to see this one. An error means that the reign is over.
+        let _ = editions.wait_for(|revision| *revision >= reached).await;
+        result
+    }
+
+    /// Waits until there is something to do; says what woke it.
+    async fn wait(&mut self) -> &'static str {
+        if !self.left.is_empty() {
+            return "retry";
+        }
+        let mut editions = self.reign.views.watch();
+        let mut acks = self.reign.sessions.watch_in_force();
+        let draining = !self.reign.views.world().draining().is_empty();
+        let next = self.due.values().min().copied();
+        let pause = next.map(|at| at.since(now()));
+        if !self.reign.views.is_quiet() {
+            return "change";
+        }
+        // Watches and timers lose nothing when a wait on them is dropped.
+        tokio::select! {
+            _ = editions.changed() => "change",
+            _ = acks.changed(), if draining => "routes in force",
+            () = sleep(pause.unwrap_or_default()), if pause.is_some() => "due",
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What the loops of one reign share: from the moment that this node leads until it does not.
+
+use std::sync::Arc;
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{gossip::Sightings, net::Net, store::Store};
+
+use super::{
+    Control, board::Board, driver, nodes, reports, reports::Reports, sessions::Sessions, views::Views,
+};
+
+/// One time of leading.
+pub(super) struct Reign {
+    pub(super) store: Store,
+    pub(super) net: Net,
+    pub(super) gossip: watch::Receiver<Arc<Sightings>>,
+    pub(super) board: Board,
+    pub(super) views: Views,
+    pub(super) sessions: Sessions,
+    pub(super) reports: Reports,
+    pub(super) since: Instant,
+    /// Cancelled when it is over.
+    pub(super) end: CancellationToken,
+}
+
+impl Reign {
+    /// Starts the loops, as tasks of `tasks` that end with `end`.
+    pub(super) fn begin(
+        control: &Control,
+        net: Net,
+        gossip: watch::Receiver<Arc<Sightings>>,
+        end: CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Arc<Self> {
+        // Before the snapshot, so that no change is missed between the two.
+        let changes = control.store.changes();
+        let reign = Arc::new(Self {
+            views: Views::new(control.store.snapshot()),
+            store: control.store.clone(),
+            net,
+            gossip,
+            board: control.board.clone(),
+            sessions: Sessions::default(),
+            reports: Reports::default(),
+            since: Instant::now(),
+            end: end.clone(),
+        });
+        let until_end = || end.clone();
+        let (one, two, three, four) = (reign.clone(), reign.clone(), reign.clone(), reign.clone());
+        tasks.spawn(until_end().run_until_cancelled_owned(async move {
+            one.views.follow(&one.store, changes).await;
+        }));
+        tasks.spawn(until_end().run_until_cancelled_owned(async move { driver::run(&two).await }));
+        tasks.spawn(until_end().run_until_cancelled_owned(async move { nodes::run(&three).await }));
+        tasks.spawn(until_end().run_until_cancelled_owned(async move { reports::run(&four).await }));
+        reign
+    }
+}

@@ -1,0 +1,162 @@
+//! The leader's end of one node's session.
+//!
+//! ```text
+//! Start -> Accepted, whole view -> Update | Alive .. / Status | Applied | Info | Alive .. -> either side ends
+//! ```
+//!
+//! Owns: the frames of one session. Leaves alone: what is in them.
+//! Holds: updates fit onto one another; the node hears something at least once a beat.
+
+use std::time::Duration;
+
+use raftup_proto::{
+    id::NodeId,
+    peer::{Down, Hello, NodeInfo, SESSION_BEAT_MS, Up},
+    refusal::{Code, Refusal},
+    view::{Revision, ViewUpdate},
+};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::{
+    net::{Caller, FrameError, Receiver, Sender, Stream},
+    plan::nodes,
+};
+
+use super::{reign::Reign, views::News};
+
+/// How long a node may take for its first frame.
+const START_LIMIT: Duration = Duration::from_secs(5);
+
+/// Serves a session until it ends, and says so in the log.
+pub(super) async fn serve(reign: &Reign, caller: Caller, mut stream: Stream) {
+    let node = caller.node;
+    let cap = Hello::Session.cap();
+    let (info, process) = match timeout(START_LIMIT, stream.read_frame(cap)).await {
+        Ok(Ok(Up::Start { info, process, generation })) => {
+            debug!(%node, generation = generation.0, "session begins");
+            (info, process)
+        }
+        Ok(Ok(_)) | Ok(Err(_)) | Err(_) => return debug!(%node, "a session did not begin as it should"),
+    };
+    match enter(reign, &caller, &info, process).await {
+        Ok(token) => {
+            let served = async {
+                stream.write_frame(&Down::Accepted, cap).await?;
+                converse(reign, node, stream).await
+            };
+            let ended = token.run_until_cancelled(served).await;
+            reign.sessions.leave(node, &token);
+            match ended {
+                Some(Ok(())) | None => debug!(%node, "session ended"),
+                Some(Err(error)) => debug!(%node, %error, "session ended"),
+            }
+        }
+        Err(answer) => {
+            info!(%node, ?answer, "a session was refused");
+            if let Err(error) = stream.write_frame(&answer, cap).await {
+                debug!(%node, %error, "a session was not answered");
+            }
+        }
+    }
+}
+
+/// Makes sure that the node may have a session, and notes that it is here.
+async fn enter(
+    reign: &Reign,
+    caller: &Caller,
+    info: &NodeInfo,
+    process: u64,
+) -> Result<CancellationToken, Down> {
+    if !reign.store.snapshot().nodes.contains_key(&caller.node) {
+        return Err(Down::Refused(nodes::was_removed(caller.node)));
+    }
+    let token = reign.sessions.take(caller, process).await.map_err(Down::Refused)?;
+    match hear(reign, caller.node, info).await {
+        Ok(()) => Ok(token),
+        Err(refusal) => {
+            reign.sessions.leave(caller.node, &token);
+            // Without a quorum this one is about to lead no longer.
+            Err(if refusal.code == Code::Forbidden { Down::Refused(refusal) } else { Down::NotLeader(None) })
+        }
+    }
+}
+
+async fn hear(reign: &Reign, node: NodeId, info: &NodeInfo) -> Result<(), Refusal> {
+    let heard = reign.store.change(|cluster, now| Ok((nodes::heard(cluster, node, info, now)?, ())));
+    heard.await.map(|_| ())
+}
+
+async fn converse(reign: &Reign, node: NodeId, stream: Stream) -> Result<(), FrameError> {
+    let (sender, receiver) = stream.split();
+    // Each side owns its half; whichever ends first ends the session with the other.
+    tokio::select! {
+        ended = tell(reign, node, sender) => ended,
+        ended = listen(reign, node, receiver) => ended,
+    }
+}
+
+/// Sends the whole view, then what changes, and a beat where nothing does.
+async fn tell(reign: &Reign, node: NodeId, mut sender: Sender) -> Result<(), FrameError> {
+    let cap = Hello::Session.cap();
+    let beat = Duration::from_millis(SESSION_BEAT_MS);
+    let mut editions = reign.views.watch();
+    let mut news = reign.views.full(node);
+    let (mut looked, mut sent) = (Revision(0), Revision(0));
+    loop {
+        let update: Option<ViewUpdate> = match news {
+            News::Removed => {
+                return sender.write_frame(&Down::Refused(nodes::was_removed(node)), cap).await;
+            }
+            News::Update(update) => Some(update),
+            News::Nothing(revision) => {
+                looked = revision;
+                None
+            }
+        };
+        if let Some(update) = update {
+            looked = update.generation;
+            sent = update.generation;
+            // Noted first: the node may have it in force before the write returns.
+            reign.sessions.routes(node, |routes| (routes.sent, routes.looked) = (sent, looked));
+            sender.write_frame(&Down::Update(update), cap).await?;
+        } else {
+            reign.sessions.routes(node, |routes| routes.looked = looked);
+        }
+        // A watch loses nothing when a wait on it is dropped.
+        loop {
+            tokio::select! {
+                moved = editions.changed() => match moved {
+                    Ok(()) => break,
+                    Err(_) => return Ok(()),
+                },
+                () = sleep(beat) => sender.write_frame(&Down::Alive, cap).await?,
+            }
+        }
+        news = reign.views.since(node, looked, sent);
+    }
+}
+
+/// Takes in what the node says.
+async fn listen(reign: &Reign, node: NodeId, mut receiver: Receiver) -> Result<(), FrameError> {
+    loop {
+        let up: Up = receiver.read_frame(Hello::Session.cap()).await?;
+        reign.sessions.heard(node);
+        match up {
+            Up::Alive => {}
+            Up::Status(reports) => reign.reports.add(node, reports),
+            Up::Applied(revision) => {
+                reign.sessions.routes(node, |routes| routes.applied = routes.applied.max(revision));
+            }
+            Up::Info(info) => {
+                // Not noted: the node says it again at its next session, which a lost quorum leads to.
+                if let Err(reason) = hear(reign, node, &info).await {
+                    debug!(%node, %reason, "what a node says of itself was not noted");
+                    return Ok(());
+                }
+            }
+            Up::Start { .. } => return Ok(()),
+        }
+    }
+}
