@@ -1,3 +1,391 @@
-//! Loops of every node.
+//! Loops of every node: runs its tasks, keeps its place in the cluster.
+//!
+//! Owns: the node's view, its containers and engine networks. Leaves alone: what should run where (the leader), links,
+//! rules and names ([`routes`]). Holds: nothing here writes the cluster's state; containers outlive this process.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `sync` | the session with the leader |
+//! | `follow` | whether the engine answers, what happens there |
+//! | `supervisor` | which containers there should be |
+//! | `task` | one task: phases and events; pure |
+//! | `owner` | the one owner of a container |
+//! | `launch` | how each step is done |
+//! | `images`, `networks` | what a container needs first |
+//! | `report` | what became of tasks |
+//! | `saved` | view and reports on disk |
+//! | [`routes`] | links, rules and names from the view |
 
+mod follow;
+mod host;
+mod images;
+mod launch;
+mod logs;
+mod networks;
+mod owner;
+mod report;
 pub mod routes;
+mod saved;
+mod supervisor;
+mod sync;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream::BoxStream};
+use raftup_proto::{
+    api::{Credential, LogLine},
+    id::{ClusterId, NodeId, TaskId},
+    peer::{NodeInfo, Platform, Reply, Request},
+    refusal::Refusal,
+    spec::STOP_GRACE,
+    unit::UnixMillis,
+    view::{Revision, View, ViewUpdate},
+};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use self::host::{local, platform};
+use self::{
+    follow::Follow,
+    images::{Credentials, Images},
+    launch::Launcher,
+    networks::Networks,
+    owner::Shared,
+    report::Reports,
+    saved::Saved,
+    supervisor::Supervisor,
+    sync::Sync,
+};
+use crate::{
+    engine::{Engine, LogOptions},
+    net::{Net, Peer},
+};
+
+/// News of the engine that wait; more than come at once when all containers of a node start or end.
+const NEWS: usize = 1024;
+/// Owners that have ended and wait to be let go.
+const GONE: usize = 64;
+/// Changes are saved together that come within this time.
+const SAVE: Duration = Duration::from_millis(250);
+/// Containers that are removed at a time when the node leaves.
+const LEAVES: usize = 8;
+
+/// What an agent needs to know.
+#[derive(Debug)]
+pub struct AgentConfig {
+    /// Directory of its own, which is there.
+    pub dir: PathBuf,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// What the node says of itself; the agent keeps the platform up to date.
+    pub info: NodeInfo,
+    /// Managers to ask while the view names none.
+    pub seeds: Vec<Peer>,
+    /// The first view, of a node that was just admitted.
+    pub first: Option<ViewUpdate>,
+}
+
+/// Handle of a node's agent. Dropping it ends nothing; see [`Agent::shutdown`].
+#[derive(Clone)]
+pub struct Agent {
+    engine: Arc<dyn Engine>,
+    launcher: Arc<Launcher>,
+    hostname: String,
+    view: watch::Receiver<Arc<View>>,
+    applied: watch::Sender<Revision>,
+    mtu: watch::Sender<Option<u32>>,
+    up: watch::Receiver<bool>,
+    leader: watch::Receiver<Option<Peer>>,
+    refused: watch::Receiver<Option<Refusal>>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Where a session puts what it learns, and finds what it tells.
+struct Ends {
+    view: watch::Sender<Arc<View>>,
+    fresh: watch::Sender<bool>,
+    reports: Arc<Reports>,
+    info: watch::Receiver<NodeInfo>,
+}
+
+impl Agent {
+    /// Starts the agent: takes the containers that it finds as they are, and keeps a session with the leader.
+    pub fn start(config: AgentConfig, engine: Arc<dyn Engine>, net: Net) -> Self {
+        let (node, seeds) = (config.node, config.seeds.clone());
+        let (leader, leader_now) = watch::channel(None);
+        let (refused, refused_now) = watch::channel(None);
+        let credentials = FromLeader { net: net.clone(), leader: leader_now.clone() };
+        let (mut agent, ends) = Self::build(config, engine, Arc::new(credentials));
+        agent.leader = leader_now;
+        agent.refused = refused_now;
+        let sync = Sync {
+            net,
+            node,
+            seeds,
+            process: rand::random(),
+            info: ends.info,
+            applied: agent.applied.subscribe(),
+            reports: ends.reports,
+            view: ends.view,
+            fresh: ends.fresh,
+            leader,
+            refused,
+            stop: agent.stop.clone(),
+        };
+        agent.tracker.spawn(sync.run());
+        agent
+    }
+
+    /// All but the session.
+    fn build(
+        config: AgentConfig,
+        engine: Arc<dyn Engine>,
+        credentials: Arc<dyn Credentials>,
+    ) -> (Self, Ends) {
+        let saved = load(&config);
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let reports = Arc::new(Reports::new(saved.reports));
+        let (view, view_now) = watch::channel(Arc::new(saved.view));
+        let (fresh, fresh_now) = watch::channel(false);
+        let (mtu, mtu_now) = watch::channel(None);
+        let (up, up_now) = watch::channel(false);
+        let (platform, platform_now) =
+            watch::channel(Platform { engine: None, ..config.info.platform.clone() });
+        let (news, news_come) = mpsc::channel(NEWS);
+        let (gone, gone_come) = mpsc::channel(GONE);
+        let networks = Networks::new(engine.clone(), config.cluster, mtu_now);
+        let images = Images::new(engine.clone(), credentials);
+        let whose = (config.cluster, config.node);
+        let launcher =
+            Launcher::new(engine.clone(), whose, images, networks, view_now.clone(), up_now.clone());
+        let launcher = Arc::new(launcher);
+        let (info, info_now) = watch::channel(config.info.clone());
+        let sweep = Arc::new(Notify::new());
+        let shared = Shared {
+            launcher: launcher.clone(),
+            reports: reports.clone(),
+            gone,
+            tracker: tracker.clone(),
+            stop: stop.clone(),
+        };
+        let follow = Follow { engine: engine.clone(), cluster: config.cluster, up, platform, news };
+        let supervisor = Supervisor {
+            shared,
+            view: view_now.clone(),
+            fresh: fresh_now.clone(),
+            news: news_come,
+            gone: gone_come,
+            sweep: sweep.clone(),
+        };
+        tracker.spawn(stop.clone().run_until_cancelled_owned(follow.run()));
+        tracker.spawn(supervisor.run());
+        tracker.spawn(keep_saved(config.dir, view_now.clone(), reports.clone(), stop.clone()));
+        tracker.spawn(stop.clone().run_until_cancelled_owned(keep_swept(launcher.clone(), fresh_now, sweep)));
+        tracker.spawn(stop.clone().run_until_cancelled_owned(keep_told(platform_now, info)));
+        let agent = Self {
+            engine,
+            launcher,
+            hostname: config.info.hostname,
+            view: view_now,
+            applied: watch::Sender::new(Revision::default()),
+            mtu,
+            up: up_now,
+            leader: watch::channel(None).1,
+            refused: watch::channel(None).1,
+            tracker,
+            stop,
+        };
+        (agent, Ends { view, fresh, reports, info: info_now })
+    }
+
+    /// The last view; the one on disk at first.
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// Where the generation is put whose routing state is in force; the leader is told.
+    pub fn applied(&self) -> watch::Sender<Revision> {
+        self.applied.clone()
+    }
+
+    /// Takes the largest packet of a container from here. No network is made before it is known.
+    pub fn follow_mtu(&self, mut mtu: watch::Receiver<Option<u32>>) {
+        let into = self.mtu.clone();
+        let stop = self.stop.clone();
+        self.tracker.spawn(stop.run_until_cancelled_owned(async move {
+            loop {
+                let now = *mtu.borrow_and_update();
+                into.send_replace(now);
+                if mtu.changed().await.is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+
+    /// The leader, while a session with it stands.
+    pub fn leader(&self) -> watch::Receiver<Option<Peer>> {
+        self.leader.clone()
+    }
+
+    /// Whether the engine answers; moves to true again after it was away.
+    pub fn engine_up(&self) -> watch::Receiver<bool> {
+        self.up.clone()
+    }
+
+    /// What an operator of this node should know, one line a matter.
+    pub fn problems(&self) -> Vec<String> {
+        let engine = (!*self.up.borrow()).then(|| "Docker Engine does not answer".to_owned());
+        let refused =
+            self.refused.borrow().as_ref().map(|refusal| format!("the leader refuses this node: {refusal}"));
+        engine.into_iter().chain(refused).collect()
+    }
+
+    /// The lines of a task of this node, oldest first; with `follow` until its container ends.
+    ///
+    /// Errors: the task is not here; later, what the engine says.
+    pub fn logs(
+        &self,
+        task: TaskId,
+        options: LogOptions,
+    ) -> Result<BoxStream<'static, Result<LogLine, Refusal>>, Refusal> {
+        let view = self.view.borrow().clone();
+        logs::logs(self.engine.clone(), self.up.clone(), &view, self.hostname.clone(), task, options)
+    }
+
+    /// Ends the agent. Containers stay as they are; what begins with the engine is ended first.
+    pub async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
+    /// Ends the agent, and removes all containers and engine networks of the cluster from this node, containers
+    /// within their grace periods. Volumes stay. Errors: the engine does not answer, or does not do it.
+    pub async fn leave(&self) -> anyhow::Result<()> {
+        self.shutdown().await;
+        let containers = self.engine.containers(self.launcher.cluster).await?;
+        let view = self.view.borrow().clone();
+        let removals = containers.into_iter().map(|container| {
+            let item = view.tasks().find(|item| item.task == container.task);
+            let grace = item.map_or(STOP_GRACE, |item| item.container.stop_grace());
+            let engine = self.engine.clone();
+            async move {
+                engine.stop(&container.id, grace).await?;
+                engine.remove(&container.id).await
+            }
+        });
+        let mut removals = futures_util::stream::iter(removals).buffer_unordered(LEAVES);
+        while let Some(removed) = removals.next().await {
+            removed?;
+        }
+        self.launcher.networks.remove_all().await?;
+        Ok(())
+    }
+}
+
+/// What was saved, or the first view of a node that was just admitted.
+fn load(config: &AgentConfig) -> Saved {
+    let mut saved = Saved::load(&config.dir).unwrap_or_else(|error| {
+        tracing::warn!("the saved view is not used: {error:#}");
+        None
+    });
+    if let Some(first) = config.first.clone() {
+        let held = saved.get_or_insert_default();
+        if first.base.is_none() && first.generation > held.view.generation {
+            // A whole view always fits.
+            let _ = held.view.update(first);
+        }
+    }
+    saved.unwrap_or_default()
+}
+
+/// Saves view and reports a moment after they change, and at the end.
+async fn keep_saved(
+    dir: PathBuf,
+    mut view: watch::Receiver<Arc<View>>,
+    reports: Arc<Reports>,
+    stop: CancellationToken,
+) {
+    let mut moved = reports.moved();
+    let mut on = true;
+    while on {
+        // Cancel-safe: only changes are waited for.
+        tokio::select! {
+            changed = view.changed() => on = changed.is_ok(),
+            _ = moved.changed() => {}
+            () = stop.cancelled() => on = false,
+        }
+        on &= stop.run_until_cancelled(sleep(SAVE)).await.is_some();
+        moved.mark_unchanged();
+        let saved = Saved { view: view.borrow_and_update().as_ref().clone(), reports: reports.all() };
+        let dir = dir.clone();
+        match tokio::task::spawn_blocking(move || saved.save(&dir)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the view cannot be saved"),
+            Err(error) => tracing::error!(%error, "saving the view broke off"),
+        }
+    }
+}
+
+/// Removes networks that the cluster does not have any more, each time that some may have been let go.
+async fn keep_swept(launcher: Arc<Launcher>, mut fresh: watch::Receiver<bool>, sweep: Arc<Notify>) {
+    if fresh.wait_for(|fresh| *fresh).await.is_err() {
+        return;
+    }
+    loop {
+        sweep.notified().await;
+        let view = launcher.view.borrow().clone();
+        if let Err(error) = launcher.answered(|| launcher.networks.sweep(&view)).await {
+            tracing::warn!(%error, "networks cannot be removed");
+        }
+    }
+}
+
+/// Puts what the engine says into what the node says of itself.
+async fn keep_told(mut platform: watch::Receiver<Platform>, info: watch::Sender<NodeInfo>) {
+    while platform.changed().await.is_ok() {
+        let now = platform.borrow_and_update().clone();
+        info.send_if_modified(|info| std::mem::replace(&mut info.platform, now.clone()) != now);
+    }
+}
+
+/// Asks the leader for what a registry asks for.
+struct FromLeader {
+    net: Net,
+    leader: watch::Receiver<Option<Peer>>,
+}
+
+#[async_trait]
+impl Credentials for FromLeader {
+    async fn credential(&self, task: TaskId) -> Option<Credential> {
+        let leader = *self.leader.borrow();
+        match self.net.call(leader?, Request::Credential { task }).await {
+            Ok(Reply::Credential(credential)) => credential,
+            Ok(Reply::Done | Reply::Probed { .. } | Reply::Certificate { .. }) => None,
+            Err(error) => {
+                tracing::warn!(%task, %error, "pulling without credentials");
+                None
+            }
+        }
+    }
+}
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

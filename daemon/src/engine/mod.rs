@@ -10,7 +10,7 @@ mod fake;
 pub mod labels;
 mod settings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 

@@ -1,0 +1,294 @@
+//! How each step of a task is done on the engine.
+//!
+//! Owns: how many containers are made and started at a time, and trying again. Leaves alone: which step comes when
+//! (`task`). Holds: while the engine does not answer nothing is decided; a step that was cut off is looked at before
+//! it is repeated, so that no container is started twice.
+
+use std::{sync::Arc, time::Duration};
+
+use raftup_proto::{
+    id::{ClusterId, NodeId, TaskId},
+    spec::Healthcheck,
+    view::{Item, Key, NetworkItem, TaskItem, View},
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    images::Images,
+    networks::Networks,
+    owner::Told,
+    task::{Effect, Event},
+};
+use crate::engine::{Attachment, Condition, ContainerSettings, Engine, EngineError};
+
+/// Containers made at a time, and started at a time. Engines do part of it one by one: more are no faster, and stand in
+/// the way of a stop.
+const CREATES: usize = 4;
+const STARTS: usize = 4;
+/// First and longest wait before something is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(2);
+/// A task says what it waits for after this.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Does the steps of all tasks of a node.
+pub(super) struct Launcher {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) cluster: ClusterId,
+    pub(super) node: NodeId,
+    pub(super) images: Images,
+    pub(super) networks: Networks,
+    pub(super) view: watch::Receiver<Arc<View>>,
+    /// The engine answers.
+    pub(super) up: watch::Receiver<bool>,
+    creates: Semaphore,
+    starts: Semaphore,
+}
+
+/// A task of this node as its steps need it.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) task: TaskId,
+    /// The container's name.
+    pub(super) name: String,
+    pub(super) grace: Duration,
+    pub(super) item: TaskItem,
+}
+
+impl Job {
+    pub(super) fn of(item: &TaskItem) -> Self {
+        Self {
+            task: item.task,
+            name: item.container_name(),
+            grace: item.container.stop_grace(),
+            item: item.clone(),
+        }
+    }
+}
+
+impl Launcher {
+    pub(super) fn new(
+        engine: Arc<dyn Engine>,
+        (cluster, node): (ClusterId, NodeId),
+        images: Images,
+        networks: Networks,
+        view: watch::Receiver<Arc<View>>,
+        up: watch::Receiver<bool>,
+    ) -> Self {
+        let (creates, starts) = (Semaphore::new(CREATES), Semaphore::new(STARTS));
+        Self { engine, cluster, node, images, networks, view, up, creates, starts }
+    }
+
+    /// Does one step. None if it was cancelled before it had changed anything; what has begun is ended first.
+    pub(super) async fn perform(
+        &self,
+        job: &Job,
+        effect: Effect,
+        cancel: &CancellationToken,
+        say: &(dyn Fn(String) + Send + Sync),
+    ) -> Option<Told> {
+        match effect {
+            Effect::Prepare => cancel.run_until_cancelled(self.prepare(job, say)).await,
+            Effect::Create => {
+                let _turn = cancel.run_until_cancelled(self.creates.acquire()).await?;
+                Some(self.create(job, say).await)
+            }
+            Effect::Start => {
+                let _turn = cancel.run_until_cancelled(self.starts.acquire()).await?;
+                Some(self.start(job).await)
+            }
+            Effect::Stop => {
+                self.insist("stop", job.task, || self.engine.stop(&job.name, job.grace)).await;
+                Some(Told::event(Event::Stopped))
+            }
+            Effect::Remove { running } => {
+                self.remove(job.task, &job.name, running.then_some(job.grace)).await;
+                Some(Told::event(Event::Removed))
+            }
+        }
+    }
+
+    /// Removes a container, after a stop within the time given, if any.
+    pub(super) async fn remove(&self, task: TaskId, container: &str, grace: Option<Duration>) {
+        if let Some(grace) = grace {
+            self.insist("stop", task, || self.engine.stop(container, grace)).await;
+        }
+        self.insist("remove", task, || self.engine.remove(container)).await;
+    }
+
+    async fn prepare(&self, job: &Job, say: &(dyn Fn(String) + Send + Sync)) -> Told {
+        match self.needs(job, say).await {
+            Ok(_) => Told::event(Event::Prepared),
+            Err(why) => Told::event(Event::Impossible).because(why),
+        }
+    }
+
+    /// Whether the image brings a check along, and the networks.
+    async fn needs(
+        &self,
+        job: &Job,
+        say: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<(bool, Vec<Attachment>), String> {
+        let image = &job.item.image;
+        let pull = async {
+            let look = self.answered(|| self.images.ensure(image, job.task));
+            let found = slowly(look, || say(format!("image `{image}` is pulled"))).await;
+            found
+                .map(|found| found.checked)
+                .map_err(|error| format!("image `{image}` cannot be pulled: {error}"))
+        };
+        let networks = async {
+            let mut attachments = Vec::new();
+            for (id, address) in &job.item.networks {
+                let wait = async {
+                    let item = self.network(Key::Network(*id)).await;
+                    self.answered(|| self.networks.ensure(&item)).await.map_err(|error| {
+                        format!("network `{}_{}` cannot be made: {error}", item.stack, item.name)
+                    })
+                };
+                let network = slowly(wait, || say(format!("network {id} is not there yet"))).await?;
+                attachments.push(Attachment { network, address: *address });
+            }
+            Ok(attachments)
+        };
+        tokio::try_join!(pull, networks)
+    }
+
+    /// A network, once the view has it.
+    async fn network(&self, key: Key) -> NetworkItem {
+        let mut view = self.view.clone();
+        loop {
+            if let Some(Item::Network(item)) = view.borrow_and_update().items.get(&key) {
+                return item.clone();
+            }
+            if view.changed().await.is_err() {
+                // The agent ends, and this step with it.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn create(&self, job: &Job, say: &(dyn Fn(String) + Send + Sync)) -> Told {
+        let failed = |why| Told::event(Event::Impossible).because(why);
+        let mut again = true;
+        loop {
+            let networks = match self.needs(job, say).await {
+                Ok((_, networks)) => networks,
+                Err(why) => return failed(why),
+            };
+            let primary = job.item.networks.first().map(|(id, _)| Key::Network(*id));
+            let gateway = match primary {
+                Some(key) => Some(self.network(key).await.gateway()),
+                None => None,
+            };
+            let settings = ContainerSettings::of(self.cluster, self.node, &job.item, networks, gateway);
+            match self.answered(|| self.engine.create(&settings)).await {
+                Ok(id) => return Told::event(Event::Created).container(id),
+                // The image or a network was removed since it was last seen.
+                Err(EngineError::NotFound { .. }) if std::mem::take(&mut again) => {
+                    self.images.forget(&job.item.image);
+                    job.item.networks.iter().for_each(|(id, _)| self.networks.forget(*id));
+                }
+                Err(error) => return failed(format!("container cannot be made: {error}")),
+            }
+        }
+    }
+
+    async fn start(&self, job: &Job) -> Told {
+        let mut wait = Backoff::default();
+        loop {
+            match self.engine.start(&job.name).await {
+                Ok(()) => return self.started(job).await,
+                Err(error) if error.is_down() => {}
+                Err(error) => {
+                    let why = format!("container cannot be started: {error}");
+                    return Told::event(Event::Impossible).because(why);
+                }
+            }
+            self.back(&mut wait).await;
+            match self.answered(|| self.engine.inspect(&job.name)).await {
+                Ok(Some(Condition::Exited(exit))) => return Told::exited(&exit, &job.item),
+                Ok(Some(Condition::Running(_))) => return self.started(job).await,
+                Ok(Some(Condition::Created) | None) | Err(_) => {}
+            }
+        }
+    }
+
+    async fn started(&self, job: &Job) -> Told {
+        let checked = match &job.item.container.healthcheck {
+            Some(Healthcheck::Disabled) => false,
+            Some(Healthcheck::Check { test: Some(_), .. }) => true,
+            Some(Healthcheck::Check { test: None, .. }) | None => {
+                let image = self.answered(|| self.images.ensure(&job.item.image, job.task)).await;
+                image.is_ok_and(|image| image.checked)
+            }
+        };
+        Told::event(Event::Started { checked })
+    }
+
+    /// The engine's answer, however long it stays away.
+    pub(super) async fn answered<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, EngineError>
+    where
+        F: Future<Output = Result<T, EngineError>>,
+    {
+        let mut wait = Backoff::default();
+        loop {
+            match call().await {
+                Err(error) if error.is_down() => self.back(&mut wait).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Calls until it is done: what cannot be stopped or removed now can be later.
+    async fn insist<F>(&self, what: &str, task: TaskId, mut call: impl FnMut() -> F)
+    where
+        F: Future<Output = Result<(), EngineError>>,
+    {
+        let mut wait = Backoff::default();
+        while let Err(error) = call().await {
+            if !error.is_down() {
+                tracing::warn!(%task, what, %error, "the engine refuses, trying again");
+            }
+            self.back(&mut wait).await;
+        }
+    }
+
+    async fn back(&self, wait: &mut Backoff) {
+        sleep(wait.next()).await;
+        // An error means that the agent ends, and this step with it.
+        let _ = self.up.clone().wait_for(|up| *up).await;
+    }
+}
+
+/// Waits between tries.
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(RETRY)
+    }
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let now = self.0;
+        self.0 = now.saturating_mul(2).min(RETRY_MOST);
+        now
+    }
+}
+
+/// The outcome of `work`; `late` is called once if it takes a while.
+async fn slowly<T>(work: impl Future<Output = T>, late: impl FnOnce()) -> T {
+    let mut work = std::pin::pin!(work);
+    // Cancel-safe: the work is only borrowed.
+    tokio::select! {
+        done = &mut work => return done,
+        () = sleep(PATIENCE) => late(),
+    }
+    work.await
+}

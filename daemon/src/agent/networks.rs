@@ -1,0 +1,119 @@
+//! The engine's networks for the cluster's networks that tasks of this node are on.
+//!
+//! Owns: making and removing them. Leaves alone: links, routes and rules (`routes`), networks without our label.
+//! Holds: one engine network for a network of the cluster, whoever asks; a network is removed once the cluster has
+//! none of its id and no container is on it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use raftup_proto::{
+    id::{ClusterId, NetworkId},
+    view::{NetworkItem, View},
+};
+use tokio::sync::{OnceCell, watch};
+
+use crate::engine::{Engine, EngineError, Network, NetworkSettings, labels};
+
+/// The engine's networks. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Networks {
+    engine: Arc<dyn Engine>,
+    cluster: ClusterId,
+    mtu: watch::Receiver<Option<u32>>,
+    known: Arc<Mutex<BTreeMap<NetworkId, Arc<OnceCell<String>>>>>,
+}
+
+impl Networks {
+    pub(super) fn new(
+        engine: Arc<dyn Engine>,
+        cluster: ClusterId,
+        mtu: watch::Receiver<Option<u32>>,
+    ) -> Self {
+        Self { engine, cluster, mtu, known: Arc::default() }
+    }
+
+    /// The engine's id of a network, which is made if it is not there; waits until the packet size is known.
+    pub(super) async fn ensure(&self, item: &NetworkItem) -> Result<String, EngineError> {
+        let cell = self.lock().entry(item.network).or_default().clone();
+        cell.get_or_try_init(|| self.make(item)).await.cloned()
+    }
+
+    /// Forgets what is there, because the engine says otherwise.
+    pub(super) fn forget(&self, network: NetworkId) {
+        self.lock().remove(&network);
+    }
+
+    /// Removes networks that the cluster does not have any more. `view` must be fresh.
+    pub(super) async fn sweep(&self, view: &View) -> Result<(), EngineError> {
+        for network in self.engine.networks().await? {
+            let Some((cluster, id)) = network.of else { continue };
+            if cluster != self.cluster || view.networks().any(|item| item.network == id) {
+                continue;
+            }
+            self.forget(id);
+            self.remove(&network).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes all networks of the cluster.
+    pub(super) async fn remove_all(&self) -> Result<(), EngineError> {
+        self.lock().clear();
+        for network in self.engine.networks().await? {
+            if network.of.is_some_and(|(cluster, _)| cluster == self.cluster) {
+                self.remove(&network).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, network: &Network) -> Result<(), EngineError> {
+        match self.engine.remove_network(&network.id).await {
+            Ok(()) => tracing::info!(network = network.name, "network removed"),
+            Err(error) if error.is_down() => return Err(error),
+            // A container is on it; the end of that one brings us here again.
+            Err(error) => tracing::debug!(network = network.name, %error, "network stays for now"),
+        }
+        Ok(())
+    }
+
+    async fn make(&self, item: &NetworkItem) -> Result<String, EngineError> {
+        let networks = self.engine.networks().await?;
+        let ours = Some((self.cluster, item.network));
+        if let Some(found) = networks.iter().find(|network| network.of == ours) {
+            return Ok(found.id.clone());
+        }
+        let plain = format!("{}_{}", item.stack, item.name);
+        let taken = networks.iter().any(|network| network.name == plain);
+        let name = if taken { format!("{plain}_{}", item.network) } else { plain };
+        let mtu = self.mtu().await;
+        let settings = NetworkSettings {
+            labels: labels::of_network(self.cluster, item),
+            bridge: item.bridge(),
+            subnet: item.subnet,
+            gateway: item.gateway(),
+            name,
+            mtu,
+        };
+        let id = self.engine.create_network(&settings).await?;
+        tracing::info!(network = settings.name, subnet = %settings.subnet, "network made");
+        Ok(id)
+    }
+
+    /// The largest packet between nodes; known once the fabric is up.
+    async fn mtu(&self) -> u16 {
+        let mut mtu = self.mtu.clone();
+        let known = mtu.wait_for(Option::is_some).await.map(|known| *known);
+        known.ok().flatten().and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(LEAST_MTU)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NetworkId, Arc<OnceCell<String>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Packets of this size pass every link (IPv6's minimum); used where the fabric never said.
+const LEAST_MTU: u16 = 1280;

@@ -1,0 +1,166 @@
+//! The agent on a real engine.
+
+use std::time::Instant;
+
+use futures_util::{StreamExt, stream};
+use raftup_proto::{
+    spec::{Mount, MountSource},
+    unit::MemBytes,
+};
+
+use super::*;
+use crate::engine::tests::real::Host;
+
+const COUNT: u64 = 20;
+
+fn many() -> Vec<TaskItem> {
+    let address = |number| std::net::Ipv4Addr::from(u32::from(network(1).gateway()) + 64 + number);
+    let web = |number: u64| {
+        let mut web = task(number, "sleep 1000");
+        web.networks = vec![(network(1).network, address(u32::try_from(number).unwrap()))];
+        web
+    };
+    (1..=COUNT).map(web).collect()
+}
+
+fn items(tasks: &[TaskItem]) -> Vec<Item> {
+    let tasks = tasks.iter().map(|task| Item::Task(Box::new(task.clone())));
+    std::iter::once(Item::Network(network(1))).chain(tasks).collect()
+}
+
+/// The same containers, started in parallel through the engine's API and nothing else.
+async fn plainly(engine: &crate::engine::DockerEngine, tasks: &[TaskItem], at_a_time: usize) -> Duration {
+    let networks = Networks::new(Arc::new(engine.clone()), CLUSTER, watch::channel(Some(1400)).1);
+    let id = networks.ensure(&network(1)).await.unwrap();
+    let begin = Instant::now();
+    stream::iter(tasks)
+        .for_each_concurrent(at_a_time, |task| {
+            let attachment = crate::engine::Attachment { network: id.clone(), address: task.networks[0].1 };
+            let settings =
+                crate::engine::ContainerSettings::of(CLUSTER, NodeId::new(1), task, vec![attachment], None);
+            async move {
+                let id = engine.create(&settings).await.unwrap();
+                engine.start(&id).await.unwrap();
+            }
+        })
+        .await;
+    let took = begin.elapsed();
+    stream::iter(tasks)
+        .for_each_concurrent(8, |task| async { engine.remove(&task.container_name()).await.unwrap() })
+        .await;
+    took
+}
+
+#[tokio::test]
+async fn many_containers_survive_engine_and_agent() {
+    let Some(host) = Host::start("many").await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let tasks = many();
+    if std::env::var_os("RAFTUP_MEASURE").is_some() {
+        for at_a_time in [1, 2, 3, 4, 6, 8, 20, 1, 2, 3, 4, 6, 8, 20] {
+            eprintln!("{at_a_time} at a time: {:?}", plainly(&host.engine, &tasks, at_a_time).await);
+        }
+    }
+    let plain = plainly(&host.engine, &tasks, usize::try_from(COUNT).unwrap()).await;
+    let node = Node::start(dir.path(), &host.engine);
+    node.agent.up.clone().wait_for(|up| *up).await.unwrap();
+    let begin = Instant::now();
+    node.tell(items(&tasks));
+    for task in &tasks {
+        node.until_state(task, TaskState::Running).await;
+    }
+    eprintln!(
+        "{COUNT} containers: {plain:?} in parallel through the API, {:?} by the agent",
+        begin.elapsed()
+    );
+    let alive = || host.inside("ps -o pid,args | grep '[s]leep 1000' | grep -v init | sort").to_owned();
+    let before = alive();
+    assert_eq!(
+        before.lines().filter(|line| line.contains("sleep 1000")).count() as u64 % COUNT,
+        0,
+        "{before}"
+    );
+
+    host.kill();
+    eventually("noticed", async || !node.agent.problems().is_empty()).await;
+    node.agent.shutdown().await;
+    let node = Node::start(dir.path(), &host.engine);
+    host.inside(&format!("kill -9 $(ps -o pid,args | grep '[s]leep 1000' | head -n 1 | awk '{{print $1}}')"));
+    host.revive().await;
+    let died = async {
+        loop {
+            let all = node.ends.reports.all();
+            if let Some(failed) = all.iter().find(|report| report.status.state == TaskState::Failed) {
+                return failed.clone();
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let died = tokio::time::timeout(SOON, died).await.expect("the death of one is reported");
+    assert!(died.status.exit_code.is_some());
+    let running = |report: &raftup_proto::peer::TaskReport| report.status.state == TaskState::Running;
+    assert_eq!(node.ends.reports.all().into_iter().filter(running).count() as u64, COUNT - 1);
+    let after = alive();
+    let kept = before.lines().filter(|line| after.contains(*line)).count();
+    assert!(kept >= before.lines().count() - 2, "no other was touched: {before} {after}");
+    let begin = Instant::now();
+    node.tell([]);
+    eventually("removed", async || host.engine.containers(CLUSTER).await.unwrap().is_empty()).await;
+    eprintln!("removed in {:?}", begin.elapsed());
+    eventually("network", async || {
+        host.engine.networks().await.unwrap().iter().all(|network| network.of.is_none())
+    })
+    .await;
+    node.agent.leave().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_made_is_said() {
+    let Some(host) = Host::start("says").await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &host.engine);
+    let mount = |target: &str, source| Mount { target: target.to_owned(), source, read_only: false };
+    let bind = |path: &std::path::Path, create| MountSource::Bind {
+        path: path.display().to_string(),
+        create,
+        propagation: None,
+    };
+    let (mut hog, mut lost, mut mounts, mut nothing, mut pulled) = (
+        task(1, "x=x; while :; do x=$x$x; done"),
+        task(2, "sleep 1000"),
+        task(3, "echo hi > /data/f; cat /data/f /made/../data/f; ls -d /made /any"),
+        task(4, "sleep 1000"),
+        task(5, "sleep 1000"),
+    );
+    hog.resources.limits.memory = Some(MemBytes(16 << 20));
+    lost.container.mounts = vec![mount("/data", bind(&host.dir().join("missing"), false))];
+    mounts.container.mounts = vec![
+        mount("/data", MountSource::Volume { name: "data".parse().unwrap(), nocopy: false }),
+        mount("/made", bind(&host.dir().join("made"), true)),
+        mount("/any", MountSource::Anonymous),
+        mount("/tmp", MountSource::Tmpfs { size: Some(MemBytes(1 << 20)), mode: Some(0o1777) }),
+    ];
+    mounts.volumes = [("data".parse().unwrap(), "shop_data".to_owned())].into();
+    mounts.container.read_only = true;
+    nothing.container.command = Some(vec!["/no/such/program".to_owned()]);
+    nothing.container.init = false;
+    pulled.image = "127.0.0.1:9/none:1".to_owned();
+    node.tell_tasks(&[&hog, &lost, &mounts, &nothing, &pulled]);
+    for (task, state, words) in [
+        (&hog, TaskState::Failed, "used up its 16MiB of memory"),
+        (&lost, TaskState::Rejected, "bind source path does not exist"),
+        (&nothing, TaskState::Rejected, "/no/such/program"),
+        (&pulled, TaskState::Rejected, "127.0.0.1:9"),
+    ] {
+        let status = node.until(task, |status| status.state.is_over()).await;
+        eprintln!("{status:?}");
+        assert_eq!(status.state, state, "{status:?}");
+        assert!(status.message.as_deref().unwrap_or_default().contains(words), "{status:?}");
+    }
+    let status = node.until(&mounts, |status| status.state.is_over()).await;
+    let lines = node.agent.logs(mounts.task, LogOptions::default()).unwrap();
+    let lines: Vec<_> = lines.map(|line| line.unwrap().line).collect().await;
+    eprintln!("{status:?} {lines:?}");
+    assert_eq!(lines[..2], ["hi", "hi"]);
+    node.agent.leave().await.unwrap();
+}
