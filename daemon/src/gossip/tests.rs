@@ -177,8 +177,7 @@ mod watcher_tests {
                     let shared = Shared { cluster, me, wire, values: Mutex::default(), changed, view };
                     let transport = ChannelTransport::with_mtu(65_000);
                     let handle = spawn_chitchat(shared.config(), Vec::new(), &transport).await.unwrap();
-                    let state = handle.chitchat().lock().await.self_node_state().clone();
-                    state
+                    handle.chitchat().lock().await.self_node_state().clone()
                 })
             })
             .join()

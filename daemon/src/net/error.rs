@@ -155,7 +155,10 @@ impl NetError {
                 match Close::from_code(close.error_code) {
                     Some(Close::Removed) => Self::Removed,
                     Some(Close::Duplicate) => Self::Duplicate { message },
-                    _ => Self::Closed { addr, message },
+                    Some(
+                        Close::Unused | Close::Stopping | Close::Protocol | Close::Busy | Close::Expired,
+                    )
+                    | None => Self::Closed { addr, message },
                 }
             }
             ConnectionError::ConnectionClosed(close) => match alert(u64::from(close.error_code)) {
