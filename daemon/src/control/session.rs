@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use raftup_proto::{
+    api::NodeState,
     id::NodeId,
     peer::{Down, Hello, NodeInfo, SESSION_BEAT_MS, Up},
     refusal::{Code, Refusal},
@@ -44,7 +45,7 @@ pub(super) async fn serve(reign: &Reign, caller: Caller, mut stream: Stream) {
         Ok(token) => {
             let served = async {
                 stream.write_frame(&Down::Accepted, cap).await?;
-                converse(reign, node, stream).await
+                converse(reign, node, info, stream).await
             };
             let ended = token.run_until_cancelled(served).await;
             reign.sessions.leave(node, &token);
@@ -88,12 +89,12 @@ async fn hear(reign: &Reign, node: NodeId, info: &NodeInfo) -> Result<(), Refusa
     heard.await.map(|_| ())
 }
 
-async fn converse(reign: &Reign, node: NodeId, stream: Stream) -> Result<(), FrameError> {
+async fn converse(reign: &Reign, node: NodeId, info: NodeInfo, stream: Stream) -> Result<(), FrameError> {
     let (sender, receiver) = stream.split();
     // Each side owns its half; whichever ends first ends the session with the other.
     tokio::select! {
         ended = tell(reign, node, sender) => ended,
-        ended = listen(reign, node, receiver) => ended,
+        ended = listen(reign, node, info, receiver) => ended,
     }
 }
 
@@ -138,25 +139,39 @@ async fn tell(reign: &Reign, node: NodeId, mut sender: Sender) -> Result<(), Fra
     }
 }
 
-/// Takes in what the node says.
-async fn listen(reign: &Reign, node: NodeId, mut receiver: Receiver) -> Result<(), FrameError> {
+/// Takes in what the node says; `info` is what it last said of itself.
+async fn listen(
+    reign: &Reign,
+    node: NodeId,
+    mut info: NodeInfo,
+    mut receiver: Receiver,
+) -> Result<(), FrameError> {
     loop {
         let up: Up = receiver.read_frame(Hello::Session.cap()).await?;
         reign.sessions.heard(node);
+        let mut news = is_down(reign, node);
         match up {
             Up::Alive => {}
             Up::Status(reports) => reign.reports.add(node, reports),
             Up::Applied(revision) => {
                 reign.sessions.routes(node, |routes| routes.applied = routes.applied.max(revision));
             }
-            Up::Info(info) => {
-                // Not noted: the node says it again at its next session, which a lost quorum leads to.
-                if let Err(reason) = hear(reign, node, &info).await {
-                    debug!(%node, %reason, "what a node says of itself was not noted");
-                    return Ok(());
-                }
+            Up::Info(new) => {
+                info = new;
+                news = true;
             }
             Up::Start { .. } => return Ok(()),
         }
+        if news && let Err(reason) = hear(reign, node, &info).await {
+            // It is said again at the next session.
+            debug!(%node, %reason, "what a node says of itself was not noted");
+            return Ok(());
+        }
     }
+}
+
+/// The node was paused for so long that it was given up, and goes on in the same session.
+fn is_down(reign: &Reign, node: NodeId) -> bool {
+    let world = reign.views.world();
+    world.cluster().nodes.get(&node).is_some_and(|node| node.state == NodeState::Down)
 }

@@ -13,11 +13,18 @@ use std::{
 use raftup_proto::{
     id::{NetworkId, NodeId},
     peer::{TaskState, TaskStatus},
+    spec::{Mount, MountSource},
 };
 
 use crate::model::{Node, Slot, Task};
 
-use super::{addresses, placement, replicas::said, review::Review, rollout};
+use super::{
+    addresses,
+    placement::{self, Past},
+    replicas::said,
+    review::Review,
+    rollout,
+};
 
 /// Places what can be placed, and says why of the rest.
 pub(super) fn all(review: &mut Review<'_, '_>) {
@@ -39,7 +46,7 @@ pub(super) fn all(review: &mut Review<'_, '_>) {
                 Hold::Later(message)
             }
             None if busy.contains(&task.slot) => Hold::Later("waits for its predecessor to stop".to_owned()),
-            None => match place(review, task, &placed) {
+            None => match place(review, task, &placed, past(review, &tasks, task)) {
                 Ok(node) => {
                     *placed.entry(node).or_default() += 1;
                     continue;
@@ -81,12 +88,25 @@ fn placed(tasks: &[Arc<Task>]) -> BTreeMap<NodeId, u32> {
     placed
 }
 
+/// What the slot's last task before `task` says about where to go. Source of the volumes' rule: they are local.
+fn past(review: &Review<'_, '_>, tasks: &[Arc<Task>], task: &Task) -> Past {
+    let before = tasks.iter().filter(|old| old.slot == task.slot && old.node.is_some());
+    let Some(last) = before.max_by_key(|old| (old.meta.created, old.id)) else { return Past::default() };
+    let named = |mount: &Mount| matches!(mount.source, MountSource::Volume { .. });
+    if review.spec().container.mounts.iter().any(named) {
+        return Past { volumes: last.node, failed: None };
+    }
+    let failed = matches!(last.status.state, TaskState::Failed | TaskState::Rejected);
+    Past { volumes: None, failed: last.node.filter(|_| failed) }
+}
+
 fn place(
     review: &mut Review<'_, '_>,
     task: &Arc<Task>,
     placed: &BTreeMap<NodeId, u32>,
+    past: Past,
 ) -> Result<NodeId, String> {
-    let found = placement::candidates(review.draft.world(), &review.spec(), task.slot, placed);
+    let found = placement::candidates(review.draft.world(), &review.spec(), task.slot, placed, past);
     let mut full = String::new();
     for id in found.map_err(|reason| reason.to_string())? {
         let Some(mut node) = review.draft.world().cluster().nodes.get(&id).map(|node| Node::clone(node))

@@ -1,7 +1,7 @@
 //! Which node a task goes to: filters, order of preference, explanation.
 //!
-//! Filters: ready, availability, constraints, memory, CPU. Order: fewest tasks of the service, most free reservation,
-//! fewest tasks, lowest id. Each node is counted under the first filter that turned it away.
+//! Filters: ready, availability, constraints, memory, CPU. Order: where the slot's named volumes are, fewest tasks of the
+//! service, not where the slot's last task failed, most free reservation, fewest tasks, lowest id. Each node is counted under the first filter that turned it away.
 //!
 //! Owns: the choice. Leaves alone: whether the task should be there at all (`replicas`, `rollout`), its addresses.
 //! Holds: equal inputs, equal answers.
@@ -75,6 +75,15 @@ impl fmt::Display for NoPlace {
     }
 }
 
+/// What a slot's past says about its next node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// Its named volumes are there: it comes back if the node still fits.
+    pub volumes: Option<NodeId>,
+    /// Its last task failed there: another node is better, where it is as good otherwise.
+    pub failed: Option<NodeId>,
+}
+
 /// Nodes that may run a task of the service in `slot`, best first. `placed` counts its tasks by node.
 ///
 /// Errors: [`NoPlace`] counts the nodes that each filter turned away. Cost: one pass over nodes.
@@ -83,6 +92,7 @@ pub fn candidates(
     spec: &ServiceSpec,
     slot: Slot,
     placed: &BTreeMap<NodeId, u32>,
+    past: Past,
 ) -> Result<Vec<NodeId>, NoPlace> {
     let mut away = NoPlace::default();
     let mut fit = Vec::new();
@@ -99,8 +109,10 @@ pub fn candidates(
         return Err(away);
     }
     fit.sort_by_key(|node| {
+        let id = Some(node.id);
         let own = placed.get(&node.id).copied().unwrap_or(0);
-        (own, Reverse(free_share(world, node)), world.usage(node.id).tasks, node.id)
+        let (away, failed) = (past.volumes != id, past.failed == id);
+        (away, own, failed, Reverse(free_share(world, node)), world.usage(node.id).tasks, node.id)
     });
     Ok(fit.into_iter().map(|node| node.id).collect())
 }

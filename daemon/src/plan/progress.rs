@@ -140,10 +140,8 @@ fn failure(world: &World, service: &Service, tasks: &[Arc<Task>]) -> Option<Stri
         } else if !task.is_ready()
             && let Some(last) = last_failure(tasks, task)
         {
-            let limit = match last.status.state {
-                TaskState::Rejected => REJECTED_AFTER,
-                _ => FAILING_AFTER,
-            };
+            let rejected = last.status.state == TaskState::Rejected;
+            let limit = if rejected { REJECTED_AFTER } else { FAILING_AFTER };
             if task.restarts >= limit {
                 return Some(format!("{} keeps failing: {}", name(task), said(last)));
             }
@@ -168,7 +166,13 @@ fn no_place(world: &World, service: &Service, tasks: &[Arc<Task>]) -> Option<Str
     if world.cluster().tasks.values().any(moving) {
         return None;
     }
-    let found = placement::candidates(world, &service.current().spec, stuck.slot, &BTreeMap::new());
+    let found = placement::candidates(
+        world,
+        &service.current().spec,
+        stuck.slot,
+        &BTreeMap::new(),
+        Default::default(),
+    );
     let away = found.err().filter(|away| away.is_hopeless())?;
     Some(format!("{}: {away}", name(stuck)))
 }

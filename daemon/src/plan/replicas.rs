@@ -54,12 +54,16 @@ pub(super) fn surplus(review: &mut Review<'_, '_>) {
 
 /// The order in which tasks are given up: ended, without a node, not running, outdated, good.
 fn worth(review: &Review<'_, '_>, task: &Task) -> u8 {
-    match task.status.state {
-        state if state.is_over() => 0,
-        _ if task.node.is_none() => 1,
-        state if state != TaskState::Running => 2,
-        _ if rollout::is_outdated(review, task) => 3,
-        _ => 4,
+    if task.status.state.is_over() {
+        0
+    } else if task.node.is_none() {
+        1
+    } else if task.status.state != TaskState::Running {
+        2
+    } else if rollout::is_outdated(review, task) {
+        3
+    } else {
+        4
     }
 }
 

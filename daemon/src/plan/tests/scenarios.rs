@@ -29,4 +29,5 @@ scenarios!(
     exhaustion,
     deploy,
     progress,
+    volumes,
 );

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! node add NAME MEMORY | lost NAME | back NAME | drain|pause|active NAME | rm NAME | label NAME KEY=VALUE
-//! service add NAME replicas=N|global image=I memory=M constraint=A==B port=P delay=S attempts=N restart=none|on-failure
+//! service add NAME replicas=N|global image=I volume=V memory=M constraint=A==B port=P delay=S attempts=N restart=none|on-failure
 //! service set NAME (as add) | service rm NAME | stack rm | scale NAME N | pool CIDR (before the first node)
 //! settle | wait SECONDS | decide | show | progress
 //! ```
@@ -12,7 +12,10 @@ use std::time::Duration;
 use raftup_proto::{
     api::{Availability, NodeUpdate},
     refusal::Refusal,
-    spec::{Constraint, Mode, NodeAttribute, PortSpec, Protocol, RestartCondition, ServiceSpec},
+    spec::{
+        Constraint, Mode, Mount, MountSource, NodeAttribute, PortSpec, Protocol, RestartCondition,
+        ServiceSpec,
+    },
     unit::MemBytes,
 };
 
@@ -167,6 +170,10 @@ fn set(spec: &mut ServiceSpec, option: &str) {
         }
         ("delay", time) => spec.restart.delay = seconds(time),
         ("attempts", n) => spec.restart.max_attempts = Some(n.parse().unwrap()),
+        ("volume", name) => {
+            let source = MountSource::Volume { name: name.parse().unwrap(), nocopy: false };
+            spec.container.mounts = vec![Mount { target: "/data".to_owned(), source, read_only: false }];
+        }
         ("restart", "none") => spec.restart.condition = RestartCondition::None,
         ("restart", "on-failure") => spec.restart.condition = RestartCondition::OnFailure,
         (key, value) => panic!("no such option: {key}={value}"),

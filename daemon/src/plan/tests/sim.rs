@@ -202,6 +202,7 @@ impl Sim {
     }
 
     /// What a container does follows from the name of its image.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most states have nothing to do")]
     fn next_status(&self, task: &Task) -> Option<TaskStatus> {
         let state = task.status.state;
         let version = self.cluster().services.get(&task.service)?.version(task.version)?;
@@ -210,6 +211,9 @@ impl Sim {
         match state {
             _ if state.is_over() => None,
             _ if task.desired >= Desired::Stop => Some(at(TaskState::Shutdown)),
+            TaskState::Assigned if image == format!("not-on-{}", self.hostname(task.node?)) => {
+                Some(at(TaskState::Rejected).because(format!("no such image: {image}")))
+            }
             TaskState::Assigned if image.contains("absent") => {
                 Some(at(TaskState::Rejected).because(format!("no such image: {image}")))
             }
