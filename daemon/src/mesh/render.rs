@@ -7,7 +7,7 @@
 //!              a zone of that node's, so that two nodes may bring the same client port
 //! returns      such connections are marked with the node; replies off a bridge get that mark, and routing rules
 //!              lead them back the way they came
-//! arriving     (nat) published ports and virtual addresses -> chain of the port or address -> an endpoint
+//! arriving     (nat) published ports and virtual addresses -> chain for their number of endpoints -> one of them
 //! originating  (nat) the same for programs of this node
 //! passing      (filter) isolation: chain of the network that a packet comes from, or of the one that it goes to
 //! reaching     (filter) the same for packets to this node
@@ -16,8 +16,12 @@
 //! leaving      (nat) who must look like this node: containers that go outside, nodes as clients, a container that
 //!              asks itself
 //! ```
+//!
+//! Endpoints are elements of two maps, under the address or port and a number; a chain draws the number and is shared by
+//! all that have as many endpoints. So a change of endpoints is a few elements, whatever the number of services: `nft`
+//! takes time for each chain and each set that a table has, and little for elements.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
 use raftup_proto::view::{FABRIC_DEVICE, RETURN_MARK, RETURN_MASK};
@@ -26,6 +30,10 @@ use super::{
     ruleset::{Chain, Ruleset, Set},
     table::{Net, Port, Published, Table},
 };
+
+/// Numbers of endpoints up to which the chains that draw one are always there: `nft` needs ten times as long for a change
+/// that adds or removes a chain as for one of elements alone.
+const USUAL: usize = if cfg!(test) { 2 } else { 32 };
 
 /// Our bridges and the fabric, by the beginning of their names.
 const OURS: &str = "\"ru-*\"";
@@ -61,120 +69,115 @@ impl Ruleset {
             add(format!("from_{}", network.id), from_network(table, network));
             add(format!("to_{}", network.id), to_network(table, network));
         }
-        for (address, endpoints) in &table.virtuals {
-            add(virtual_chain(*address), vec![format!("dnat to {}", choice(endpoints))]);
+        let counts = table.virtuals.values().map(Vec::len).chain(1..=USUAL);
+        for count in counts.collect::<BTreeSet<_>>() {
+            let rule = |count| format!("dnat to ip daddr . numgen random mod {count} map @vip_endpoints");
+            add(format!("vip_of_{count}"), one_of(count, rule));
         }
-        for (port, published) in &table.published {
-            if !published.endpoints.is_empty() {
-                add(port_chain(*port), vec![publication(*port, published)]);
-            }
+        let counts = answered(table).map(|(_, published)| published.endpoints.len()).chain(1..=USUAL);
+        for count in counts.collect::<BTreeSet<_>>() {
+            let rule = |count| {
+                let choice =
+                    format!("meta l4proto . th dport . numgen random mod {count} map @port_endpoints");
+                format!(
+                    "meta l4proto {{ tcp, udp }} dnat ip to {choice} : meta l4proto . th dport map @port_targets"
+                )
+            };
+            add(format!("port_of_{count}"), one_of(count, rule));
         }
         rules
     }
 }
 
-fn virtual_chain(address: Ipv4Addr) -> String {
-    format!("vip_{}", address.to_string().replace('.', "_"))
+/// Draws one of `count`. A packet that is under way while the number shrinks may draw one that is gone; it gets the
+/// first one, which is there as long as any is.
+fn one_of(count: usize, rule: impl Fn(usize) -> String) -> Vec<String> {
+    if count > 1 { vec![rule(count), rule(1)] } else { vec![rule(1)] }
 }
 
-fn port_chain((protocol, port): Port) -> String {
-    format!("port_{protocol}_{port}")
-}
-
-fn publication((protocol, _): Port, published: &Published) -> String {
-    format!("meta l4proto {protocol} dnat to {} : {}", choice(&published.endpoints), published.target)
-}
-
-/// One of the endpoints by chance, each as likely as the others.
-fn choice(endpoints: &[Ipv4Addr]) -> String {
-    if let [only] = endpoints {
-        return only.to_string();
-    }
-    let numbered: Vec<String> =
-        endpoints.iter().enumerate().map(|(number, address)| format!("{number} : {address}")).collect();
-    format!("numgen random mod {} map {{ {} }}", endpoints.len(), numbered.join(", "))
+/// The published ports that lead somewhere.
+fn answered(table: &Table) -> impl Iterator<Item = (&Port, &Published)> {
+    table.published.iter().filter(|(_, published)| !published.endpoints.is_empty())
 }
 
 fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
-    let mut sets = BTreeMap::new();
-    let mut set = |name, holds, elements: Vec<String>| {
-        let elements = elements.into_iter().map(|key| (key, None)).collect();
-        sets.insert(name, Set { kind: "set", holds, elements });
-    };
-    set("nodes", "type ipv4_addr", strings(&table.nodes));
-    set("gateways", "type ipv4_addr", strings(table.networks.iter().map(|network| network.gateway)));
-    set(
-        "published",
-        "type inet_proto . inet_service",
-        strings(table.published.keys().map(|(protocol, port)| format!("{protocol} . {port}"))),
-    );
-    set(
-        "targets",
-        "type ipv4_addr . inet_proto . inet_service",
-        strings(table.here.iter().flat_map(|(address, ports)| {
-            ports.iter().map(move |(protocol, port)| format!("{address} . {protocol} . {port}"))
-        })),
-    );
-    set(
-        "itself",
-        "type ipv4_addr . ipv4_addr",
-        strings(table.here.keys().map(|address| format!("{address} . {address}"))),
-    );
-    set(
-        "services",
-        "type ipv4_addr; flags interval",
-        strings(table.networks.iter().map(|network| network.vips)),
-    );
-    let mut map = |name, holds, elements: BTreeMap<String, Option<String>>| {
-        sets.insert(name, Set { kind: "map", holds, elements });
-    };
-    map(
-        "marks",
-        "typeof ether saddr : meta mark",
-        pairs(table.peers.iter().map(|peer| (mac(peer.mac), format!("{:#010x}", peer.mark)))),
-    );
-    map(
-        "zones",
-        "typeof ether saddr : ct zone",
-        pairs(table.peers.iter().map(|peer| (mac(peer.mac), (peer.mark & !RETURN_MASK).to_string()))),
-    );
-    map(
-        "vips",
-        "type ipv4_addr : verdict",
-        pairs(
-            table
-                .virtuals
-                .keys()
-                .map(|address| (address.to_string(), format!("goto {}", virtual_chain(*address)))),
+    let published = table.published.keys().map(|(protocol, port)| format!("{protocol} . {port}"));
+    let targets = table.here.iter().flat_map(|(address, ports)| {
+        ports.iter().map(move |(protocol, port)| format!("{address} . {protocol} . {port}"))
+    });
+    let itself = table.here.keys().map(|address| format!("{address} . {address}"));
+    let mut sets = BTreeMap::from([
+        ("nodes", set("type ipv4_addr", &table.nodes)),
+        ("gateways", set("type ipv4_addr", table.networks.iter().map(|network| network.gateway))),
+        (
+            "services",
+            set("type ipv4_addr; flags interval", table.networks.iter().map(|network| network.vips)),
         ),
-    );
-    let answered = table.published.iter().filter(|(_, published)| !published.endpoints.is_empty());
-    map(
-        "ports",
-        "type inet_proto . inet_service : verdict",
-        pairs(
-            answered
-                .map(|(port, _)| (format!("{} . {}", port.0, port.1), format!("goto {}", port_chain(*port)))),
-        ),
-    );
-    let from = |network: &Net| (quoted(&network.bridge), format!("goto from_{}", network.id));
-    let fabric = (quoted(FABRIC_DEVICE), "goto from_fabric".to_owned());
-    map("origins", "type ifname : verdict", pairs(table.networks.iter().map(from).chain([fabric])));
-    let to = |network: &Net| (quoted(&network.bridge), format!("goto to_{}", network.id));
-    map("inward", "type ifname : verdict", pairs(table.networks.iter().map(to)));
+        ("published", set("type inet_proto . inet_service", published)),
+        ("targets", set("type ipv4_addr . inet_proto . inet_service", targets)),
+        ("itself", set("type ipv4_addr . ipv4_addr", itself)),
+    ]);
+    sets.extend(link_maps(table));
+    sets.extend(endpoint_maps(table));
     sets
 }
 
-fn strings<T: ToString>(items: impl IntoIterator<Item = T>) -> Vec<String> {
-    items.into_iter().map(|item| item.to_string()).collect()
+/// Who is behind a device or a hardware address.
+fn link_maps(table: &Table) -> [(&'static str, Set); 4] {
+    let peers = || table.peers.iter().map(|peer| (mac(peer.mac), peer.mark));
+    let marks = peers().map(|(mac, mark)| (mac, format!("{mark:#010x}")));
+    let zones = peers().map(|(mac, mark)| (mac, mark & !RETURN_MASK));
+    let bridges = || table.networks.iter().map(|network| (format!("\"{}\"", network.bridge), network.id));
+    let fabric = (format!("\"{FABRIC_DEVICE}\""), "goto from_fabric".to_owned());
+    let origins = bridges().map(|(bridge, id)| (bridge, format!("goto from_{id}"))).chain([fabric]);
+    let inward = bridges().map(|(bridge, id)| (bridge, format!("goto to_{id}")));
+    [
+        ("marks", map("typeof ether saddr : meta mark", marks)),
+        ("zones", map("typeof ether saddr : ct zone", zones)),
+        ("origins", map("type ifname : verdict", origins)),
+        ("inward", map("type ifname : verdict", inward)),
+    ]
 }
 
-fn pairs(items: impl Iterator<Item = (String, String)>) -> BTreeMap<String, Option<String>> {
-    items.map(|(key, value)| (key, Some(value))).collect()
+/// Where new connections go: how many endpoints there are, and each of them by its number.
+fn endpoint_maps(table: &Table) -> [(&'static str, Set); 5] {
+    let vips =
+        table.virtuals.iter().map(|(vip, endpoints)| (vip, format!("goto vip_of_{}", endpoints.len())));
+    let vip_endpoints = table.virtuals.iter().flat_map(|(vip, endpoints)| {
+        endpoints.iter().enumerate().map(move |(number, endpoint)| (format!("{vip} . {number}"), endpoint))
+    });
+    let ports = answered(table).map(|((protocol, port), published)| {
+        (format!("{protocol} . {port}"), format!("goto port_of_{}", published.endpoints.len()))
+    });
+    let port_endpoints = answered(table).flat_map(|((protocol, port), published)| {
+        published
+            .endpoints
+            .iter()
+            .enumerate()
+            .map(move |(number, endpoint)| (format!("{protocol} . {port} . {number}"), endpoint))
+    });
+    let port_targets = answered(table)
+        .map(|((protocol, port), published)| (format!("{protocol} . {port}"), published.target));
+    [
+        ("vips", map("type ipv4_addr : verdict", vips)),
+        ("vip_endpoints", map("typeof ip daddr . numgen random mod 65535 : ip daddr", vip_endpoints)),
+        ("ports", map("type inet_proto . inet_service : verdict", ports)),
+        (
+            "port_endpoints",
+            map("typeof meta l4proto . th dport . numgen random mod 65535 : ip daddr", port_endpoints),
+        ),
+        ("port_targets", map("type inet_proto . inet_service : inet_service", port_targets)),
+    ]
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{name}\"")
+fn set<T: ToString>(holds: &'static str, items: impl IntoIterator<Item = T>) -> Set {
+    let elements = items.into_iter().map(|key| (key.to_string(), None)).collect();
+    Set { kind: "set", holds, elements }
+}
+
+fn map<K: ToString, V: ToString>(holds: &'static str, items: impl Iterator<Item = (K, V)>) -> Set {
+    let elements = items.map(|(key, value)| (key.to_string(), Some(value.to_string()))).collect();
+    Set { kind: "map", holds, elements }
 }
 
 fn mac(bytes: [u8; 6]) -> String {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use expect_test::{Expect, expect, expect_file};
 use raftup_proto::{
@@ -81,10 +81,14 @@ fn an_endpoint_that_drains_is_in_no_choice() {
         &[(1, "10.64.32.2", true), (2, "10.64.32.66", true)],
         &[(1, "10.64.32.2", false), (2, "10.64.32.66", true)],
         expect![[r#"
-            flush chain ip raftup port_tcp_80
-            add rule ip raftup port_tcp_80 meta l4proto tcp dnat to 10.64.32.66 : 8080
-            flush chain ip raftup vip_10_64_63_2
-            add rule ip raftup vip_10_64_63_2 dnat to 10.64.32.66
+            delete element ip raftup port_endpoints { tcp . 80 . 0, tcp . 80 . 1 }
+            delete element ip raftup ports { tcp . 80 }
+            delete element ip raftup vip_endpoints { 10.64.63.2 . 0, 10.64.63.2 . 1 }
+            delete element ip raftup vips { 10.64.63.2 }
+            add element ip raftup port_endpoints { tcp . 80 . 0 : 10.64.32.66 }
+            add element ip raftup ports { tcp . 80 : goto port_of_1 }
+            add element ip raftup vip_endpoints { 10.64.63.2 . 0 : 10.64.32.66 }
+            add element ip raftup vips { 10.64.63.2 : goto vip_of_1 }
         "#]],
     );
 }
@@ -95,13 +99,12 @@ fn a_service_without_ready_endpoints_is_in_no_map() {
         &[(2, "10.64.32.66", true)],
         &[(2, "10.64.32.66", false)],
         expect![[r#"
-        delete element ip raftup ports { tcp . 80 }
-        delete element ip raftup vips { 10.64.63.2 }
-        flush chain ip raftup port_tcp_80
-        delete chain ip raftup port_tcp_80
-        flush chain ip raftup vip_10_64_63_2
-        delete chain ip raftup vip_10_64_63_2
-    "#]],
+            delete element ip raftup port_endpoints { tcp . 80 . 0 }
+            delete element ip raftup port_targets { tcp . 80 }
+            delete element ip raftup ports { tcp . 80 }
+            delete element ip raftup vip_endpoints { 10.64.63.2 . 0 }
+            delete element ip raftup vips { 10.64.63.2 }
+        "#]],
     );
 }
 
@@ -112,10 +115,12 @@ fn an_endpoint_on_a_dead_node_is_in_no_choice() {
     let dead = PeerItem { alive: false, ..peer(2) };
     view.items.insert(Item::Peer(dead.clone()).key(), Item::Peer(dead));
     expect![[r#"
-        flush chain ip raftup port_tcp_80
-        add rule ip raftup port_tcp_80 meta l4proto tcp dnat to 10.64.32.2 : 8080
-        flush chain ip raftup vip_10_64_63_2
-        add rule ip raftup vip_10_64_63_2 dnat to 10.64.32.2
+        delete element ip raftup port_endpoints { tcp . 80 . 1 }
+        delete element ip raftup ports { tcp . 80 }
+        delete element ip raftup vip_endpoints { 10.64.63.2 . 1 }
+        delete element ip raftup vips { 10.64.63.2 }
+        add element ip raftup ports { tcp . 80 : goto port_of_1 }
+        add element ip raftup vips { 10.64.63.2 : goto vip_of_1 }
     "#]]
     .assert_eq(&rules(&view).change_from(&before));
 }
