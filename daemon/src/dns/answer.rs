@@ -94,6 +94,10 @@ fn find(names: &Names, asker: Ipv4Addr, query: &Query, salt: u16) -> Option<Reco
     }
     let (port, name) = without_port(name);
     let found = names.find(asker, name)?;
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "there are more kinds of records than anybody asks for"
+    )]
     let mut records = match query.query_type() {
         RecordType::A | RecordType::ANY => {
             Records { answers: addresses(query, &found), ..Records::default() }

@@ -202,6 +202,49 @@ mod tests {
         assert_eq!(parse(text, pool), ["192.0.2.53:53".parse().unwrap(), "[::1]:53".parse().unwrap()]);
     }
 
+    /// A resolver that answers one question over each carrier: after a wrong answer over UDP, the right one.
+    async fn resolver() -> SocketAddr {
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(tcp) = tokio::net::TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
+        let at = udp.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
+            let mut answer = buffer[..length].to_vec();
+            answer[2] |= 0x80;
+            answer[0] ^= 1;
+            udp.send_to(&answer, from).await.unwrap();
+            answer[0] ^= 1;
+            udp.send_to(&answer, from).await.unwrap();
+            let (mut stream, _) = tcp.accept().await.unwrap();
+            let mut question = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut question).await.unwrap();
+            question[2] |= 0x80;
+            stream.write_all(&framed(&question)).await.unwrap();
+        });
+        at
+    }
+
+    #[tokio::test]
+    async fn answers_come_back_under_the_id_of_the_question() {
+        let resolver = resolver().await;
+        let question = b"\x12\x34\x01\x00\x00\x01\0\0\0\0\0\0\x03web\x00\x00\x01\x00\x01";
+        let mut answer = question.to_vec();
+        answer[2] |= 0x80;
+        assert_eq!(over_udp(resolver, question).await.unwrap(), answer);
+        assert_eq!(over_tcp(resolver, question).await.unwrap(), answer);
+    }
+
+    #[tokio::test]
+    async fn without_resolvers_the_answer_is_an_error() {
+        let forwarder = Forwarder::new("/nonexistent/resolv.conf");
+        assert!(forwarder.ask(b"\0\0\0\0", Carrier::Udp, None).await.is_err());
+    }
+
     #[test]
     fn only_the_answer_to_the_question_counts() {
         let question = b"\x12\x34\x01\x00\x00\x01\0\0\0\0\0\0\x03web\x00\x00\x01\x00\x01";

@@ -2,6 +2,7 @@
 //!
 //! Owns: settings of bridges named as ours and of the ports in them. Leaves alone: their addresses and their ports'
 //! lives, which are Docker's. Woken by the kernel's link events; after a gap it looks at all links again.
+#![expect(clippy::wildcard_enum_match_arm, reason = "the kernel has many attributes and we need few of them")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -101,10 +102,11 @@ impl Seen {
             if self.bridges.insert(index) {
                 self.settle_bridge(index, name).await;
             }
-        } else if let Some(bridge) = controller(link) {
-            if self.bridges.contains(&bridge) && self.ports.insert((index, bridge)) {
-                self.settle_port(index).await;
-            }
+        } else if let Some(bridge) = controller(link)
+            && self.bridges.contains(&bridge)
+            && self.ports.insert((index, bridge))
+        {
+            self.settle_port(index).await;
         }
     }
 

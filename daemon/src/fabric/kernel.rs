@@ -1,4 +1,5 @@
 //! Brings the kernel to a [`Wiring`]: reads what is there, removes and adds what differs.
+#![expect(clippy::wildcard_enum_match_arm, reason = "the kernel has many attributes and we need few of them")]
 
 use std::{
     collections::BTreeSet,
@@ -378,7 +379,12 @@ fn route_message(index: u32, entry: Entry) -> Option<RouteMessage> {
             })
         }
         Entry::ReturnTable { mark, via } => Some(builder.gateway(via).onlink().table_id(mark).build()),
-        _ => None,
+        Entry::Address(_)
+        | Entry::Neighbour { .. }
+        | Entry::Tunnel { .. }
+        | Entry::ReturnRule { .. }
+        | Entry::Gate
+        | Entry::GateEnd => None,
     }
 }
 
@@ -436,7 +442,11 @@ fn rule_message(entry: Entry) -> Option<RuleMessage> {
             message.header.action = RuleAction::Nop;
             vec![RuleAttribute::Priority(GATE_END_PLACE)]
         }
-        _ => return None,
+        Entry::Address(_)
+        | Entry::Neighbour { .. }
+        | Entry::Tunnel { .. }
+        | Entry::Route { .. }
+        | Entry::ReturnTable { .. } => return None,
     };
     message.attributes = attributes;
     Some(message)
