@@ -41,6 +41,11 @@ if ! command -v cargo >/dev/null; then
     echo "setup: no cargo: install a Rust toolchain (1.95 or newer, with rustfmt and clippy) first" >&2
     exit 1
 fi
+# Newer Debians have the engine's command line in a package of its own.
+if ! command -v docker >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
+    echo "setup: docker is missing: asking engines in tests (package docker-cli)"
+    missing+=(docker-cli)
+fi
 if [ ${#missing[@]} -eq 0 ]; then
     echo "setup: everything is there"
     exit 0

@@ -160,6 +160,8 @@ impl Lab {
         clear(&place)?;
         fs::remove_file(place.lock_file()).context("removing the lab's lock")?;
         drop(lock);
+        // Goes with the last of the labs.
+        let _ = fs::remove_dir(place.base());
         Ok(())
     }
 
@@ -263,7 +265,7 @@ fn record(options: &Options, place: &Place) -> anyhow::Result<Record> {
 /// A third octet that no other lab of this machine has.
 fn free_subnet(place: &Place) -> anyhow::Result<u8> {
     // One lab at a time looks and takes, or two would take the same.
-    let guard = File::create(place.base().join("subnets"))?;
+    let guard = File::open(place.base())?;
     flock(&guard, FlockOperation::LockExclusive)?;
     let mut taken = Vec::new();
     for entry in fs::read_dir(place.base())?.flatten() {

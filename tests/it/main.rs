@@ -1,0 +1,11 @@
+//! Everything that crosses crates, as one program.
+//!
+//! | module | what it checks |
+//! | --- | --- |
+//! | `layering` | the sources: who imports whom, and what is pure |
+//! | `lab` | the lab itself, with real engines |
+//!
+//! Tests with engines need root and what `tests/setup.sh` installs, and fail with that word where it is missing.
+
+mod lab;
+mod layering;
