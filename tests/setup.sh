@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the lab, the tests and the demo need, by the system's package manager. Can be run twice.
 #
+# With --all also what `make check` needs beyond the Rust toolchain.
+#
 # Starts no service: while packages are installed, a policy forbids it; it is taken back afterwards, whatever happens.
 set -euo pipefail
 
@@ -45,6 +47,11 @@ fi
 if ! command -v docker >/dev/null && apt-cache show docker-cli >/dev/null 2>&1; then
     echo "setup: docker is missing: asking engines in tests (package docker-cli)"
     missing+=(docker-cli)
+fi
+# Into cargo's own directory, which needs no root.
+if [ "${1:-}" = --all ] && ! command -v cargo-deny >/dev/null; then
+    echo "setup: cargo-deny is missing: checks of licences and sources; compiling it takes some minutes"
+    cargo install --locked --quiet cargo-deny
 fi
 if [ ${#missing[@]} -eq 0 ]; then
     echo "setup: everything is there"

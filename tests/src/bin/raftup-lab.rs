@@ -55,6 +55,8 @@ enum Action {
     Socket { host: String },
     /// Print the path of a host's engine socket.
     Engine { host: String },
+    /// Print a host's address.
+    Addr { host: String },
     /// Break a host, or mend it.
     Fault {
         fault: Fault,
@@ -119,6 +121,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Action::Status => status(&open()?),
         Action::Socket { host } => say(&open()?.find(&host)?.socket().display()),
         Action::Engine { host } => say(&open()?.find(&host)?.engine_socket().display()),
+        Action::Addr { host } => say(&open()?.find(&host)?.addr()),
         Action::Fault { fault, host, what } => break_or_mend(&open()?, fault, &host, what)?,
         Action::Images { fresh } => say(&build_all(fresh)?.display()),
         Action::Load(plan) => say(&serde_json::to_string_pretty(&drive(&plan)?)?),

@@ -52,14 +52,18 @@ enum Content {
 
 /// All images that an engine of the lab has from the start.
 pub const IMAGES: [Image; 6] = [
-    Image { tags: &["raftup/busybox:1", "busybox:latest"], content: Content::Busybox, version: None },
     Image {
-        tags: &["raftup/nginx:1", "nginx:latest", "nginx:alpine"],
+        tags: &["raftup/busybox:1", "busybox:latest", "busybox:1.37"],
+        content: Content::Busybox,
+        version: None,
+    },
+    Image {
+        tags: &["raftup/nginx:1", "nginx:latest", "nginx:alpine", "nginx:1.27-alpine"],
         content: Content::Nginx,
         version: None,
     },
     Image {
-        tags: &["raftup/redis:1", "redis:latest", "redis:alpine"],
+        tags: &["raftup/redis:1", "redis:latest", "redis:alpine", "redis:7-alpine"],
         content: Content::Redis,
         version: None,
     },
