@@ -174,7 +174,8 @@ impl Agent {
         loop {
             let down: Down = tokio::select! {
                 _ = beat.tick() => {
-                    send.write_frame(&Up::Alive, cap).await.ok()?;
+                    // If the session has ended, its last frame is still to be read.
+                    let _ = send.write_frame(&Up::Alive, cap).await;
                     continue;
                 }
                 down = recv.read_frame(cap) => down.ok()?,

@@ -240,7 +240,8 @@ impl World {
             (old, Some(Object::Task(task))) => {
                 agenda.services.insert(task.service);
                 let held = matches!(old, Some(Object::Task(old)) if old.holds_node());
-                if held && !task.holds_node() {
+                // Less room is no way out for those that wait, but their reasons say how much there is.
+                if held != task.holds_node() {
                     self.note_pending(agenda);
                 }
             }
