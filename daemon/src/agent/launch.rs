@@ -25,10 +25,11 @@ use super::{
 };
 use crate::engine::{Attachment, Condition, ContainerSettings, Engine, EngineError};
 
-/// Containers made at a time, and started at a time. Engines do part of it one by one: more are no faster, and stand in
-/// the way of a stop.
-const CREATES: usize = 4;
-const STARTS: usize = 4;
+/// Containers made at a time for each core, and as many started. Engines do part of it one by one: measured, more are no
+/// faster (20.10 on two cores: 15 s, 9.4 s, 7.3 s, 7.7 s, 8.1 s for 20 containers, 1, 2, 4, 8, 20 at a time), and
+/// they stand in the way of a stop.
+const TURNS_PER_CORE: usize = 2;
+const TURNS_MOST: usize = 16;
 /// First and longest wait before something is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
@@ -79,7 +80,9 @@ impl Launcher {
         view: watch::Receiver<Arc<View>>,
         up: watch::Receiver<bool>,
     ) -> Self {
-        let (creates, starts) = (Semaphore::new(CREATES), Semaphore::new(STARTS));
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let turns = (cores * TURNS_PER_CORE).clamp(TURNS_PER_CORE, TURNS_MOST);
+        let (creates, starts) = (Semaphore::new(turns), Semaphore::new(turns));
         Self { engine, cluster, node, images, networks, view, up, creates, starts }
     }
 

@@ -51,7 +51,7 @@ use raftup_proto::{
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -78,6 +78,9 @@ const NEWS: usize = 1024;
 const GONE: usize = 64;
 /// Changes are saved together that come within this time.
 const SAVE: Duration = Duration::from_millis(250);
+/// What has begun with the engine when the agent ends may take so long, so that little is left half done; whoever starts
+/// next finds the rest.
+const LAST: Duration = Duration::from_secs(2);
 /// Containers that are removed at a time when the node leaves.
 const LEAVES: usize = 8;
 
@@ -112,6 +115,7 @@ pub struct Agent {
     refused: watch::Receiver<Option<Refusal>>,
     tracker: TaskTracker,
     stop: CancellationToken,
+    quit: CancellationToken,
 }
 
 /// Where a session puts what it learns, and finds what it tells.
@@ -157,7 +161,7 @@ impl Agent {
         credentials: Arc<dyn Credentials>,
     ) -> (Self, Ends) {
         let saved = load(&config);
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (tracker, stop, quit) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let reports = Arc::new(Reports::new(saved.reports));
         let (view, view_now) = watch::channel(Arc::new(saved.view));
         let (fresh, fresh_now) = watch::channel(false);
@@ -181,6 +185,7 @@ impl Agent {
             gone,
             tracker: tracker.clone(),
             stop: stop.clone(),
+            quit: quit.clone(),
         };
         let follow = Follow { engine: engine.clone(), cluster: config.cluster, up, platform, news };
         let supervisor = Supervisor {
@@ -208,6 +213,7 @@ impl Agent {
             refused: watch::channel(None).1,
             tracker,
             stop,
+            quit,
         };
         (agent, Ends { view, fresh, reports, info: info_now })
     }
@@ -267,11 +273,14 @@ impl Agent {
         logs::logs(self.engine.clone(), self.up.clone(), &view, self.hostname.clone(), task, options)
     }
 
-    /// Ends the agent. Containers stay as they are; what begins with the engine is ended first.
+    /// Ends the agent, within seconds. Containers stay as they are.
     pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tracker.close();
-        self.tracker.wait().await;
+        if timeout(LAST, self.tracker.wait()).await.is_err() {
+            self.quit.cancel();
+            self.tracker.wait().await;
+        }
     }
 
     /// Ends the agent, and removes all containers and engine networks of the cluster from this node, containers

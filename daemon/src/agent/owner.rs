@@ -87,8 +87,10 @@ pub(super) struct Shared {
     /// Told each task of which nothing is left.
     pub(super) gone: mpsc::Sender<TaskId>,
     pub(super) tracker: TaskTracker,
-    /// Ends all owners.
+    /// Ends all owners, and steps that have not begun.
     pub(super) stop: CancellationToken,
+    /// Breaks off steps that have begun.
+    pub(super) quit: CancellationToken,
 }
 
 impl Owner {
@@ -189,7 +191,7 @@ impl Run {
         let cancel = self.shared.stop.child_token();
         let (launcher, job) = (self.shared.launcher.clone(), self.job.clone());
         let (inbox, token) = (self.inbox.clone(), cancel.clone());
-        let handle = self.shared.tracker.spawn(async move {
+        let work = async move {
             if let Some(before) = before {
                 // Whatever came of it, this step sees it on the engine.
                 let _ = before.handle.await;
@@ -201,7 +203,10 @@ impl Run {
                 }
             };
             launcher.perform(&job, effect, &token, &say).await
-        });
+        };
+        let quit = self.shared.quit.clone();
+        let handle =
+            self.shared.tracker.spawn(async move { quit.run_until_cancelled_owned(work).await.flatten() });
         self.work = Some(Work { cancel, handle });
     }
 

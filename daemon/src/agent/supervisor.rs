@@ -51,7 +51,9 @@ struct Held {
     stopped: BTreeSet<TaskId>,
     /// Containers without an owner, as last seen; none before the first list.
     loose: Option<BTreeMap<TaskId, Container>>,
-    /// Tasks may be started.
+    /// No manager came in time; the view that is there has to do.
+    waited: bool,
+    /// Tasks that were not started yet were told that they may.
     may_start: bool,
 }
 
@@ -77,7 +79,7 @@ impl Supervisor {
                 }
                 changed = self.view.changed() => if changed.is_err() { return },
                 changed = self.fresh.changed() => if changed.is_err() { return },
-                () = sleep_until(patience), if !held.may_start => held.may_start = true,
+                () = sleep_until(patience), if !held.waited => held.waited = true,
                 () = self.shared.stop.cancelled() => return,
             }
             self.reconcile(&mut held).await;
@@ -134,7 +136,7 @@ impl Supervisor {
     fn look(&self, task: TaskId, owner: Owner) {
         let Some(item) = self.item(task) else { return };
         let launcher = self.shared.launcher.clone();
-        self.shared.tracker.spawn(async move {
+        let look = async move {
             let name = item.container_name();
             match launcher.answered(|| launcher.engine.inspect(&name)).await {
                 Ok(Some(condition)) => {
@@ -145,15 +147,16 @@ impl Supervisor {
                 Ok(None) => owner.tell(vanished()).await,
                 Err(error) => tracing::warn!(%task, %error, "container cannot be looked at"),
             }
-        });
+        };
+        self.shared.tracker.spawn(self.shared.stop.clone().run_until_cancelled_owned(look));
     }
 
     /// Brings the owners to what the view says.
     async fn reconcile(&self, held: &mut Held) {
-        let Held { owners, stopped, loose: Some(loose), may_start } = held else { return };
+        let Held { owners, stopped, loose: Some(loose), waited, may_start } = held else { return };
         let fresh = *self.fresh.borrow();
         let view = self.view.borrow().clone();
-        let may_start_before = std::mem::replace(may_start, *may_start || fresh);
+        let may_start_before = std::mem::replace(may_start, *waited || fresh);
         for item in view.tasks() {
             let Some(owner) = owners.get(&item.task) else {
                 let owner = self.take(item, loose.remove(&item.task), *may_start);
@@ -214,11 +217,12 @@ impl Supervisor {
         tracing::info!(%task, container = container.id, "container of no task is removed");
         let (launcher, sweep) = (self.shared.launcher.clone(), self.sweep.clone());
         self.shared.reports.forget(task);
-        self.shared.tracker.spawn(async move {
+        let removal = async move {
             let running = matches!(container.condition, Condition::Running(_));
             launcher.remove(task, &container.id, running.then_some(STOP_GRACE)).await;
             sweep.notify_one();
-        });
+        };
+        self.shared.tracker.spawn(self.shared.quit.clone().run_until_cancelled_owned(removal));
     }
 
     fn item(&self, task: TaskId) -> Option<TaskItem> {

@@ -1,13 +1,14 @@
 //! The agent on an engine, told by hand what a leader would send.
 
 mod real;
+mod session;
 
 use std::{path::Path, time::Duration};
 
 use raftup_proto::{
     peer::{TaskState, TaskStatus},
     spec::Healthcheck,
-    view::{Goal, Item, Key, TaskItem},
+    view::{Goal, Item, TaskItem},
 };
 
 use super::*;
@@ -320,5 +321,21 @@ async fn logs_are_followed_over_a_gap() {
     assert_eq!(lines, ["one", "two"]);
     let Err(refusal) = node.agent.logs(TaskId::from_random(9), options) else { panic!("it is not here") };
     assert!(refusal.message.contains("is not on node ant"));
-    let _ = Key::Cluster;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_agent_ends_though_the_engine_is_away() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), fake());
+    let node = Node::start(dir.path(), &engine);
+    let (web, late) = (task(1, "sleep 10000"), task(2, "sleep 10000"));
+    node.tell_tasks(&[&web]);
+    node.until_state(&web, TaskState::Running).await;
+    engine.set_down(true);
+    node.tell_tasks(&[&stopped(&web), &late]);
+    sleep(Duration::from_secs(10)).await;
+    tokio::time::timeout(Duration::from_secs(5), node.agent.shutdown()).await.expect("it ends");
+    engine.set_down(false);
+    let node = Node::start(dir.path(), &engine);
+    node.until_state(&web, TaskState::Shutdown).await;
+    node.until_state(&late, TaskState::Running).await;
 }
