@@ -47,7 +47,11 @@ pub(super) fn logs(
             EngineError::NotFound { .. } => {
                 Refusal::new(Code::NotFound, format!("task {task} has no container"))
             }
-            other => Refusal::new(Code::Unavailable, format!("logs of task {task} cannot be read: {other}")),
+            error @ (EngineError::Down { .. }
+            | EngineError::Conflict { .. }
+            | EngineError::Refused { .. }) => {
+                Refusal::new(Code::Unavailable, format!("logs of task {task} cannot be read: {error}"))
+            }
         })
     });
     Ok(lines.boxed())

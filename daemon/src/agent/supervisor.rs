@@ -11,7 +11,7 @@ use std::{
 };
 
 use raftup_proto::{
-    id::TaskId,
+    id::{NetworkId, TaskId},
     spec::STOP_GRACE,
     view::{Goal, TaskItem, View},
 };
@@ -51,6 +51,8 @@ struct Held {
     stopped: BTreeSet<TaskId>,
     /// Containers without an owner, as last seen; none before the first list.
     loose: Option<BTreeMap<TaskId, Container>>,
+    /// The cluster's networks, when those of the engine were last looked at.
+    networks: BTreeSet<NetworkId>,
     /// No manager came in time; the view that is there has to do.
     waited: bool,
     /// Tasks that were not started yet were told that they may.
@@ -153,7 +155,9 @@ impl Supervisor {
 
     /// Brings the owners to what the view says.
     async fn reconcile(&self, held: &mut Held) {
-        let Held { owners, stopped, loose: Some(loose), waited, may_start } = held else { return };
+        let Held { owners, stopped, loose: Some(loose), waited, may_start, networks: swept } = held else {
+            return;
+        };
         let fresh = *self.fresh.borrow();
         let view = self.view.borrow().clone();
         let may_start_before = std::mem::replace(may_start, *waited || fresh);
@@ -184,8 +188,11 @@ impl Supervisor {
         for (task, container) in std::mem::take(loose) {
             self.remove(task, container);
         }
-        // Networks may have gone with this view.
-        self.sweep.notify_one();
+        let networks: BTreeSet<_> = view.networks().map(|item| item.network).collect();
+        if networks != *swept {
+            *swept = networks;
+            self.sweep.notify_one();
+        }
     }
 
     /// Starts the owner of a task, with its container if there is one.
@@ -194,18 +201,14 @@ impl Supervisor {
         let condition = found.as_ref().map(|container| &container.condition);
         let (phase, events) = begin(condition, last, item.goal);
         let mut first: Vec<_> = found.iter().map(|container| Told::found(container.id.clone())).collect();
-        if let Some(Condition::Exited(exit)) = condition {
-            first.extend(events.into_iter().map(|event| match event {
-                Step::Exited { .. } => Told::exited(exit, item),
-                other => Told::event(other),
-            }));
-        } else if let Some(Condition::Running(Health::Unhealthy { output })) = condition {
-            first.extend(events.into_iter().map(|event| Told::event(event).because(unhealthy(output))));
-        } else if condition.is_none() && phase == Phase::Starting {
-            first.extend(events.into_iter().map(|event| Told::event(event).because(GONE.to_owned())));
-        } else {
-            first.extend(events.into_iter().map(Told::event));
-        }
+        first.extend(events.into_iter().map(|event| match (event, condition) {
+            (Step::Exited { .. }, Some(Condition::Exited(exit))) => Told::exited(exit, item),
+            (Step::Unhealthy, Some(Condition::Running(Health::Unhealthy { output }))) => {
+                Told::event(event).because(unhealthy(output))
+            }
+            (Step::Vanished, _) => vanished(),
+            (event, _) => Told::event(event),
+        }));
         if may_start && phase == Phase::Accepted && item.goal == Goal::Run {
             first.push(Told::event(Step::Go));
         }

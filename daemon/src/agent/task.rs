@@ -117,10 +117,7 @@ pub(super) fn step(phase: Phase, event: Event) -> (Phase, Option<Effect>) {
         Event::Started { checked: false } | Event::Healthy if phase == Phase::Starting => {
             (Phase::Running, None)
         }
-        Event::Removed => match phase {
-            Phase::Removing(end) => (Phase::Gone(end), None),
-            _ => (phase, None),
-        },
+        Event::Removed => (removed(phase), None),
         Event::Unhealthy if matches!(phase, Phase::Starting | Phase::Running) => {
             (Phase::Stopping(End::Failed), Some(Effect::Stop))
         }
@@ -130,10 +127,7 @@ pub(super) fn step(phase: Phase, event: Event) -> (Phase, Option<Effect>) {
         Event::Vanished if !matches!(phase, Phase::Accepted | Phase::Preparing | Phase::Ready) => {
             (exited(phase, End::Failed), None)
         }
-        Event::Stopped => match phase {
-            Phase::Stopping(end) => (Phase::Over(end), None),
-            _ => (phase, None),
-        },
+        Event::Stopped => (if let Phase::Stopping(end) = phase { Phase::Over(end) } else { phase }, None),
         Event::Stop => stop(phase),
         Event::Forget => forget(phase),
         Event::Go
@@ -144,6 +138,10 @@ pub(super) fn step(phase: Phase, event: Event) -> (Phase, Option<Effect>) {
         | Event::Unhealthy
         | Event::Vanished => (phase, None),
     }
+}
+
+fn removed(phase: Phase) -> Phase {
+    if let Phase::Removing(end) = phase { Phase::Gone(end) } else { phase }
 }
 
 fn impossible(phase: Phase) -> Phase {
@@ -318,7 +316,7 @@ mod tests {
     fn end(phase: Phase) -> Option<End> {
         match phase {
             Phase::Stopping(end) | Phase::Over(end) | Phase::Removing(end) | Phase::Gone(end) => Some(end),
-            _ => None,
+            Phase::Accepted | Phase::Preparing | Phase::Ready | Phase::Starting | Phase::Running => None,
         }
     }
 

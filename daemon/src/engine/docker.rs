@@ -216,7 +216,7 @@ impl Engine for DockerEngine {
     }
 
     async fn image(&self, image: &str) -> Result<Option<Image>, EngineError> {
-        let inspected = self.client().await?.inspect_image(image).await;
+        let inspected = self.client().await?.inspect_image(&ask::reference(image)).await;
         match self.answer(inspected) {
             Ok(found) => Ok(Some(read::image(&found))),
             Err(EngineError::NotFound { .. }) => Ok(None),

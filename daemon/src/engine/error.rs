@@ -47,6 +47,7 @@ impl EngineError {
 }
 
 impl From<bollard::errors::Error> for EngineError {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all that are not an answer mean that there was none")]
     fn from(error: bollard::errors::Error) -> Self {
         use bollard::errors::Error as Api;
         match error {

@@ -85,7 +85,7 @@ async fn many_containers_survive_engine_and_agent() {
     eventually("noticed", async || !node.agent.problems().is_empty()).await;
     node.agent.shutdown().await;
     let node = Node::start(dir.path(), &host.engine);
-    host.inside(&format!("kill -9 $(ps -o pid,args | grep '[s]leep 1000' | head -n 1 | awk '{{print $1}}')"));
+    host.inside("kill -9 $(ps -o pid,args | grep '[s]leep 1000' | head -n 1 | awk '{print $1}')");
     host.revive().await;
     let died = async {
         loop {

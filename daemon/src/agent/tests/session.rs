@@ -85,10 +85,8 @@ impl Manager {
     async fn asked(&mut self) -> (Stream, Revision) {
         let next = async {
             let mut stream = self.streams.recv().await.unwrap();
-            match up(&mut stream).await {
-                Up::Start { generation, .. } => (stream, generation),
-                other => panic!("{other:?}"),
-            }
+            let Up::Start { generation, .. } = up(&mut stream).await else { panic!("it begins otherwise") };
+            (stream, generation)
         };
         tokio::time::timeout(SOON, next).await.expect("asked in time")
     }

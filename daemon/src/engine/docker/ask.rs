@@ -28,7 +28,7 @@ pub(super) fn container(settings: &ContainerSettings) -> ContainerCreateBody {
     let spec = &settings.spec;
     let first = settings.networks.first();
     ContainerCreateBody {
-        image: Some(settings.image.clone()),
+        image: Some(reference(&settings.image)),
         entrypoint: spec.entrypoint.clone(),
         cmd: spec.command.clone(),
         env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
@@ -223,6 +223,14 @@ pub(super) fn split_image(image: &str) -> (&str, &str) {
     split_tag(image)
 }
 
+/// An image as it is looked up: of a tag and a digest together, older engines only know the digest.
+pub(super) fn reference(image: &str) -> String {
+    match split_image(image) {
+        (name, digest) if image.contains('@') => format!("{name}@{digest}"),
+        _ => image.to_owned(),
+    }
+}
+
 fn split_tag(image: &str) -> (&str, &str) {
     let last = image.rfind('/').map_or(0, |slash| slash + 1);
     match image[last..].find(':') {
@@ -263,5 +271,7 @@ mod tests {
         ] {
             assert_eq!(split_image(image), (name, tag), "{image}");
         }
+        assert_eq!(reference("nginx:1.27"), "nginx:1.27");
+        assert_eq!(reference("host:5000/app:2@sha256:ab"), "host:5000/app@sha256:ab");
     }
 }
