@@ -1,7 +1,9 @@
 //! Several stores with real files in one process.
 
+mod disk;
 mod guard;
 mod scenes;
+mod udp;
 pub(crate) mod web;
 
 use super::sample;
