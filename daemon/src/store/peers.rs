@@ -66,7 +66,7 @@ struct Known {
     heard: Option<Instant>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
     known: BTreeMap<u64, Known>,
     acknowledged: BTreeMap<u64, (LeaderId, LogId)>,
@@ -74,7 +74,7 @@ struct Inner {
 }
 
 /// What is known of all members.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Peers {
     inner: Mutex<Inner>,
 }
@@ -143,6 +143,11 @@ impl Peers {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn last_acknowledged(&self, member: u64) -> Option<LogId> {
+        self.lock().acknowledged.get(&member).map(|(_, last)| *last)
     }
 
     /// Members that were turned away and have not come back since in a way that is right.

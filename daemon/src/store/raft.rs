@@ -75,6 +75,9 @@ const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for a change or a read to be agreed upon; without a majority it is refused after that.
 const AGREE_LIMIT: Duration = Duration::from_millis(1800);
 
+/// Longest wait for the only member of a new cluster to lead: one sync, on whatever disk it is.
+const BEGIN_LIMIT: Duration = Duration::from_secs(20);
+
 /// A member that was not heard for that long is named as missing.
 const MISSING: Duration = Duration::from_secs(1);
 
@@ -289,7 +292,7 @@ impl Store {
         let site = Site { node: self.inner.node, addr };
         self.inner.raft.initialize(BTreeMap::from([(self.inner.office.me.member, site)])).await?;
         let mut leadership = self.leadership();
-        timeout(AGREE_LIMIT, leadership.wait_for(|leadership| leadership.here)).await??;
+        timeout(BEGIN_LIMIT, leadership.wait_for(|leadership| leadership.here)).await??;
         Ok(self.propose(first).await?)
     }
 
