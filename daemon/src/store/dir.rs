@@ -12,7 +12,9 @@
 //! the member, is refused; a member that forgot what it promised would break promises of the whole cluster.
 
 use std::{
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -80,7 +82,8 @@ impl Dir {
             }
         }
         self.wipe()?;
-        fs::create_dir_all(self.raft()).with_context(|| format!("making {}", self.raft().display()))?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(self.raft());
+        made.with_context(|| format!("making {}", self.raft().display()))?;
         let identity = Identity { node, member, incarnation: rand::random(), starts: 0, left: false };
         disk::write(&self.identity(), &format::identity(&identity), MODE)?;
         // Last, so that storage which is only half made is never taken for a member's.

@@ -202,7 +202,11 @@ impl Link {
     fn confused(&self, tell: &Tell) -> RPCError<TypeConfig> {
         let reason = match tell {
             Tell::Not(reason) => reason.clone(),
-            other => format!("it answered something else: {other:?}"),
+            Tell::Appended(_)
+            | Tell::Voted { .. }
+            | Tell::Snapshot { .. }
+            | Tell::Transferred(_)
+            | Tell::ReadIndex(_) => format!("it answered something else: {tell:?}"),
         };
         RPCError::Unreachable(Unreachable::from_string(reason))
     }

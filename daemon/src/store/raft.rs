@@ -287,10 +287,12 @@ impl Store {
 
     /// Makes a cluster whose only member is this one, at `addr`, and whose first entry is `first`.
     ///
-    /// Errors: the storage is not empty, or the set is refused.
+    /// Goes on where it was cut off before. Errors: there is a cluster already, or the set is refused.
     pub async fn initialize(&self, addr: SocketAddr, first: ChangeSet) -> anyhow::Result<Revision> {
         let site = Site { node: self.inner.node, addr };
-        self.inner.raft.initialize(BTreeMap::from([(self.inner.office.me.member, site)])).await?;
+        if !self.inner.raft.is_initialized().await? {
+            self.inner.raft.initialize(BTreeMap::from([(self.inner.office.me.member, site)])).await?;
+        }
         let mut leadership = self.leadership();
         timeout(BEGIN_LIMIT, leadership.wait_for(|leadership| leadership.here)).await??;
         Ok(self.propose(first).await?)

@@ -18,15 +18,17 @@ use crate::store::{
 #[derive(Clone)]
 struct Nodes {
     web: Web,
-    stores: Arc<Mutex<BTreeMap<u64, (Store, JoinHandle<()>)>>>,
+    stores: Running,
 }
+
+type Running = Arc<Mutex<BTreeMap<u64, (Store, JoinHandle<()>)>>>;
 
 #[async_trait]
 impl Orders for Nodes {
     async fn order(&self, to: Peer, request: Request) -> Result<(), CallError> {
         let node = to.node.number();
-        match request {
-            Request::BecomeManager { member, key } => {
+        match &request {
+            &Request::BecomeManager { member, key } => {
                 if self.stores.lock().unwrap().contains_key(&node) {
                     return Ok(());
                 }
@@ -44,7 +46,11 @@ impl Orders for Nodes {
                 }
                 store::forget(&self.web.dir(node)).unwrap();
             }
-            other => panic!("{other:?}"),
+            Request::Probe { .. }
+            | Request::Renew { .. }
+            | Request::Leave
+            | Request::Removed
+            | Request::Credential { .. } => panic!("{request:?}"),
         }
         Ok(())
     }

@@ -103,7 +103,9 @@ impl World {
                 Step::Vote { voters } => writeln!(trace, "vote {voters:?}").unwrap(),
                 Step::HandOver { to } => writeln!(trace, "hand over to {to}").unwrap(),
                 Step::Dismiss { node } => writeln!(trace, "dismiss {node}").unwrap(),
-                other => writeln!(trace, "{other:?}").unwrap(),
+                step @ (Step::Rest | Step::Finish | Step::Move { .. } | Step::Expel { .. }) => {
+                    writeln!(trace, "{step:?}").unwrap();
+                }
             }
             self.carry_out(&plan.step);
         }

@@ -83,7 +83,8 @@ async fn a_record_in_the_wrong_place_is_refused() {
     let mut log = Log::open(&path).unwrap();
     append(&mut log, 1..10).await;
     close(log).await;
-    let edit = |edit: &dyn Fn(&mut Table<'_, u64, &'static [u8]>)| {
+    type Entries<'a> = Table<'a, u64, &'static [u8]>;
+    let edit = |edit: &dyn Fn(&mut Entries<'_>)| {
         let db = Database::open(&path).unwrap();
         let transaction = db.begin_write().unwrap();
         edit(&mut transaction.open_table(ENTRIES).unwrap());

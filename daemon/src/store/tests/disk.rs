@@ -25,8 +25,9 @@ async fn child() {
     let web = Web::new();
     crate::store::create(dir.as_ref(), super::web::id(1), 1).unwrap();
     let store = web.start_in(1, dir.as_ref()).await.unwrap();
-    if store.initialize(addr(1), sample::first()).await.is_err() {
-        super::web::until(|| store.leadership().borrow().here).await;
+    super::web::until(|| store.leadership().borrow().here || store.snapshot().info.is_none()).await;
+    if store.snapshot().info.is_none() {
+        store.initialize(addr(1), sample::first()).await.unwrap();
     }
     let first = store.snapshot().tasks.len() as u64;
     for id in first.. {
@@ -43,7 +44,7 @@ fn spawn(dir: &std::path::Path, limit: &str) -> Child {
     let script = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" --exact store::tests::disk::child --nocapture");
     let mut command = Command::new("sh");
     command.arg("-c").arg(script).arg(std::env::current_exe().unwrap()).env(CHILD, dir);
-    command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
 }
 
 /// Reads what the child prints until it ends, or until `enough` are acknowledged; gives the last one.
