@@ -60,5 +60,7 @@ fix:
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-bench: setup build
+# Figures are of release builds.
+bench: setup
+	cargo build --locked --release --workspace --bins
 	cargo bench --locked -p raftup-tests

@@ -6,6 +6,8 @@
 //! | `lab` | the lab itself, with real engines |
 //!
 //! Tests with engines need root and what `tests/setup.sh` installs, and fail with that word where it is missing.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do: by panicking")]
 
 mod lab;
 mod layering;

@@ -108,8 +108,10 @@ async fn request(
 /// Ends when standard input does, if `wanted`; never otherwise. Cannot be aborted: a read from a pipe goes on.
 fn until_eof(wanted: bool) -> JoinHandle<()> {
     tokio::task::spawn_blocking(move || {
-        while !wanted {
-            std::thread::park();
+        if !wanted {
+            loop {
+                std::thread::park();
+            }
         }
         // An error is an end as well.
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
