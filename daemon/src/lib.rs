@@ -8,7 +8,7 @@
 //!
 //! | folder | its one role |
 //! | --- | --- |
-//! | [`disk`] | files that are whole or not there; below all layers
+//! | [`disk`] | files that are whole or not there; below all layers |
 //! | [`model`] | the replicated state as data |
 //! | [`plan`] | pure decisions |
 //! | [`engine`] | Docker |
@@ -22,10 +22,13 @@
 //! | [`control`] | loops of the leader around `plan` |
 //! | [`agent`] | loops of every node |
 //! | [`api`] | HTTP |
+//! | [`config`] | what the daemon is told |
+//! | [`node`] | build, run, drain; names all parts |
 #![forbid(unsafe_code)]
 
 pub mod agent;
 pub mod api;
+pub mod config;
 pub mod control;
 pub mod disk;
 pub mod dns;
@@ -35,6 +38,7 @@ pub mod gossip;
 pub mod mesh;
 pub mod model;
 pub mod net;
+pub mod node;
 pub mod plan;
 pub mod secret;
 pub mod store;

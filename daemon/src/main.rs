@@ -1,1 +1,49 @@
-fn main() {}
+//! `raftupd`: reads its settings, then builds, runs and drains one [`Node`].
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use raftup_daemon::{
+    config::{Config, LogFormat, Settings},
+    node::Node,
+};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    match start(Settings::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(flags: Settings) -> anyhow::Result<()> {
+    let config = Config::load(flags)?;
+    start_log(&config)?;
+    abort_on_panic();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async { Node::build(config).await?.run().await })
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log)?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
+/// A daemon that lost one of its loops is worse than one that is started again.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        eprintln!("this is a defect of raftupd; please report it with the lines above");
+        std::process::abort();
+    }));
+}

@@ -76,7 +76,7 @@ pub struct ContainerSpec {
     pub entrypoint: Option<Vec<String>>,
     /// The environment, sorted by name; values may be empty.
     pub env: BTreeMap<String, String>,
-    /// Host name inside the container; the task's name by default.
+    /// Host name inside the container; service and slot by default, as in `web-2`.
     pub hostname: Option<String>,
     /// `user[:group]` to run as.
     pub user: Option<String>,

@@ -12,11 +12,13 @@
 //! | `sessions` | who is heard, since when, and which routes are in force there |
 //! | `session` | one node's session |
 //! | `board` | what each controller did last |
+//! | [`tokens`], [`credentials`] | secrets of the cluster, sealed in the state |
 //!
 //! Owns: nothing that outlives a reign. Leaves alone: every decision.
 //! Holds: all of it runs only while this node leads and its state is complete; it stops at once when that ends.
 
 mod board;
+pub mod credentials;
 mod driver;
 mod nodes;
 pub mod quorum;
@@ -24,6 +26,7 @@ mod reign;
 mod reports;
 mod session;
 mod sessions;
+pub mod tokens;
 mod views;
 
 #[cfg(test)]

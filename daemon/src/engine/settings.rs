@@ -56,7 +56,7 @@ impl ContainerSettings {
             name: task.container_name(),
             labels: labels::of_container(cluster, node, task),
             image: task.image.clone(),
-            spec: task.container.clone(),
+            spec: ContainerSpec { hostname: hostname(task), ..task.container.clone() },
             resources: task.resources,
             networks,
             dns: gateway.into_iter().collect(),
@@ -64,4 +64,15 @@ impl ContainerSettings {
             volume_labels: labels::of_volume(cluster, task),
         }
     }
+}
+
+/// Longest host name that Linux takes.
+const HOSTNAME_MAX: usize = 64;
+
+/// The name that the user chose, or service and slot. Without dots: what follows the first one would count as the
+/// domain to search for names. The engine's own choice where that is too long.
+fn hostname(task: &TaskItem) -> Option<String> {
+    let own = || format!("{}-{}", task.name, task.slot).replace('.', "-");
+    let chosen = task.container.hostname.clone();
+    chosen.or_else(|| Some(own()).filter(|name| name.len() <= HOSTNAME_MAX))
 }

@@ -250,7 +250,9 @@ fn enlist(cluster: &Cluster, council: &Council, choice: &Choice) -> Option<Step>
     ready.find_map(|node| match node.membership {
         None => Some(Step::Appoint { node: node.id }),
         Some(membership) if council.seats.contains_key(&membership.member) => None,
-        Some(membership) if council.lost.contains(&membership.member) => Some(Step::Appoint { node: node.id }),
+        Some(membership) if council.lost.contains(&membership.member) => {
+            Some(Step::Appoint { node: node.id })
+        }
         Some(membership) => {
             Some(Step::Enlist { node: node.id, member: membership.member, addr: node.info.control })
         }
@@ -313,9 +315,8 @@ fn expel(cluster: &Cluster, council: &Council, choice: &Choice) -> Option<Step> 
     learners.find_map(|(member, seat)| {
         let node = cluster.nodes.get(&seat.node);
         let own = node.filter(|node| node.membership.is_some_and(|own| own.member == *member));
-        let stays = own.is_some_and(|node| {
-            choice.nodes.contains(&node.id) || (eligible(node) && !choice.complete())
-        });
+        let stays =
+            own.is_some_and(|node| choice.nodes.contains(&node.id) || (eligible(node) && !choice.complete()));
         (!stays || council.lost.contains(member)).then_some(Step::Expel { member: *member })
     })
 }

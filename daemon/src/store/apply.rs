@@ -60,7 +60,12 @@ fn invalid(key: ObjectKey, reason: &str) -> Rejected {
     Rejected::Invalid { key, reason: reason.to_owned() }
 }
 
-fn create(next: &mut Cluster, object: &Object, current: Option<Meta>, at: UnixMillis) -> Result<(), Rejected> {
+fn create(
+    next: &mut Cluster,
+    object: &Object,
+    current: Option<Meta>,
+    at: UnixMillis,
+) -> Result<(), Rejected> {
     let key = object.key();
     if current.is_some() {
         return Err(Rejected::Conflict { key });
@@ -74,7 +79,12 @@ fn create(next: &mut Cluster, object: &Object, current: Option<Meta>, at: UnixMi
     put(next, object, Meta { revision, created: at, updated: at })
 }
 
-fn update(next: &mut Cluster, object: &Object, current: Option<Meta>, at: UnixMillis) -> Result<(), Rejected> {
+fn update(
+    next: &mut Cluster,
+    object: &Object,
+    current: Option<Meta>,
+    at: UnixMillis,
+) -> Result<(), Rejected> {
     match current {
         Some(meta) if meta.revision == object.meta().revision => {
             let revision = next.revision;

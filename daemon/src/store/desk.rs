@@ -54,13 +54,17 @@ async fn answer(inner: &Inner, caller: NodeId, pipe: &mut dyn Pipe) -> io::Resul
         }
         let tell = match ask {
             Ask::Append { vote, before, entries, committed } => {
-                let entries: Result<Vec<_>, _> = entries.iter().map(|record| format::read_entry(record)).collect();
+                let entries: Result<Vec<_>, _> =
+                    entries.iter().map(|record| format::read_entry(record)).collect();
                 match entries {
                     Ok(entries) => {
                         let prev_log_id = before.map(Into::into);
                         let leader_commit = committed.map(Into::into);
-                        append(inner, AppendEntriesRequest { vote: vote.into(), prev_log_id, entries, leader_commit })
-                            .await
+                        append(
+                            inner,
+                            AppendEntriesRequest { vote: vote.into(), prev_log_id, entries, leader_commit },
+                        )
+                        .await
                     }
                     Err(error) => Tell::Not(format!("an entry cannot be read: {error}")),
                 }
@@ -140,9 +144,10 @@ fn not_transferred(error: TransferLeaderError<TypeConfig>) -> NotTransferred {
         TransferLeaderError::VoteChanged { expected, actual } => {
             NotTransferred::VoteChanged { expected: expected.into(), actual: actual.into() }
         }
-        TransferLeaderError::LogNotFlushed { expected, actual } => {
-            NotTransferred::LogNotFlushed { expected: expected.map(Into::into), actual: actual.map(Into::into) }
-        }
+        TransferLeaderError::LogNotFlushed { expected, actual } => NotTransferred::LogNotFlushed {
+            expected: expected.map(Into::into),
+            actual: actual.map(Into::into),
+        },
     }
 }
 

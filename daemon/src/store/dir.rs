@@ -75,7 +75,10 @@ impl Dir {
     pub(super) fn create(&self, node: NodeId, member: u64) -> anyhow::Result<()> {
         if let Some(old) = self.read_marker()? {
             if old.member > member || (old.member == member && old.left) {
-                bail!("member {member} cannot be used again on this node, it was already member {}", old.member);
+                bail!(
+                    "member {member} cannot be used again on this node, it was already member {}",
+                    old.member
+                );
             }
             if old.member == member {
                 return Ok(());

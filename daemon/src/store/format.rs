@@ -44,7 +44,9 @@ pub(super) enum FormatError {
         wanted: u8,
     },
     /// Written by a newer raftupd.
-    #[error("the record has version {found}, this raftupd reads up to {newest}: it was written by a newer one")]
+    #[error(
+        "the record has version {found}, this raftupd reads up to {newest}: it was written by a newer one"
+    )]
     FromTheFuture {
         /// Its version.
         found: u8,

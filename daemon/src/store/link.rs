@@ -119,12 +119,7 @@ impl Link {
     }
 
     /// The answer to `ask`. `bare` follows the question. Cancel-safe: the stream is lost with a question.
-    pub(super) async fn ask(
-        &mut self,
-        ask: &Ask,
-        bare: &[u8],
-        limit: Duration,
-    ) -> Result<Tell, LinkError> {
+    pub(super) async fn ask(&mut self, ask: &Ask, bare: &[u8], limit: Duration) -> Result<Tell, LinkError> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => self.greet().await?,
@@ -158,7 +153,8 @@ impl Link {
     async fn greet(&mut self) -> Result<Greeted, LinkError> {
         let (office, member, site) = (self.office.clone(), self.member, self.site);
         let open = async move {
-            let mut pipe = office.transport.open(site.node, site.addr).await.map_err(|error| error.to_string())?;
+            let mut pipe =
+                office.transport.open(site.node, site.addr).await.map_err(|error| error.to_string())?;
             let greeting = Greeting { from: office.me, to: member };
             let welcome: io::Result<Option<Welcome>> = async {
                 wire::write(&mut *pipe, &greeting).await?;
@@ -223,9 +219,11 @@ impl Link {
             transfer: rpc.leadership_transfer,
         });
         match self.ask(&ask, &[], limit).await {
-            Ok(Tell::Voted { vote, granted, last }) => {
-                Ok(VoteResponse { vote: vote.into(), vote_granted: granted, last_log_id: last.map(Into::into) })
-            }
+            Ok(Tell::Voted { vote, granted, last }) => Ok(VoteResponse {
+                vote: vote.into(),
+                vote_granted: granted,
+                last_log_id: last.map(Into::into),
+            }),
             Ok(other) => Err(self.confused(&other)),
             Err(error) => Err(self.rpc_error(error, RPCTypes::Vote)),
         }

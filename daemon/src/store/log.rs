@@ -93,7 +93,8 @@ impl Log {
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let db = Database::builder().set_cache_size(CACHE).create(path);
         let mut db = db.with_context(|| format!("opening {}", path.display()))?;
-        let heads = check(&mut db).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
+        let heads =
+            check(&mut db).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
         let (db, heads) = (Arc::new(db), Arc::new(Mutex::new(heads)));
         let (queue, writes) = mpsc::channel(QUEUE);
         let (db_, heads_) = (db.clone(), heads.clone());
@@ -154,7 +155,8 @@ impl Log {
             return Ok(Vec::new());
         }
         // Taken before the file is read: what leaves `pending` in between is in the file by then.
-        let pending: Vec<Entry> = self.heads().pending.range(bounds).map(|(_, entry)| entry.clone()).collect();
+        let pending: Vec<Entry> =
+            self.heads().pending.range(bounds).map(|(_, entry)| entry.clone()).collect();
         let mut entries = BTreeMap::new();
         let read = self.shared.db.begin_read()?;
         for row in read.open_table(ENTRIES)?.range(bounds)? {
@@ -205,8 +207,7 @@ fn check(db: &mut Database) -> anyhow::Result<Heads> {
         found.with_context(|| format!("record `{name}`"))
     };
     let vote = record(VOTE)?.map(|found| format::read_vote(found.value())).transpose().context("the vote")?;
-    let mut heads =
-        Heads { vote, committed: place(COMMITTED)?, purged: place(PURGED)?, ..Heads::default() };
+    let mut heads = Heads { vote, committed: place(COMMITTED)?, purged: place(PURGED)?, ..Heads::default() };
     for row in read.open_table(ENTRIES)?.range::<u64>(..)? {
         let (index, record) = row?;
         let index = index.value();
@@ -219,7 +220,8 @@ fn check(db: &mut Database) -> anyhow::Result<Heads> {
     }
     for row in read.open_table(LIVES)?.range::<u64>(..)? {
         let (member, record) = row?;
-        format::read_life(record.value()).with_context(|| format!("what is known of member {}", member.value()))?;
+        format::read_life(record.value())
+            .with_context(|| format!("what is known of member {}", member.value()))?;
     }
     // It may have been on disk before the entry itself was.
     heads.committed = heads.committed.min(heads.last.max(heads.purged));

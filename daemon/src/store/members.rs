@@ -69,7 +69,8 @@ impl Store {
         };
         let member = |(id, site): (&u64, &Site)| {
             let declined = declined.get(id).map(ToString::to_string);
-            let member = Member { site: *site, voter: voters.contains(id), caught_up: has_all(*id), declined };
+            let member =
+                Member { site: *site, voter: voters.contains(id), caught_up: has_all(*id), declined };
             (*id, member)
         };
         Members {

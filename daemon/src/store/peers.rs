@@ -26,28 +26,20 @@ pub(super) enum Declined {
     #[error(
         "member {member} has lost its storage: it was made anew under the old number; demote the node and promote it again"
     )]
-    Wiped {
-        member: u64,
-    },
+    Wiped { member: u64 },
     /// A copy of the storage that is older than what ran before.
     #[error(
         "member {member} runs from an old copy of its storage; remove the copy, or demote the node and promote it again"
     )]
-    OldCopy {
-        member: u64,
-    },
+    OldCopy { member: u64 },
     /// Another process speaks for the member.
     #[error(
         "member {member} is still heard from another process: its storage was copied and runs twice, or it has just been restarted"
     )]
-    Twice {
-        member: u64,
-    },
+    Twice { member: u64 },
     /// Its log ends before what it acknowledged.
     #[error("member {member} has lost entries that it acknowledged; demote the node and promote it again")]
-    Backwards {
-        member: u64,
-    },
+    Backwards { member: u64 },
 }
 
 impl Declined {

@@ -178,21 +178,27 @@ impl From<ProposeError> for Refusal {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::Conflict { .. } => {
-                Self::new(Code::Conflict, "the cluster's state changes too fast for this change").hint("try again")
+                Self::new(Code::Conflict, "the cluster's state changes too fast for this change")
+                    .hint("try again")
             }
             ProposeError::NotLeader { leader: Some(leader) } => {
-                Self::new(Code::Unavailable, format!("manager {leader} leads, not this one")).hint("try again")
+                Self::new(Code::Unavailable, format!("manager {leader} leads, not this one"))
+                    .hint("try again")
             }
             ProposeError::NotLeader { leader: None } => {
-                Self::new(Code::Unavailable, "no manager leads at the moment").hint("try again in a few seconds")
+                Self::new(Code::Unavailable, "no manager leads at the moment")
+                    .hint("try again in a few seconds")
             }
             ProposeError::NoQuorum { missing, pending } => no_quorum(&missing, pending),
-            ProposeError::Unknown => {
-                Self::new(Code::Unavailable, "the leader changed meanwhile, the change may have been made or not")
-                    .hint("look, and try again if it was not")
-            }
+            ProposeError::Unknown => Self::new(
+                Code::Unavailable,
+                "the leader changed meanwhile, the change may have been made or not",
+            )
+            .hint("look, and try again if it was not"),
             ProposeError::Refused(refusal) => refusal,
-            ProposeError::Stopped => Self::new(Code::Unavailable, "this manager is shutting down").hint("try again"),
+            ProposeError::Stopped => {
+                Self::new(Code::Unavailable, "this manager is shutting down").hint("try again")
+            }
         }
     }
 }
@@ -261,13 +267,8 @@ impl Store {
         let (log, machine) = tokio::task::spawn_blocking(move || checked(&dir)).await??;
         let peers = Peers::new(log.lives()?);
         let office = Arc::new(Office { me, peers, log: log.clone(), transport });
-        let raft = Raft::new(
-            me.member,
-            Arc::new(self::config()?),
-            Links(office.clone()),
-            log,
-            machine.clone(),
-        );
+        let raft =
+            Raft::new(me.member, Arc::new(self::config()?), Links(office.clone()), log, machine.clone());
         let inner = Arc::new(Inner {
             raft: raft.await.context("starting Raft")?,
             machine,
@@ -336,7 +337,9 @@ impl Store {
         match timeout_at(deadline, caught_up).await {
             Ok(Ok(_)) => Ok(self.snapshot()),
             Ok(Err(_)) => Err(ProposeError::Stopped.into()),
-            Err(_) => Err(Refusal::new(Code::Unavailable, "this manager is behind the leader").hint("try again")),
+            Err(_) => {
+                Err(Refusal::new(Code::Unavailable, "this manager is behind the leader").hint("try again"))
+            }
         }
     }
 
@@ -367,14 +370,17 @@ impl Store {
         let size = format::size(&set);
         if size > CHANGE_MAX {
             let refusal = Refusal::new(Code::Invalid, format!("a change of {size} bytes is too large"));
-            return Err(ProposeError::Refused(refusal.hint(format!("at most {CHANGE_MAX} bytes can be changed at once"))));
+            return Err(ProposeError::Refused(
+                refusal.hint(format!("at most {CHANGE_MAX} bytes can be changed at once")),
+            ));
         }
         match timeout(AGREE_LIMIT, inner.raft.client_write(Command(Arc::new(set)))).await {
             Ok(Ok(written)) => written.data.map_err(|rejected| match rejected {
                 Rejected::Conflict { key } => ProposeError::Conflict { key },
-                invalid @ Rejected::Invalid { .. } => {
-                    ProposeError::Refused(Refusal::new(Code::Internal, format!("a change was refused: {invalid}")))
-                }
+                invalid @ Rejected::Invalid { .. } => ProposeError::Refused(Refusal::new(
+                    Code::Internal,
+                    format!("a change was refused: {invalid}"),
+                )),
             }),
             Ok(Err(error)) => Err(inner.not_written(error)),
             Err(_) => Err(ProposeError::NoQuorum { missing: inner.missing(), pending: true }),
@@ -479,7 +485,8 @@ impl Inner {
         if metrics.state == ServerState::Leader {
             return self.read_index().await;
         }
-        let site = metrics.current_leader.and_then(|id| Some((id, *metrics.membership_config.get_node(&id)?)));
+        let site =
+            metrics.current_leader.and_then(|id| Some((id, *metrics.membership_config.get_node(&id)?)));
         let Some((member, site)) = site else {
             return Err(no_quorum(&self.missing(), false));
         };
@@ -491,7 +498,9 @@ impl Inner {
         match link.ask(&Ask::ReadIndex, &[], AGREE_LIMIT).await {
             Ok(Tell::ReadIndex(index)) => Ok(index),
             Ok(Tell::Not(reason)) => Err(Refusal::new(Code::Unavailable, reason)),
-            Ok(other) => Err(Refusal::new(Code::Internal, format!("the leader answered something else: {other:?}"))),
+            Ok(other) => {
+                Err(Refusal::new(Code::Internal, format!("the leader answered something else: {other:?}")))
+            }
             Err(error) => Err(Refusal::new(Code::Unavailable, error).hint("try again in a few seconds")),
         }
     }
@@ -505,7 +514,8 @@ impl Inner {
             member != self.office.me.member && silence.is_none_or(|silence| silence > MISSING)
         };
         let members = metrics.membership_config.membership();
-        let sites = members.voter_ids().filter(|member| silent(*member)).filter_map(|id| members.get_node(&id));
+        let sites =
+            members.voter_ids().filter(|member| silent(*member)).filter_map(|id| members.get_node(&id));
         sites.map(|site| site.node).collect()
     }
 

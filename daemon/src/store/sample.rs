@@ -11,8 +11,8 @@ use raftup_proto::{
 };
 
 use crate::model::{
-    ChangeSet, ClusterInfo, Desired, Membership, Meta, Network, Node, Service, Slot, Stack, Task, TokenHashes,
-    Version, Volume,
+    ChangeSet, ClusterInfo, Desired, Membership, Meta, Network, Node, Service, Slot, Stack, Task,
+    TokenHashes, Version, Volume,
 };
 
 const AT: UnixMillis = UnixMillis(1_700_000_000_000);

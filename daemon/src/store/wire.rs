@@ -39,12 +39,24 @@ pub(super) struct Welcomed {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Ask {
-    Append { vote: WireVote, before: Option<WireLogId>, entries: Vec<Vec<u8>>, committed: Option<WireLogId> },
+    Append {
+        vote: WireVote,
+        before: Option<WireLogId>,
+        entries: Vec<Vec<u8>>,
+        committed: Option<WireLogId>,
+    },
     Vote(Candidate),
     PreVote(Candidate),
     /// That many bytes of a snapshot's record follow, bare.
-    Snapshot { vote: WireVote, size: u64 },
-    TransferLeader { vote: WireVote, to: u64, last: Option<WireLogId> },
+    Snapshot {
+        vote: WireVote,
+        size: u64,
+    },
+    TransferLeader {
+        vote: WireVote,
+        to: u64,
+        last: Option<WireLogId>,
+    },
     /// Up to where must a read see? Only the leader can say.
     ReadIndex,
 }
@@ -59,8 +71,14 @@ pub(super) struct Candidate {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Tell {
     Appended(Appended),
-    Voted { vote: WireVote, granted: bool, last: Option<WireLogId> },
-    Snapshot { vote: WireVote },
+    Voted {
+        vote: WireVote,
+        granted: bool,
+        last: Option<WireLogId>,
+    },
+    Snapshot {
+        vote: WireVote,
+    },
     Transferred(Result<(), NotTransferred>),
     ReadIndex(u64),
     /// It cannot say, for that reason.

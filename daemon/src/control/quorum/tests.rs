@@ -117,7 +117,9 @@ impl Nodes {
         until(|| {
             let members = self.leader().map(|leader| leader.members()).unwrap_or_default();
             let voters = members.members.values().filter(|member| member.voter);
-            !members.changing && voters.map(|voter| voter.site.node).collect::<BTreeSet<_>>() == wanted && running() == wanted
+            !members.changing
+                && voters.map(|voter| voter.site.node).collect::<BTreeSet<_>>() == wanted
+                && running() == wanted
         })
         .await;
     }

@@ -18,8 +18,6 @@ use raftup_proto::{
 
 use super::super::{Attachment, ContainerSettings, NetworkSettings};
 
-/// Longest host name that Linux takes.
-const HOSTNAME_MAX: usize = 63;
 /// Billionths of a core in a thousandth of one.
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
@@ -32,7 +30,7 @@ pub(super) fn container(settings: &ContainerSettings) -> ContainerCreateBody {
         entrypoint: spec.entrypoint.clone(),
         cmd: spec.command.clone(),
         env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-        hostname: Some(hostname(settings)),
+        hostname: spec.hostname.clone(),
         user: spec.user.clone(),
         working_dir: spec.working_dir.clone(),
         stop_signal: spec.stop_signal.clone(),
@@ -45,17 +43,6 @@ pub(super) fn container(settings: &ContainerSettings) -> ContainerCreateBody {
         }),
         ..ContainerCreateBody::default()
     }
-}
-
-/// The name that the user chose, or the task's.
-fn hostname(settings: &ContainerSettings) -> String {
-    let short = |name: &String| name.len() <= HOSTNAME_MAX;
-    let id = settings.name.rsplit('.').next().unwrap_or_default();
-    settings
-        .spec
-        .hostname
-        .clone()
-        .unwrap_or_else(|| Some(settings.name.clone()).filter(short).unwrap_or_else(|| id.to_owned()))
 }
 
 fn host_config(settings: &ContainerSettings) -> HostConfig {
@@ -81,7 +68,6 @@ fn host_config(settings: &ContainerSettings) -> HostConfig {
         ),
         dns: Some(settings.dns.iter().map(ToString::to_string).collect()),
         // Names of services have no dot and are asked for as they are; the host's own setting must not come in.
-        dns_options: Some(vec!["ndots:0".to_owned()]),
         ..HostConfig::default()
     }
 }

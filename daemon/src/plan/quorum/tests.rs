@@ -20,8 +20,10 @@ struct World {
 impl World {
     /// `count` ready nodes, the first of which is the only member.
     fn new(count: u64) -> Self {
-        let mut world =
-            Self { cluster: Cluster { info: Some(sample::info().into()), ..Cluster::default() }, council: Council::default() };
+        let mut world = Self {
+            cluster: Cluster { info: Some(sample::info().into()), ..Cluster::default() },
+            council: Council::default(),
+        };
         for number in 1..=count {
             world.edit(number, |node| node.membership = (number == 1).then_some(Membership { member: 1 }));
         }
@@ -35,7 +37,8 @@ impl World {
 
     fn edit(&mut self, number: u64, edit: impl FnOnce(&mut Node)) {
         let id = NodeId::new(number);
-        let mut node = self.cluster.nodes.get(&id).map_or_else(|| sample::node(number), |node| Node::clone(node));
+        let mut node =
+            self.cluster.nodes.get(&id).map_or_else(|| sample::node(number), |node| Node::clone(node));
         if !self.cluster.nodes.contains_key(&id) {
             node.membership = None;
             node.labels.clear();

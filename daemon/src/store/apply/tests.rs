@@ -43,7 +43,10 @@ fn what_can_never_be_is_refused() {
     let invalid = |cluster: &Cluster, changes: Vec<Change>| {
         matches!(apply(cluster, 7, &ChangeSet { at: UnixMillis(5), changes }), Err(Rejected::Invalid { .. }))
     };
-    assert!(invalid(&cluster, vec![Change::Create(Service { versions: vec![], ..sample::service(9) }.into())]));
+    assert!(invalid(
+        &cluster,
+        vec![Change::Create(Service { versions: vec![], ..sample::service(9) }.into())]
+    ));
     let twice = Change::Create(sample::task(9).into());
     assert!(invalid(&cluster, vec![twice.clone(), twice.clone()]));
     assert!(invalid(&cluster, vec![Change::Delete(ObjectKey::Cluster, Revision(1))]));

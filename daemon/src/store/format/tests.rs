@@ -32,7 +32,13 @@ fn entries() -> [Entry; 3] {
 
 fn snapshot_parts() -> (SnapshotMeta, Cluster) {
     let cluster = apply(&Cluster::default(), 2, &sample::everything()).unwrap();
-    (SnapshotMeta { last_log_id: Some(id(9)), last_membership: StoredMembers::new(Some(id(3)), members()) }, cluster)
+    (
+        SnapshotMeta {
+            last_log_id: Some(id(9)),
+            last_membership: StoredMembers::new(Some(id(3)), members()),
+        },
+        cluster,
+    )
 }
 
 fn records() -> Vec<(&'static str, Vec<u8>)> {

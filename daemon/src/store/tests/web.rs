@@ -56,7 +56,9 @@ impl Transport for Way {
     async fn open(&self, node: NodeId, addr: SocketAddr) -> io::Result<Box<dyn Pipe>> {
         let to = node.number();
         let mut cuts = self.web.cuts.subscribe();
-        cuts.wait_for(|cuts| !cuts.contains(&(self.from, to)) && !cuts.contains(&(to, self.from))).await.unwrap();
+        cuts.wait_for(|cuts| !cuts.contains(&(self.from, to)) && !cuts.contains(&(to, self.from)))
+            .await
+            .unwrap();
         let found = self.web.state.lock().unwrap().stores.get(&addr).cloned();
         let Some((_, store)) = found else {
             // Nobody there: packets go nowhere.

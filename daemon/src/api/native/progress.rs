@@ -1,0 +1,109 @@
+//! How far a change has come, line by line as it moves.
+
+use std::convert::Infallible;
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::Query,
+    http::header::CONTENT_TYPE,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::Stream;
+use raftup_proto::{
+    api::{Outcome, Progress},
+    refusal::{Code, Refusal},
+    view::Revision,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    api::{Manager, refuse::Refused},
+    model::Cluster,
+    plan::{
+        find,
+        progress::{Selector, progress},
+    },
+};
+
+/// What is followed.
+#[derive(Deserialize)]
+pub(in crate::api) struct Follow {
+    stack: Option<String>,
+    service: Option<String>,
+    #[serde(default)]
+    revision: Revision,
+}
+
+/// Answers with the state now, then each that differs, until one is final or the object is gone.
+pub(in crate::api) async fn follow(
+    Extension(manager): Extension<Box<Manager>>,
+    Query(follow): Query<Follow>,
+) -> Result<Response, Refused> {
+    let cluster = manager.store.read().await?;
+    let subject = subject(&cluster, &follow)?;
+    let start = State { manager, subject, from: follow.revision, shown: None, over: false };
+    Ok(lines(futures_util::stream::unfold(start, next)))
+}
+
+fn subject(cluster: &Cluster, follow: &Follow) -> Result<Selector, Refusal> {
+    match (&follow.stack, &follow.service) {
+        (_, Some(name)) => Ok(Selector::Service(find::service(cluster, name)?.id)),
+        (Some(name), None) => Ok(Selector::Stack(find::stack(cluster, name)?.id)),
+        (None, None) => {
+            Err(Refusal::new(Code::Invalid, "progress is that of a `stack` or a `service`; name one"))
+        }
+    }
+}
+
+struct State {
+    manager: Box<Manager>,
+    subject: Selector,
+    from: Revision,
+    shown: Option<Progress>,
+    over: bool,
+}
+
+async fn next(mut state: State) -> Option<(Progress, State)> {
+    if state.over {
+        return None;
+    }
+    let mut revision = state.manager.store.watch();
+    let mut leadership = state.manager.store.leadership();
+    loop {
+        // A leader that lost its place ends the stream; the caller asks again and is led to the new one.
+        if !leadership.borrow_and_update().here {
+            return None;
+        }
+        let at = *revision.borrow_and_update();
+        if at >= state.from {
+            // What is gone has nothing left to wait for.
+            let gone = Progress { services: Vec::new(), outcome: Outcome::Done };
+            let now = progress(&state.manager.store.snapshot(), state.subject).unwrap_or(gone);
+            if state.shown.as_ref() != Some(&now) {
+                state.over = now.outcome != Outcome::Running;
+                state.shown = Some(now.clone());
+                return Some((now, state));
+            }
+        }
+        // Both branches only wait on watch channels, which lose nothing when dropped.
+        tokio::select! {
+            changed = revision.changed() => changed.ok()?,
+            changed = leadership.changed() => changed.ok()?,
+        }
+    }
+}
+
+/// One JSON value a line.
+pub(super) fn lines<T: Serialize + Send + 'static>(
+    items: impl Stream<Item = T> + Send + 'static,
+) -> Response {
+    use futures_util::StreamExt;
+    let bytes = items.filter_map(|item| async move {
+        let mut line = serde_json::to_vec(&item).ok()?;
+        line.push(b'\n');
+        Some(Ok::<_, Infallible>(Bytes::from(line)))
+    });
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(bytes)).into_response()
+}

@@ -1,0 +1,123 @@
+//! Stacks, their services and tasks: deployed, shown, changed, removed.
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Query},
+};
+use raftup_proto::{
+    api::{Deploy, Deployed, ServiceUpdate, ServiceView, StackView, TaskView},
+    refusal::{Code, Refusal},
+};
+use serde::Deserialize;
+
+use crate::{
+    api::{Manager, refuse::Answer},
+    control::credentials,
+    model::Cluster,
+    plan::{Ids, find, services, show, stacks},
+};
+
+/// Which objects a list shows; what is not given does not matter.
+#[derive(Deserialize)]
+pub(in crate::api) struct Filter {
+    stack: Option<String>,
+    service: Option<String>,
+    node: Option<String>,
+}
+
+pub(in crate::api) async fn list(Extension(manager): Extension<Box<Manager>>) -> Answer<Vec<StackView>> {
+    Ok(Json(show::stacks(&manager.store.read().await?)))
+}
+
+pub(in crate::api) async fn deploy(
+    Extension(manager): Extension<Box<Manager>>,
+    Path(name): Path<String>,
+    Json(deploy): Json<Deploy>,
+) -> Answer<Deployed> {
+    if deploy.spec.name.as_str() != name {
+        let message = format!("path names stack `{name}`, body names `{}`", deploy.spec.name);
+        return Err(Refusal::new(Code::Invalid, message).into());
+    }
+    let mut ids = Ids::seeded(rand::random());
+    let change = |cluster: &Cluster, now| {
+        let sealed = credentials::seal(cluster, &manager.key, &deploy.spec.name, &deploy.credentials);
+        stacks::deploy(cluster, &deploy, sealed, now, &mut ids)
+    };
+    let (revision, changes) = manager.store.change(change).await?;
+    Ok(Json(Deployed { revision, changes }))
+}
+
+pub(in crate::api) async fn remove(
+    Extension(manager): Extension<Box<Manager>>,
+    Path(name): Path<String>,
+) -> Answer<Deployed> {
+    let change = |cluster: &_, now| {
+        let stack = find::stack(cluster, &name)?;
+        stacks::remove(cluster, stack.id, now)
+    };
+    let (revision, changes) = manager.store.change(change).await?;
+    Ok(Json(Deployed { revision, changes }))
+}
+
+pub(in crate::api) async fn services(
+    Extension(manager): Extension<Box<Manager>>,
+    Query(filter): Query<Filter>,
+) -> Answer<Vec<ServiceView>> {
+    let cluster = manager.store.read().await?;
+    let stack = filter.stack.map(|name| find::stack(&cluster, &name)).transpose()?.map(|stack| stack.id);
+    Ok(Json(show::services(&cluster, stack)))
+}
+
+pub(in crate::api) async fn service(
+    Extension(manager): Extension<Box<Manager>>,
+    Path(name): Path<String>,
+) -> Answer<ServiceView> {
+    let cluster = manager.store.read().await?;
+    let service = find::service(&cluster, &name)?.id;
+    let gone = || Refusal::new(Code::NotFound, format!("service `{name}` has just been removed"));
+    Ok(Json(show::service(&cluster, service).ok_or_else(gone)?))
+}
+
+pub(in crate::api) async fn update_service(
+    Extension(manager): Extension<Box<Manager>>,
+    Path(name): Path<String>,
+    Json(update): Json<ServiceUpdate>,
+) -> Answer<Deployed> {
+    let change = |cluster: &_, now| {
+        let service = find::service(cluster, &name)?;
+        match update.replicas {
+            Some(replicas) => services::scale(cluster, service.id, replicas, now),
+            None => Ok(Default::default()),
+        }
+    };
+    let (revision, changes) = manager.store.change(change).await?;
+    Ok(Json(Deployed { revision, changes }))
+}
+
+pub(in crate::api) async fn remove_service(
+    Extension(manager): Extension<Box<Manager>>,
+    Path(name): Path<String>,
+) -> Answer<Deployed> {
+    let change = |cluster: &_, now| {
+        let service = find::service(cluster, &name)?;
+        services::remove(cluster, service.id, now)
+    };
+    let (revision, changes) = manager.store.change(change).await?;
+    Ok(Json(Deployed { revision, changes }))
+}
+
+pub(in crate::api) async fn tasks(
+    Extension(manager): Extension<Box<Manager>>,
+    Query(filter): Query<Filter>,
+) -> Answer<Vec<TaskView>> {
+    let cluster = manager.store.read().await?;
+    let stack = filter.stack.map(|name| find::stack(&cluster, &name)).transpose()?;
+    let service = filter.service.map(|name| find::service(&cluster, &name)).transpose()?;
+    let node = filter.node.map(|name| find::node(&cluster, &name)).transpose()?;
+    let wanted = show::TaskFilter {
+        stack: stack.map(|stack| stack.id),
+        service: service.map(|service| service.id),
+        node: node.map(|node| node.id),
+    };
+    Ok(Json(show::tasks(&cluster, wanted)))
+}

@@ -1,0 +1,340 @@
+//! The parts of a node that is in a cluster: started in order, stopped in reverse.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use raftup_proto::{
+    id::NodeId,
+    peer::NodeInfo,
+    view::{View, ViewUpdate},
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use super::{
+    lifecycle::Host,
+    record::{ManagerRecord, Record},
+    serve::Router,
+};
+use crate::{
+    agent::{
+        Agent, AgentConfig,
+        routes::{self, Routes, RoutesConfig},
+    },
+    api::{Manager, Member},
+    control::Control,
+    gossip::{Gossip, GossipConfig, key},
+    model::ChangeSet,
+    net::{Identity, Net, Peer, renew},
+    store::{self, Store, StoreConfig},
+};
+
+/// Where a manager keeps the replicated state, below the data directory.
+const STATE_DIR: &str = "raft";
+/// Where an agent keeps its view, below the data directory.
+const AGENT_DIR: &str = "agent";
+
+/// What a member starts from.
+pub(super) struct Start {
+    pub(super) identity: Arc<Identity>,
+    pub(super) record: Record,
+    pub(super) info: NodeInfo,
+    /// The first entry of a new cluster's log.
+    pub(super) first: Option<ChangeSet>,
+    /// The first view of a node that was just admitted.
+    pub(super) view: Option<ViewUpdate>,
+}
+
+/// The running parts.
+pub(super) struct Running {
+    host: Host,
+    member: Arc<Member>,
+    info: NodeInfo,
+    record: Mutex<Record>,
+    manager: watch::Sender<Option<Manager>>,
+    gossip: Gossip,
+    routes: Arc<Routes>,
+    stop: CancellationToken,
+    loops: TaskTracker,
+}
+
+impl Running {
+    /// Starts everything. Errors: the network or a file does not allow it; nothing runs on then.
+    pub(super) async fn start(host: Host, net: Net, start: Start) -> anyhow::Result<Self> {
+        let Start { identity, record, info, first, view } = start;
+        let (node, cluster, dir) = (identity.node(), identity.cluster(), host.data_dir());
+        net.set_identity(Arc::clone(&identity)).context("using this node's certificate")?;
+        let (manager, manager_rx) = watch::channel(None);
+        let (leader_tx, leader) = watch::channel(None);
+        let (agent_dir, me) = (dir.join(AGENT_DIR), Peer { node, addr: info.control });
+        std::fs::create_dir_all(&agent_dir).with_context(|| format!("making `{}`", agent_dir.display()))?;
+        let config =
+            AgentConfig { dir: agent_dir, cluster, node, info: info.clone(), seeds: vec![me], first: view };
+        let agent = Agent::start(config, Arc::clone(host.engine()), net.clone());
+        let routes = Routes::start(RoutesConfig { node, view: agent.view(), applied: agent.applied() })?;
+        agent.follow_mtu(routes.mtu());
+        let (stop, loops) = (CancellationToken::new(), TaskTracker::new());
+        let gossip = start_gossip(&net, &identity, &info, peers(&agent, all, &loops, &stop));
+        let member = Arc::new(Member { cluster, node, net: net.clone(), agent, manager: manager_rx, leader });
+        let running = Self {
+            host,
+            member,
+            info,
+            record: Mutex::new(record),
+            manager,
+            gossip,
+            routes: Arc::new(routes),
+            stop,
+            loops,
+        };
+        running.follow_leader(leader_tx);
+        running.serve(&net);
+        running.renew(net);
+        running.follow_engine();
+        running.resume_manager(first).await?;
+        running.host.show(Some(Arc::clone(&running.member)));
+        Ok(running)
+    }
+
+    fn serve(&self, net: &Net) {
+        let router = Router::new(self.host.clone(), Arc::clone(&self.member), self.gossip.clone());
+        net.serve(Arc::new(router));
+    }
+
+    fn renew(&self, net: Net) {
+        let managers = peers(&self.member.agent, managers, &self.loops, &self.stop);
+        self.spawn(renew::run(net, self.host.data_dir(), managers));
+    }
+
+    /// An engine that comes back has made its own rules anew, and may have flushed some of ours.
+    fn follow_engine(&self) {
+        let (mut up, routes) = (self.member.agent.engine_up(), Arc::clone(&self.routes));
+        self.spawn(async move {
+            while up.changed().await.is_ok() {
+                if *up.borrow_and_update() {
+                    routes.reapply();
+                }
+            }
+        });
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.loops.spawn(async move {
+            // Whatever runs here may be dropped at any wait: it keeps nothing that is not also elsewhere.
+            tokio::select! {
+                () = work => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Keeps the one answer to "who leads?": the state's word on a manager, the session's elsewhere.
+    fn follow_leader(&self, leader: watch::Sender<Option<Peer>>) {
+        let mut manager = self.member.manager.clone();
+        let mut session = self.member.agent.leader();
+        self.spawn(async move {
+            loop {
+                let store = manager.borrow_and_update().as_ref().map(|manager| manager.store.clone());
+                let mut leadership = store.as_ref().map(Store::leadership);
+                let known = match &mut leadership {
+                    Some(leadership) => leadership.borrow_and_update().peer(),
+                    None => session.borrow_and_update().clone(),
+                };
+                leader.send_if_modified(|old| {
+                    let differs = *old != known;
+                    *old = known;
+                    differs
+                });
+                let moved = async {
+                    match &mut leadership {
+                        Some(leadership) => leadership.changed().await.is_ok(),
+                        None => session.changed().await.is_ok(),
+                    }
+                };
+                // Watch channels lose nothing when a wait on them is dropped.
+                tokio::select! {
+                    alive = moved => if !alive && leadership.is_none() { return },
+                    changed = manager.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+    }
+
+    async fn resume_manager(&self, first: Option<ChangeSet>) -> anyhow::Result<()> {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).manager.clone();
+        let Some(record) = record else { return Ok(()) };
+        if first.is_some() {
+            store::create(&self.state_dir(), self.member.node, record.member)?;
+        }
+        let manager = self.start_manager(&record).await?;
+        if let Some(first) = first {
+            manager
+                .store
+                .initialize(self.info.control, first)
+                .await
+                .context("writing the first entry of the log")?;
+        }
+        Ok(())
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.host.data_dir().join(STATE_DIR)
+    }
+
+    async fn start_manager(&self, record: &ManagerRecord) -> anyhow::Result<Manager> {
+        let transport = Arc::new(self.member.net.clone());
+        let config = StoreConfig { dir: self.state_dir(), node: self.member.node, transport };
+        let store = Store::start(config).await?;
+        let key = record.key();
+        let control = Control::start(store.clone(), self.member.net.clone(), self.gossip.view());
+        let manager = Manager { store, control, key };
+        self.manager.send_replace(Some(manager.clone()));
+        Ok(manager)
+    }
+
+    /// Holds the replicated state from now on. Asking again for the same member changes nothing.
+    pub(super) async fn become_manager(&self, member: u64, key: [u8; 32]) -> anyhow::Result<()> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if record.manager.as_ref().is_some_and(|manager| manager.member == member) {
+            return Ok(());
+        }
+        self.leave_managers().await?;
+        store::create(&self.state_dir(), self.member.node, member)?;
+        let manager = ManagerRecord { member, key };
+        record.manager = Some(manager.clone());
+        self.keep(record)?;
+        self.start_manager(&manager).await?;
+        info!(member, "holds the replicated state from now on");
+        Ok(())
+    }
+
+    /// Gives the replicated state up.
+    pub(super) async fn leave_managers(&self) -> anyhow::Result<()> {
+        let Some(manager) = self.manager.send_replace(None) else { return Ok(()) };
+        manager.control.stop().await;
+        manager.store.stop().await;
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        record.manager = None;
+        self.keep(record)?;
+        store::forget(&self.state_dir())?;
+        info!("no longer holds the replicated state");
+        Ok(())
+    }
+
+    fn keep(&self, record: Record) -> anyhow::Result<()> {
+        record.save(&self.host.data_dir())?;
+        *self.record.lock().unwrap_or_else(PoisonError::into_inner) = record;
+        Ok(())
+    }
+
+    /// What is wrong with this node, in words.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems = self.member.agent.problems();
+        problems.extend(self.routes.problems().borrow().iter().cloned());
+        problems
+    }
+
+    /// Stops the parts; containers and routing stay in force.
+    pub(super) async fn stop(self) {
+        if let Some(manager) = self.manager.send_replace(None) {
+            manager.store.step_down().await;
+            manager.control.stop().await;
+            manager.store.stop().await;
+        }
+        self.member.agent.shutdown().await;
+        drop(self.routes);
+        self.stop.cancel();
+        self.loops.close();
+        self.loops.wait().await;
+        self.member.net.stop().await;
+    }
+
+    /// Stops the parts and removes all that they made on this host.
+    pub(super) async fn leave(self) {
+        if let Err(error) = self.member.agent.leave().await {
+            warn!(error = format!("{error:#}"), "containers or networks of the former membership stay");
+        }
+        self.stop().await;
+        if let Err(error) = routes::remove_all().await {
+            warn!(error = format!("{error:#}"), "links or rules of the former membership stay");
+        }
+    }
+}
+
+fn start_gossip(
+    net: &Net,
+    identity: &Identity,
+    info: &NodeInfo,
+    peers: watch::Receiver<Arc<BTreeMap<NodeId, SocketAddr>>>,
+) -> Gossip {
+    let values = [
+        (key::HOSTNAME, info.hostname.clone()),
+        (key::CONTROL, info.control.to_string()),
+        (key::VERSION, info.version.clone()),
+    ];
+    let net = net.clone();
+    Gossip::start(GossipConfig {
+        cluster: identity.cluster(),
+        me: identity.node(),
+        peers,
+        send: Arc::new(move |node, addr, message| net.send_gossip(Peer { node, addr }, message)),
+        values: values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+    })
+}
+
+/// Control addresses of all nodes of a view.
+fn all(view: &View) -> Arc<BTreeMap<NodeId, SocketAddr>> {
+    Arc::new(view.peers().map(|peer| (peer.node, peer.control)).collect())
+}
+
+/// The managers of a view.
+fn managers(view: &View) -> Arc<[Peer]> {
+    let managers = view.peers().filter(|peer| peer.manager);
+    managers.map(|peer| Peer { node: peer.node, addr: peer.control }).collect()
+}
+
+/// What `list` takes from the view, as the view changes.
+fn peers<T: PartialEq + Send + Sync + 'static>(
+    agent: &Agent,
+    list: fn(&View) -> T,
+    loops: &TaskTracker,
+    stop: &CancellationToken,
+) -> watch::Receiver<T> {
+    let mut view = agent.view();
+    let (sender, receiver) = watch::channel(list(&view.borrow_and_update()));
+    let stop = stop.clone();
+    loops.spawn(async move {
+        // Both only wait on channels that lose nothing.
+        while let Some(Ok(())) = stop.run_until_cancelled(view.changed()).await {
+            let now = list(&view.borrow_and_update());
+            sender.send_if_modified(|old| {
+                let differs = *old != now;
+                *old = now;
+                differs
+            });
+        }
+    });
+    receiver
+}
+
+/// Removes all that a member keeps besides its identity and record.
+pub(super) fn erase(dir: &Path) -> anyhow::Result<()> {
+    remove_dir(&dir.join(STATE_DIR))?;
+    remove_dir(&dir.join(AGENT_DIR))
+}
+
+fn remove_dir(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing `{}`", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,236 @@
+//! What other nodes ask of this one: led to the part that answers.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use raftup_proto::{
+    id::{NodeId, TaskId},
+    peer::{Answer, Down, Hello, JoinAnswer, JoinRequest, Reply, Request},
+    refusal::{Code, Refusal},
+    view::Key as ViewKey,
+};
+use tracing::{info, warn};
+
+use super::lifecycle::{CA_KEY_CONTEXT, Host};
+use crate::{
+    api::{Manager, Member},
+    control::credentials,
+    gossip::Gossip,
+    net::{
+        Caller, Peer, Serve, Stream,
+        ca::{self, Authority},
+        join,
+    },
+    plan::{self, World, nodes},
+    secret,
+};
+
+/// How long the cluster may take to choose another manager in the place of one that leaves.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a node that is asked for may take to answer.
+const PROBE_LIMIT: Duration = Duration::from_millis(700);
+
+/// Leads requests of other nodes to the part that answers.
+pub(super) struct Router {
+    host: Host,
+    member: Arc<Member>,
+    gossip: Gossip,
+    gate: join::Gate,
+}
+
+impl Router {
+    pub(super) fn new(host: Host, member: Arc<Member>, gossip: Gossip) -> Self {
+        Self { host, member, gossip, gate: join::Gate::default() }
+    }
+
+    fn leading(&self) -> Result<Manager, Refusal> {
+        self.member.leading().ok_or_else(|| Refusal::new(Code::Unavailable, "this node does not lead"))
+    }
+
+    async fn manage(&self, work: impl Future<Output = anyhow::Result<()>>) -> Answer {
+        let done = work.await.map(|()| Reply::Done);
+        done.map_err(|error| Refusal::new(Code::Internal, format!("{error:#}")))
+    }
+}
+
+#[async_trait]
+impl Serve for Router {
+    async fn join(&self, from: SocketAddr, request: JoinRequest) -> JoinAnswer {
+        if let Some(manager) = self.member.leading() {
+            return admit(&manager, &self.gate, from, request).await;
+        }
+        let leader = self.member.leader.borrow().clone();
+        match leader {
+            Some(leader) if leader.node != self.member.node => {
+                join::forward(&self.member.net, leader, &request).await
+            }
+            _ => Err(Refusal::new(Code::Unavailable, "the cluster has no leader now")
+                .hint("try again in a moment")),
+        }
+    }
+
+    async fn rpc(&self, caller: Caller, request: Request) -> Answer {
+        match request {
+            Request::Probe { about, at } => {
+                let reachable =
+                    about == self.member.node || self.answers(Peer { node: about, addr: at }).await;
+                Ok(Reply::Probed { reachable })
+            }
+            Request::Renew { csr } => renew(&self.leading_or_manager()?, &caller, &csr).await,
+            Request::BecomeManager { member, key } => {
+                self.manage(self.host.with_running(async |running| running.become_manager(member, key).await))
+                    .await
+            }
+            Request::LeaveManagers => {
+                self.manage(self.host.with_running(async |running| running.leave_managers().await)).await
+            }
+            Request::Leave => let_go(&self.leading()?, caller.node).await.map(|()| Reply::Done),
+            Request::Removed => {
+                info!("removed from the cluster by its leader");
+                let host = self.host.clone();
+                // The answer goes out over a connection that `forget` closes.
+                tokio::spawn(async move { host.forget().await });
+                Ok(Reply::Done)
+            }
+            Request::Credential { task } => self.credential(&caller, task),
+        }
+    }
+
+    async fn stream(&self, caller: Caller, hello: Hello, mut stream: Stream) {
+        let manager = self.member.manager.borrow().clone();
+        match (hello, manager) {
+            (Hello::Raft, Some(manager)) => manager.store.serve(caller, stream).await,
+            (Hello::Session, Some(manager)) => manager.control.session(caller, stream).await,
+            (Hello::Session, None) => {
+                let leader = self.member.leader.borrow().as_ref().map(|leader| leader.addr);
+                if let Err(error) = stream.write_frame(&Down::NotLeader(leader), Hello::Session.cap()).await {
+                    warn!(node = %caller.node, error = %error, "a session was not answered");
+                }
+            }
+            (Hello::Api, _) => {
+                if let Some(api) = self.host.api() {
+                    api.serve_stream(stream).await;
+                }
+            }
+            // Raft asked of a node that is no manager any more: dropping the stream says so.
+            (Hello::Raft, None) => {}
+            (Hello::Join | Hello::Rpc | Hello::Gossip, _) => {}
+        }
+    }
+
+    fn gossip(&self, caller: Caller, message: Bytes) {
+        self.gossip.receive(caller.node, caller.addr, &message);
+    }
+
+    fn may(&self, node: NodeId) -> bool {
+        if let Some(manager) = &*self.member.manager.borrow() {
+            let cluster = manager.store.snapshot();
+            if !cluster.nodes.is_empty() {
+                return cluster.nodes.contains_key(&node);
+            }
+        }
+        let view = self.member.agent.view();
+        let view = view.borrow();
+        view.peers().next().is_none() || view.items.contains_key(&ViewKey::Peer(node))
+    }
+}
+
+impl Router {
+    /// Asks the node for itself: it answers if it is there at all.
+    async fn answers(&self, peer: Peer) -> bool {
+        let itself = Request::Probe { about: peer.node, at: peer.addr };
+        self.member.net.call_within(PROBE_LIMIT, peer, itself).await.is_ok()
+    }
+
+    fn leading_or_manager(&self) -> Result<Manager, Refusal> {
+        let manager = self.member.manager.borrow().clone();
+        manager.ok_or_else(|| Refusal::new(Code::Unavailable, "this node is not a manager"))
+    }
+
+    fn credential(&self, caller: &Caller, task: TaskId) -> Answer {
+        let manager = self.leading_or_manager()?;
+        let cluster = manager.store.snapshot();
+        credentials::for_task(&cluster, &manager.key, caller.node, task).map(Reply::Credential)
+    }
+}
+
+async fn admit(manager: &Manager, gate: &join::Gate, from: SocketAddr, request: JoinRequest) -> JoinAnswer {
+    let cluster = manager.store.read().await?;
+    let no_settings = || Refusal::new(Code::Unavailable, "the cluster is just being made");
+    let info = cluster.info.clone().ok_or_else(no_settings)?;
+    gate.admit(from, &request, &info.tokens, async || let_in(manager, from, &request).await).await
+}
+
+async fn let_in(manager: &Manager, from: SocketAddr, request: &JoinRequest) -> JoinAnswer {
+    let change = |cluster: &_, now| nodes::admit(cluster, request, now);
+    let (_, node) = manager.store.change(change).await?;
+    let certificate = authority(manager)?
+        .issue(&request.csr, node, request.role, ca::now())
+        .map_err(|error| Refusal::new(Code::Invalid, format!("the request cannot be signed: {error:#}")))?;
+    let view = plan::view::full(&World::new(manager.store.snapshot()), node);
+    info!(%node, hostname = %request.info.hostname, %from, "admitted a node");
+    Ok(raftup_proto::peer::Admission { node, certificate, view })
+}
+
+async fn renew(manager: &Manager, caller: &Caller, csr: &[u8]) -> Answer {
+    let cluster = manager.store.read().await?;
+    let gone = || Refusal::new(Code::Forbidden, format!("{} is not a member any more", caller.node));
+    let node = cluster.nodes.get(&caller.node).ok_or_else(gone)?;
+    let certificate = authority(manager)?
+        .issue(csr, node.id, node.role, ca::now())
+        .map_err(|error| Refusal::new(Code::Invalid, format!("the request cannot be signed: {error:#}")))?;
+    Ok(Reply::Certificate { certificate })
+}
+
+fn authority(manager: &Manager) -> Result<Authority, Refusal> {
+    let broken =
+        |what: &str| Refusal::new(Code::Internal, format!("the cluster's authority cannot be used: {what}"));
+    let cluster = manager.store.snapshot();
+    let info = cluster.info.as_deref().ok_or_else(|| broken("no settings yet"))?;
+    let key = secret::open(&manager.key, CA_KEY_CONTEXT, &info.ca_key_sealed)
+        .map_err(|_| broken("its key cannot be unsealed with this manager's key"))?;
+    Authority::load(&info.ca_certificate, &key).map_err(|error| broken(&format!("{error:#}")))
+}
+
+/// Lets `node` go: it stops being a manager first, if it is one, and is then forgotten.
+async fn let_go(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
+    let asked = |cluster: &_, now| Ok((nodes::leave(cluster, node, now)?, ()));
+    manager.store.change(asked).await?;
+    wait_until_no_manager(manager, node).await?;
+    let gone = |cluster: &_, now| Ok((nodes::remove(cluster, node, true, now)?, ()));
+    manager.store.change(gone).await?;
+    Ok(())
+}
+
+/// The leader itself wants to leave: another manager takes its place, then it asks that one.
+pub(super) async fn let_go_of_leader(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
+    let asked = |cluster: &_, now| Ok((nodes::leave(cluster, node, now)?, ()));
+    manager.store.change(asked).await?;
+    let mut leadership = manager.store.leadership();
+    let handed_over = async { leadership.wait_for(|leadership| !leadership.here).await.map(drop) };
+    let late =
+        || Refusal::new(Code::Unavailable, "no other manager took over in time").hint("see `raftup node ls`");
+    tokio::time::timeout(HAND_OVER_LIMIT, handed_over).await.map_err(|_| late())?.map_err(|_| late())
+}
+
+async fn wait_until_no_manager(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
+    let mut revision = manager.store.watch();
+    let free = async {
+        loop {
+            revision.mark_unchanged();
+            let cluster = manager.store.snapshot();
+            if cluster.nodes.get(&node).is_none_or(|node| node.membership.is_none()) {
+                return;
+            }
+            if revision.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let late = || {
+        Refusal::new(Code::Unavailable, "the node's part of the replicated state was not taken over in time")
+    };
+    tokio::time::timeout(HAND_OVER_LIMIT, free).await.map_err(|_| late())
+}
