@@ -193,7 +193,7 @@ impl Running {
         let config = StoreConfig { dir: self.state_dir(), node: self.member.node, transport };
         let store = Store::start(config).await?;
         let key = record.key();
-        let control = Control::start(store.clone(), self.member.net.clone(), self.gossip.view());
+        let control = Control::start(store.clone(), self.member.net.clone(), self.gossip.view(), key.clone());
         let manager = Manager { store, control, key };
         self.manager.send_replace(Some(manager.clone()));
         Ok(manager)

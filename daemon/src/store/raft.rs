@@ -49,7 +49,7 @@ use super::{
 };
 use crate::{
     model::{ChangeSet, Cluster, ObjectKey},
-    net::{Caller, Stream},
+    net::{Caller, Peer, Stream},
 };
 
 /// Time between two heartbeats of a leader.
@@ -172,6 +172,13 @@ pub enum ProposeError {
     /// The store was stopped.
     #[error("the replicated state is being closed")]
     Stopped,
+}
+
+impl Leadership {
+    /// The leader and where it is, if both are known.
+    pub fn peer(&self) -> Option<Peer> {
+        Some(Peer { node: self.leader?, addr: self.leader_addr? })
+    }
 }
 
 impl From<ProposeError> for Refusal {
