@@ -96,15 +96,15 @@ impl Mesh {
 
 async fn nft(script: &str) -> Result<(), MeshError> {
     debug!(bytes = script.len(), "rules change");
-    run("nft", &["-f", "-"], script).await
+    run("nft", &["-f", "-"], script).await.map(drop)
 }
 
-/// Runs a program to its end. Errors: it cannot be run, or ends with another status than 0.
-pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<(), MeshError> {
+/// Runs a program to its end and answers what it wrote. Errors: it cannot be run, or ends with another status than 0.
+pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String, MeshError> {
     let failed = |source| MeshError::Program { program, source };
     let mut command = Command::new(program);
     command.args(arguments).kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that ends before it has read all says why itself.
@@ -112,7 +112,7 @@ pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) 
     }
     let output = child.wait_with_output().await.map_err(failed)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(MeshError::Refused { program, said: said.lines().take(3).collect::<Vec<_>>().join("; ") })

@@ -12,30 +12,45 @@ const CHAIN: &str = "DOCKER-USER";
 /// From the fabric to anywhere of ours, and from anywhere to the fabric and our bridges.
 const RULES: [[&str; 4]; 2] = [["-i", "ru-fabric", "-j", "ACCEPT"], ["-o", "ru-+", "-j", "ACCEPT"]];
 
+/// Where Docker jumps to the chain.
+const JUMP: [&str; 2] = ["-j", CHAIN];
+
 /// Puts our rules there, first, once.
 pub(super) async fn accept_ours() -> Result<(), MeshError> {
     // Fails where the chain is there already.
-    let _ = iptables("-N", &[]).await;
+    let _ = iptables(&["-N", CHAIN], &[]).await;
     for rule in RULES {
-        if iptables("-C", &rule).await.is_err() {
-            iptables("-I", &rule).await?;
+        if iptables(&["-C", CHAIN], &rule).await.is_err() {
+            iptables(&["-I", CHAIN], &rule).await?;
         }
     }
-    Ok(())
+    come_first().await
+}
+
+/// The chain must stand before those that keep bridges apart. Docker puts it there when a network is made, but a
+/// restarted engine puts the others before it.
+async fn come_first() -> Result<(), MeshError> {
+    let first = iptables(&["-S", "FORWARD", "1"], &[]).await?;
+    if first.trim_end().ends_with(&JUMP.join(" ")) || iptables(&["-C", "FORWARD"], &JUMP).await.is_err() {
+        return Ok(());
+    }
+    // One transaction: without the jump, Docker would drop what passes in between.
+    let jump = JUMP.join(" ");
+    let script = format!("*filter\n-D FORWARD {jump}\n-I FORWARD 1 {jump}\nCOMMIT\n");
+    run("iptables-restore", &["-w", "5", "--noflush"], &script).await.map(drop)
 }
 
 /// Takes them away.
 pub(super) async fn forget_ours() -> Result<(), MeshError> {
     for rule in RULES {
-        if iptables("-C", &rule).await.is_ok() {
-            iptables("-D", &rule).await?;
+        if iptables(&["-C", CHAIN], &rule).await.is_ok() {
+            iptables(&["-D", CHAIN], &rule).await?;
         }
     }
     Ok(())
 }
 
-async fn iptables(verb: &str, rule: &[&str]) -> Result<(), MeshError> {
+async fn iptables(verb: &[&str], rule: &[&str]) -> Result<String, MeshError> {
     // `-w`: others (Docker above all) hold the lock now and then.
-    let arguments = [&["-w", "5", verb, CHAIN], rule].concat();
-    run(PROGRAM, &arguments, "").await
+    run(PROGRAM, &[&["-w", "5"], verb, rule].concat(), "").await
 }
