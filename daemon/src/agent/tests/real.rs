@@ -51,28 +51,33 @@ async fn plainly(engine: &crate::engine::DockerEngine, tasks: &[TaskItem], at_a_
     took
 }
 
-#[tokio::test]
-async fn many_containers_survive_engine_and_agent() {
-    let Some(host) = Host::start("many").await else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let tasks = many();
-    if std::env::var_os("RAFTUP_MEASURE").is_some() {
-        for at_a_time in [1, 2, 3, 4, 6, 8, 20, 1, 2, 3, 4, 6, 8, 20] {
-            eprintln!("{at_a_time} at a time: {:?}", plainly(&host.engine, &tasks, at_a_time).await);
-        }
-    }
-    let plain = plainly(&host.engine, &tasks, usize::try_from(COUNT).unwrap()).await;
-    let node = Node::start(dir.path(), &host.engine);
-    node.agent.up.clone().wait_for(|up| *up).await.unwrap();
+/// Leaves the containers that the agent has started.
+async fn compare(host: &Host, node: &Node, tasks: &[TaskItem]) {
+    let plain = plainly(&host.engine, tasks, tasks.len()).await;
     let begin = Instant::now();
-    node.tell(items(&tasks));
-    for task in &tasks {
+    node.tell(items(tasks));
+    for task in tasks {
         node.until_state(task, TaskState::Running).await;
     }
     eprintln!(
         "{COUNT} containers: {plain:?} in parallel through the API, {:?} by the agent",
         begin.elapsed()
     );
+}
+
+#[tokio::test]
+async fn many_containers_survive_engine_and_agent() {
+    let Some(host) = Host::start("many").await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let tasks = many();
+    let node = Node::start(dir.path(), &host.engine);
+    node.agent.up.clone().wait_for(|up| *up).await.unwrap();
+    for _ in 0..std::env::var("RAFTUP_ROUNDS").map_or(0, |rounds| rounds.parse().unwrap()) {
+        compare(&host, &node, &tasks).await;
+        node.tell([Item::Network(network(1))]);
+        eventually("removed", async || host.engine.containers(CLUSTER).await.unwrap().is_empty()).await;
+    }
+    compare(&host, &node, &tasks).await;
     let alive = || host.inside("ps -o pid,args | grep '[s]leep 1000' | grep -v init | sort").to_owned();
     let before = alive();
     assert_eq!(
