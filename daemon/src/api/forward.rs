@@ -50,9 +50,7 @@ pub(super) async fn to_leader(State(api): State<Api>, mut request: Request, next
             next.run(request).await
         }
         Found::There(leader) if !request.headers().contains_key(FORWARDED) => {
-            send(&member, leader, request)
-                .await
-                .unwrap_or_else(|refusal| Refused(refusal).into_response())
+            send(&member, leader, request).await.unwrap_or_else(|refusal| Refused(refusal).into_response())
         }
         Found::There(_) | Found::Nowhere => Refused(no_leader()).into_response(),
     }

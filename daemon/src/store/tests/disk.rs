@@ -41,7 +41,8 @@ async fn child() {
 }
 
 fn spawn(dir: &std::path::Path, limit: &str) -> Child {
-    let script = format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" --exact store::tests::disk::child --nocapture");
+    let script =
+        format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" --exact store::tests::disk::child --nocapture");
     let mut command = Command::new("sh");
     command.arg("-c").arg(script).arg(std::env::current_exe().unwrap()).env(CHILD, dir);
     command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()

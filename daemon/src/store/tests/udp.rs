@@ -61,8 +61,7 @@ struct Host {
 }
 
 fn host(authority: &Authority, number: u64) -> Host {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let node = NodeId::new(number);
     create(dir.path(), node, number).unwrap();
