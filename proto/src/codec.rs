@@ -31,9 +31,11 @@ fn options(cap: u64) -> impl Options {
 
 /// The bytes of `value`, without a length before them. Errors: larger than `cap` bytes.
 pub fn encode<T: Serialize + ?Sized>(value: &T, cap: u64) -> Result<Vec<u8>, CodecError> {
-    options(cap).serialize(value).map_err(|error| match *error {
-        bincode::ErrorKind::SizeLimit => CodecError::TooLarge { size: cap.saturating_add(1), cap },
-        _ => CodecError::Malformed(error),
+    options(cap).serialize(value).map_err(|error| {
+        if matches!(*error, bincode::ErrorKind::SizeLimit) {
+            return CodecError::TooLarge { size: cap.saturating_add(1), cap };
+        }
+        CodecError::Malformed(error)
     })
 }
 

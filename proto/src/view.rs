@@ -328,10 +328,7 @@ impl View {
 
     /// The settings that all nodes share, once a manager has sent them.
     pub fn cluster(&self) -> Option<&ClusterItem> {
-        match self.items.get(&Key::Cluster) {
-            Some(Item::Cluster(cluster)) => Some(cluster),
-            _ => None,
-        }
+        if let Some(Item::Cluster(cluster)) = self.items.get(&Key::Cluster) { Some(cluster) } else { None }
     }
 }
 

@@ -69,7 +69,7 @@ async fn find(member: &Member) -> Found {
             if let Some(manager) = member.leading() {
                 return Found::Here(Box::new(manager));
             }
-            let known = leader.borrow_and_update().clone();
+            let known = *leader.borrow_and_update();
             if let Some(peer) = known.filter(|peer| peer.node != member.node) {
                 return Found::There(peer);
             }

@@ -340,7 +340,7 @@ async fn ask_to_leave(member: &Member) -> Result<(), Refusal> {
     let mut leader = member.leader.clone();
     let ask = async {
         loop {
-            let known = leader.borrow_and_update().clone();
+            let known = *leader.borrow_and_update();
             match (member.leading(), known) {
                 (Some(manager), _) => serve::let_go_of_leader(&manager, member.node).await?,
                 (None, Some(peer)) => match member.net.call(peer, Request::Leave).await {

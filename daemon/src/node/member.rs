@@ -145,7 +145,7 @@ impl Running {
                 let mut leadership = store.as_ref().map(Store::leadership);
                 let known = match &mut leadership {
                     Some(leadership) => leadership.borrow_and_update().peer(),
-                    None => session.borrow_and_update().clone(),
+                    None => *session.borrow_and_update(),
                 };
                 leader.send_if_modified(|old| {
                     let differs = *old != known;

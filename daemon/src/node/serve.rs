@@ -61,7 +61,7 @@ impl Serve for Router {
         if let Some(manager) = self.member.leading() {
             return admit(&manager, &self.gate, from, request).await;
         }
-        let leader = self.member.leader.borrow().clone();
+        let leader = *self.member.leader.borrow();
         match leader {
             Some(leader) if leader.node != self.member.node => {
                 join::forward(&self.member.net, leader, &request).await
