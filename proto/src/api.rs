@@ -1,7 +1,7 @@
 //! Requests and answers of the native HTTP API, under `/raftup/v1`.
 //!
-//! All bodies are JSON. A request that is refused is answered with a [`Refusal`] and its status. Lists come sorted
-//! as they are shown. A stream is one JSON value a line.
+//! All bodies are JSON. A request that is refused is answered with a [`Refusal`](crate::refusal::Refusal) and its
+//! status. Lists come sorted as they are shown. A stream is one JSON value a line.
 //!
 //! | method and path | body | answer |
 //! | --- | --- | --- |

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`id`] | one id type per noun |
 //! | [`name`] | names that people choose, checked |
-//! | [`unit`] | sizes, CPU shares and times with their unit in the type |
+//! | [`mod@unit`] | sizes, CPU shares and times with their unit in the type |
 //! | [`spec`] | what a user asks for: stacks, services, networks, volumes |
 //! | [`compose`] | a compose file to a [`spec::StackSpec`]; pure |
 //! | [`refusal`] | the one error that reaches people |

@@ -1,4 +1,4 @@
-//! What each command does: ask the daemon, hand the answer to [`show`](crate::show).
+//! What each command does: ask the daemon, hand the answer to [`crate::show`].
 
 mod cluster;
 mod completion;

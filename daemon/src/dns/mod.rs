@@ -12,7 +12,7 @@
 //! | `3.web` | the task in slot 3 |
 //! | any of them and `.internal` | the same |
 //!
-//! [`Names`] (pure) is built once for each view, [`answer`] (pure) works on bytes, [`Dns`] has the sockets.
+//! [`Names`] (pure) is built once for each view, `answer` (pure) works on bytes, [`Dns`] has the sockets.
 
 mod answer;
 mod forward;

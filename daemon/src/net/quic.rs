@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -222,6 +222,13 @@ impl Net {
         self.inner.links.close_all(Close::Stopping, "the node stops");
         self.inner.endpoint.close(Close::Stopping.code(), b"the node stops");
         self.inner.endpoint.wait_idle().await;
+        // Who serves holds this net, and it holds who serves.
+        self.inner.server.store(None);
+        // Handles may live on elsewhere, and with them the endpoint; the port is free all the same.
+        let elsewhere = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+        if let Err(error) = elsewhere.and_then(|socket| self.inner.endpoint.rebind(socket)) {
+            tracing::warn!(%error, "the control port stays bound until raftupd ends");
+        }
     }
 
     /// The link to a peer; dials it if there is none.

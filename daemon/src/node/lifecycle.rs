@@ -181,7 +181,7 @@ impl Host {
         let dir = self.data_dir();
         let entered = async {
             record.save(&dir)?;
-            let running = Running::start(self.clone(), net, start).await?;
+            let running = Running::start(self.clone(), net.clone(), start).await?;
             if let Err(error) = identity.save(&dir) {
                 running.leave().await;
                 return Err(error.into());
@@ -192,6 +192,7 @@ impl Host {
             Ok(running) => Ok(running),
             Err(error) => {
                 self.show(None);
+                net.stop().await;
                 erase(&dir);
                 Err(Refusal::new(Code::Internal, format!("{error:#}"))
                     .hint("nothing was kept; see the daemon's log"))
@@ -231,7 +232,6 @@ impl Lifecycle for Host {
         let pool = init.pool.unwrap_or(host::DEFAULT_POOL);
         host::check_pool(pool)?;
         let advertise = host.advertise(init.advertise)?;
-        let net = host.bind()?;
 
         let cluster = ClusterId::from_random(rand::random());
         let now = ca::now();
@@ -257,7 +257,7 @@ impl Lifecycle for Host {
             manager: Some(ManagerRecord { member: plan::init::FIRST_MEMBER, key: key_bytes }),
         };
         let start = Start { identity: Arc::new(identity), record, info, first: Some(first), view: None };
-        *running = Some(host.enter(net, start).await?);
+        *running = Some(host.enter(host.bind()?, start).await?);
         info!(%cluster, "made a cluster");
         Ok(())
     }
@@ -275,7 +275,13 @@ impl Lifecycle for Host {
         };
         let net = host.bind()?;
         let info = host.describe(advertise).await;
-        let (identity, admission) = join::ask(&net, &token, &managers, info.clone()).await?;
+        let (identity, admission) = match join::ask(&net, &token, &managers, info.clone()).await {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                net.stop().await;
+                return Err(refusal);
+            }
+        };
         let node = admission.node;
         let record = Record { advertise, manager: None };
         let start =

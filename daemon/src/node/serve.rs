@@ -5,8 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use raftup_proto::{
+    api::{NodeState, NodeUpdate},
     id::{NodeId, TaskId},
-    peer::{Answer, Down, Hello, JoinAnswer, JoinRequest, Reply, Request},
+    peer::{Answer, Down, Hello, JoinAnswer, JoinRequest, Reply, Request, Role},
     refusal::{Code, Refusal},
     view::Key as ViewKey,
 };
@@ -17,6 +18,7 @@ use crate::{
     api::{Manager, Member},
     control::credentials,
     gossip::Gossip,
+    model::{ChangeSet, Cluster, Node},
     net::{
         Caller, Peer, Serve, Stream,
         ca::{self, Authority},
@@ -196,23 +198,45 @@ fn authority(manager: &Manager) -> Result<Authority, Refusal> {
 
 /// Lets `node` go: it stops being a manager first, if it is one, and is then forgotten.
 async fn let_go(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
-    let asked = |cluster: &_, now| Ok((nodes::leave(cluster, node, now)?, ()));
-    manager.store.change(asked).await?;
+    give_up_state(manager, node).await?;
     wait_until_no_manager(manager, node).await?;
-    let gone = |cluster: &_, now| Ok((nodes::remove(cluster, node, true, now)?, ()));
+    let gone = |cluster: &_, now| Ok((nodes::leave(cluster, node, now)?, ()));
     manager.store.change(gone).await?;
     Ok(())
 }
 
 /// The leader itself wants to leave: another manager takes its place, then it asks that one.
 pub(super) async fn let_go_of_leader(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
-    let asked = |cluster: &_, now| Ok((nodes::leave(cluster, node, now)?, ()));
-    manager.store.change(asked).await?;
+    give_up_state(manager, node).await?;
     let mut leadership = manager.store.leadership();
     let handed_over = async { leadership.wait_for(|leadership| !leadership.here).await.map(drop) };
     let late =
         || Refusal::new(Code::Unavailable, "no other manager took over in time").hint("see `raftup node ls`");
     tokio::time::timeout(HAND_OVER_LIMIT, handed_over).await.map_err(|_| late())?.map_err(|_| late())
+}
+
+/// Has the cluster choose another manager in the place of `node`, if it is one. Errors: there is none to choose.
+async fn give_up_state(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
+    let change = |cluster: &Cluster, now| {
+        if cluster.nodes.get(&node).is_none_or(|node| node.membership.is_none()) {
+            return Ok((ChangeSet::new(now), ()));
+        }
+        let can_take_over = |other: &Arc<Node>| {
+            other.id != node
+                && other.role == Role::Manager
+                && other.pinned != Some(false)
+                && other.state == NodeState::Ready
+        };
+        if !cluster.nodes.values().any(can_take_over) {
+            let message = "no other node can hold the cluster's state: the cluster would end";
+            return Err(Refusal::new(Code::Conflict, message)
+                .hint("`raftup leave --force` ends it on this node; containers of it are removed here"));
+        }
+        let demote = NodeUpdate { manager: Some(false), ..NodeUpdate::default() };
+        Ok((nodes::update(cluster, node, &demote, now)?, ()))
+    };
+    manager.store.change(change).await?;
+    Ok(())
 }
 
 async fn wait_until_no_manager(manager: &Manager, node: NodeId) -> Result<(), Refusal> {

@@ -264,11 +264,21 @@ impl Host {
             What::Daemon => std::os::unix::net::UnixStream::connect(&socket).is_ok(),
         };
         let up = wait_for(within, "answer", || {
-            let has_ended = self.files().pid_file(&what.to_string()).exists() && self.pid(what).is_none();
-            Ok(if answers() { Some(Ok(())) } else { has_ended.then(|| Err(anyhow!("it has ended"))) })
+            Ok(if answers() {
+                Some(Ok(()))
+            } else {
+                self.has_ended(what).then(|| Err(anyhow!("it has ended")))
+            })
         });
         let up = up.and_then(|result| result);
         up.with_context(|| format!("{what} of {}: {}", self.name, log_tail(&self.log_file(what))))
+    }
+
+    /// A process was started for the daemon and is gone. Its name does not count: before `exec` it has another.
+    fn has_ended(&self, what: What) -> bool {
+        let started = fs::read_to_string(self.files().pid_file(&what.to_string())).ok();
+        let pid = started.and_then(|pid| pid.trim().parse().ok());
+        pid.is_some_and(|pid| self.proc().is_ok_and(|proc| start_time(&proc, pid).is_none()))
     }
 
     /// Starts a daemon without waiting for its answer.
