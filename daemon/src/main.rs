@@ -7,6 +7,7 @@ use clap::Parser;
 use raftup_daemon::{
     config::{Config, LogFormat, Settings},
     node::Node,
+    store,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -42,6 +43,10 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        // The store tries a file that may be damaged, and turns a panic into a refusal.
+        if store::is_checking() {
+            return;
+        }
         report(panic);
         eprintln!("this is a defect of raftupd; please report it with the lines above");
         std::process::abort();
