@@ -36,7 +36,7 @@ unit:
 	cargo test --locked --workspace --lib --bins
 
 lab: build
-	cargo test --locked -p raftup-tests --test it
+	cargo test --locked -p raftup-tests --test it -- --test-threads 1
 
 check: fmt clippy doc deny layering
 

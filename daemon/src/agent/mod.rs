@@ -76,8 +76,9 @@ use crate::{
 const NEWS: usize = 1024;
 /// Owners that have ended and wait to be let go.
 const GONE: usize = 64;
-/// Changes are saved together that come within this time.
-const SAVE: Duration = Duration::from_millis(250);
+/// Changes are saved together that come within this time. Short: a process that is killed and started again puts what it
+/// saved last into force until it hears from a manager.
+const SAVE: Duration = Duration::from_millis(10);
 /// What has begun with the engine when the agent ends may take so long, so that little is left half done; whoever starts
 /// next finds the rest.
 const LAST: Duration = Duration::from_secs(2);
