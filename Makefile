@@ -36,7 +36,7 @@ unit:
 	cargo test --locked --workspace --lib --bins
 
 lab: build
-	cargo test --locked -p raftup-tests --test it -- --test-threads 1
+	cargo test --locked --workspace --test it -- --test-threads 1
 
 check: fmt clippy doc deny layering
 
@@ -54,7 +54,7 @@ deny:
 	cargo deny --locked check --hide-inclusion-graph licenses bans sources
 
 layering:
-	cargo test --locked -p raftup-tests --test it layering::
+	cargo test --locked --workspace --test it layering::
 
 fix:
 	cargo fmt --all

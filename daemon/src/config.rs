@@ -46,7 +46,7 @@ pub struct Settings {
     /// Group that may use the API socket, if it exists [default: raftup]
     #[arg(long, env = "RAFTUP_GROUP")]
     pub group: Option<String>,
-    /// What is logged, such as `info` or `info,raftup_daemon::agent=debug` [default: info]
+    /// What is logged, such as `info` or `info,raftup_daemon::agent=debug` [default: info,openraft=warn]
     #[arg(long, env = "RAFTUP_LOG")]
     pub log: Option<String>,
     /// How it is logged [default: text]
@@ -132,7 +132,7 @@ impl Config {
             advertise,
             fabric_port,
             group: flags.group.or(file.group).unwrap_or_else(|| "raftup".to_owned()),
-            log: flags.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log: flags.log.or(file.log).unwrap_or_else(|| "info,openraft=warn".to_owned()),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
         })
     }

@@ -14,7 +14,7 @@ use raftup_tests::{
 const SOON: Duration = Duration::from_secs(30);
 
 /// New connections may fail for that long after a host has died.
-const BLIND: Duration = Duration::from_secs(4);
+const BLIND: Duration = Duration::from_secs(2);
 
 /// A service that says who answers, from the lab's own image.
 const WEB: &str = "services:

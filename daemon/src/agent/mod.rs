@@ -14,6 +14,7 @@
 //! | `images`, `networks` | what a container needs first |
 //! | `report` | what became of tasks |
 //! | `saved` | view and reports on disk |
+//! | [`reach`] | which nodes cannot be reached from here |
 //! | [`routes`] | links, rules and names from the view |
 
 mod follow;
@@ -23,6 +24,7 @@ mod launch;
 mod logs;
 mod networks;
 mod owner;
+pub mod reach;
 mod report;
 pub mod routes;
 mod saved;
@@ -109,6 +111,7 @@ pub struct Agent {
     launcher: Arc<Launcher>,
     hostname: String,
     view: watch::Receiver<Arc<View>>,
+    fresh: watch::Receiver<bool>,
     applied: watch::Sender<Revision>,
     mtu: watch::Sender<Option<u32>>,
     up: watch::Receiver<bool>,
@@ -200,13 +203,18 @@ impl Agent {
         tracker.spawn(stop.clone().run_until_cancelled_owned(follow.run()));
         tracker.spawn(supervisor.run());
         tracker.spawn(keep_saved(config.dir, view_now.clone(), reports.clone(), stop.clone()));
-        tracker.spawn(stop.clone().run_until_cancelled_owned(keep_swept(launcher.clone(), fresh_now, sweep)));
+        tracker.spawn(stop.clone().run_until_cancelled_owned(keep_swept(
+            launcher.clone(),
+            fresh_now.clone(),
+            sweep,
+        )));
         tracker.spawn(stop.clone().run_until_cancelled_owned(keep_told(platform_now, info)));
         let agent = Self {
             engine,
             launcher,
             hostname: config.info.hostname,
             view: view_now,
+            fresh: fresh_now,
             applied: watch::Sender::new(Revision::default()),
             mtu,
             up: up_now,
@@ -222,6 +230,11 @@ impl Agent {
     /// The last view; the one on disk at first.
     pub fn view(&self) -> watch::Receiver<Arc<View>> {
         self.view.clone()
+    }
+
+    /// Whether a leader was heard since this process began: the view is not one of an earlier time.
+    pub fn fresh(&self) -> watch::Receiver<bool> {
+        self.fresh.clone()
     }
 
     /// Where the generation is put whose routing state is in force; the leader is told.

@@ -2,7 +2,8 @@
 //!
 //! Owns: the order in which they change, and the word that a generation is in force. Leaves alone: containers and the
 //! engine's networks. Woken by a new view, by a word that others may have changed things, and by a failure of its own.
-//! Holds: what is in force stays when this loop ends; a generation is reported only after all of it is in force.
+//! Holds: what is in force stays when this loop ends, and when another process begins until a leader was heard; a
+//! generation is reported only after all of it is in force.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
 
@@ -38,6 +39,10 @@ pub struct RoutesConfig {
     pub node: NodeId,
     /// Its view.
     pub view: watch::Receiver<Arc<View>>,
+    /// Whether the view is a leader's, and not one that was saved.
+    pub fresh: watch::Receiver<bool>,
+    /// Nodes that cannot be reached from here now.
+    pub unreachable: watch::Receiver<BTreeSet<NodeId>>,
     /// Told each generation that is in force.
     pub applied: watch::Sender<Revision>,
 }
@@ -66,13 +71,15 @@ impl Routes {
         let bridges = Bridges::start().context("following the host's links")?;
         let applier = Applier {
             node: config.node,
+            unreachable: config.unreachable,
             fabric: Fabric::open().context("setting up links between nodes")?,
             mesh: Mesh::default(),
             dns: Dns::default(),
             problems,
             mtu,
         };
-        let task = tokio::spawn(applier.run(config.view, config.applied, Arc::clone(&again), bridges));
+        let task =
+            tokio::spawn(applier.run(config.view, config.fresh, config.applied, Arc::clone(&again), bridges));
         Ok(Self { again, problems: problems_now, mtu: mtu_now, task })
     }
 
@@ -108,6 +115,7 @@ pub async fn remove_all() -> anyhow::Result<()> {
 
 struct Applier {
     node: NodeId,
+    unreachable: watch::Receiver<BTreeSet<NodeId>>,
     fabric: Fabric,
     mesh: Mesh,
     dns: Dns,
@@ -119,14 +127,21 @@ impl Applier {
     async fn run(
         mut self,
         mut view: watch::Receiver<Arc<View>>,
+        mut fresh: watch::Receiver<bool>,
         applied: watch::Sender<Revision>,
         again: Arc<Notify>,
         _bridges: Bridges,
     ) {
         let mut failures = 0;
+        // What an earlier process has put in force may be newer than the view that it saved.
+        let saved = view.borrow().generation;
+        let mut waits_for_leader = !*fresh.borrow_and_update() && Mesh::has_in_force(saved).await;
+        let mut unreachable = self.unreachable.clone();
         loop {
             let now = Arc::clone(&view.borrow_and_update());
-            let wait = match self.apply(&now).await {
+            unreachable.mark_unchanged();
+            let done = if waits_for_leader { self.take_over(&now).await } else { self.apply(&now).await };
+            let wait = match done {
                 Ok(done) => {
                     failures = 0;
                     if done {
@@ -145,7 +160,13 @@ impl Applier {
             // Each branch only waits, so nothing is lost with the one that is dropped.
             tokio::select! {
                 changed = view.changed() => if changed.is_err() { return },
-                () = again.notified() => self.forget(),
+                Ok(()) = unreachable.changed() => {}
+                Ok(()) = fresh.changed(), if waits_for_leader => waits_for_leader = false,
+                () = again.notified() => {
+                    // Someone took away what was there.
+                    waits_for_leader = false;
+                    self.forget();
+                }
                 () = async { sleep(wait.unwrap_or_default()).await }, if wait.is_some() => {}
             }
         }
@@ -154,6 +175,19 @@ impl Applier {
     fn forget(&mut self) {
         self.fabric.forget();
         self.mesh.forget();
+    }
+
+    /// Goes on answering names; the kernel is left as it was found. Nothing is in force by this.
+    async fn take_over(&mut self, view: &View) -> anyhow::Result<bool> {
+        let me = view.peers().find(|peer| peer.node == self.node);
+        if let (Some(me), Some(cluster)) = (me, view.cluster()) {
+            let wiring = self.fabric.wiring(view, me).await?;
+            self.mtu.send_replace(Some(wiring.mtu()));
+            let problems = self.apply_names(view, cluster, me);
+            self.tell(problems);
+            info!(generation = %view.generation, "routing state of an earlier process is in force until a leader is heard");
+        }
+        Ok(false)
     }
 
     /// Answers whether there is anything to apply yet.
@@ -168,7 +202,8 @@ impl Applier {
         let wiring = self.fabric.wiring(view, me).await?;
         self.fabric.apply(&wiring).await?;
         self.mtu.send_replace(Some(wiring.mtu()));
-        let mut problems = self.mesh.apply(&Table::of(view, cluster, me)).await?;
+        let unreachable = self.unreachable.borrow().clone();
+        let mut problems = self.mesh.apply(&Table::of(view, cluster, me, &unreachable)).await?;
         problems.extend(self.apply_names(view, cluster, me));
         self.tell(problems);
         let took_ms = begun.elapsed().as_millis() as u64;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use raftup_proto::{id::ServiceId, unit::UnixMillis, view::Revision};
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tracing::{debug, warn};
 
 use crate::{
@@ -29,8 +29,13 @@ const PAUSE: Duration = Duration::from_millis(300);
 
 /// Decides for as long as the reign lasts.
 pub(super) async fn run(reign: &Reign) {
-    let mut driver =
-        Driver { reign, ids: Ids::seeded(rand::random()), due: BTreeMap::new(), left: Agenda::default() };
+    let mut driver = Driver {
+        reign,
+        ids: Ids::seeded(rand::random()),
+        acks: reign.sessions.watch_in_force(),
+        due: BTreeMap::new(),
+        left: Agenda::default(),
+    };
     let mut woken_by = "leadership";
     loop {
         driver.run_once(woken_by).await;
@@ -41,6 +46,8 @@ pub(super) async fn run(reign: &Reign) {
 struct Driver<'a> {
     reign: &'a Reign,
     ids: Ids,
+    /// Moves when routes may be in force that were not at the last look.
+    acks: watch::Receiver<()>,
     /// When each service is to be looked at again though nothing changes.
     due: BTreeMap<ServiceId, UnixMillis>,
     /// What an earlier run could not finish.
@@ -58,7 +65,9 @@ impl Driver<'_> {
         if agenda.is_empty() {
             return;
         }
-        let facts = Facts { in_force: self.reign.sessions.in_force() };
+        // First, so that no word is missed between the look and the wait.
+        self.acks.mark_unchanged();
+        let facts = Facts { in_force: self.reign.in_force(world.cluster()) };
         let Plan { set, due } = plan::decide(&world, &agenda, facts, now, &mut self.ids);
         for id in &agenda.services {
             self.due.remove(id);
@@ -105,7 +114,6 @@ impl Driver<'_> {
             return "retry";
         }
         let mut editions = self.reign.views.watch();
-        let mut acks = self.reign.sessions.watch_in_force();
         let draining = !self.reign.views.world().draining().is_empty();
         let next = self.due.values().min().copied();
         let pause = next.map(|at| at.since(now()));
@@ -115,7 +123,7 @@ impl Driver<'_> {
         // Watches and timers lose nothing when a wait on them is dropped.
         tokio::select! {
             _ = editions.changed() => "change",
-            _ = acks.changed(), if draining => "routes in force",
+            _ = self.acks.changed(), if draining => "routes in force",
             () = sleep(pause.unwrap_or_default()), if pause.is_some() => "due",
         }
     }

@@ -41,6 +41,7 @@ use raftup_proto::{
     api::ControllerView,
     peer::{Down, Hello},
     unit::UnixMillis,
+    view::Revision,
 };
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -104,6 +105,26 @@ impl Control {
             return;
         };
         reign.end.clone().run_until_cancelled(session::serve(&reign, caller, stream)).await;
+    }
+
+    /// Waits until the routes of the state at `revision` are in force on every node that is not down. Never returns where
+    /// this node does not lead.
+    pub async fn in_force(&self, revision: Revision) {
+        let reign = self.reign.borrow().clone();
+        let Some(reign) = reign else { return std::future::pending().await };
+        let (mut acks, mut editions) = (reign.sessions.watch_in_force(), reign.views.watch());
+        loop {
+            acks.mark_unchanged();
+            editions.mark_unchanged();
+            if reign.in_force(reign.views.world().cluster()).is_none_or(|in_force| in_force >= revision) {
+                return;
+            }
+            // Watches lose nothing when a wait on them is dropped; both live as long as the reign.
+            tokio::select! {
+                _ = acks.changed() => {}
+                _ = editions.changed() => {}
+            }
+        }
     }
 
     /// What each controller did last; those of an earlier reign are kept until the next begins.

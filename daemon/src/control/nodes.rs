@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::Ipv4Addr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,10 +14,11 @@ use raftup_proto::{
     id::NodeId,
     peer::{Reply, Request},
 };
-use tokio::{task::JoinSet, time::sleep};
-use tracing::{info, warn};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tracing::{debug, info, warn};
 
 use crate::{
+    fabric,
     gossip::Sightings,
     model::Cluster,
     net::{Net, Peer},
@@ -52,7 +54,8 @@ pub(super) async fn run(reign: &Reign) {
         let (suspects, again) = liveness::suspects(&cluster, &evidence);
         for node in suspects {
             if probed.insert(node) {
-                probes.spawn(probe(reign.net.clone(), asked(&cluster, &evidence, node), node));
+                let host = cluster.nodes.get(&node).map(|node| node.fabric);
+                probes.spawn(probe(reign.net.clone(), asked(&cluster, &evidence, node), node, host));
             }
         }
         // Watches, timers and the set of probes lose nothing when a wait on them is dropped.
@@ -68,10 +71,17 @@ pub(super) async fn run(reign: &Reign) {
                         probes.spawn(async move { sleep(CALM).await; (node, Outcome::Calm) });
                     }
                     Outcome::Calm => _ = probed.remove(&node),
+                    Outcome::HostOnly if !liveness::is_without_daemon(&evidence, node) => {
+                        debug!(%node, "the host of a silent node answers; its daemon is waited for");
+                        probes.spawn(async move { sleep(CALM).await; (node, Outcome::Calm) });
+                    }
+                    Outcome::HostOnly => {
+                        probed.remove(&node);
+                        conclude(reign, node, &gossip, "its host answers, but raftupd there does not").await;
+                    }
                     Outcome::Silent => {
                         probed.remove(&node);
-                        let sightings = gossip.borrow().clone();
-                        conclude(reign, node, &sightings).await;
+                        conclude(reign, node, &gossip, "neither its session nor gossip hears it, and nobody reaches it").await;
                     }
                 }
             }
@@ -85,6 +95,8 @@ enum Outcome {
     Reached,
     /// That while is over.
     Calm,
+    /// Its kernel answers on the fabric, and nothing else does.
+    HostOnly,
     /// Nobody reached it.
     Silent,
 }
@@ -106,8 +118,8 @@ fn asked(cluster: &Cluster, evidence: &Evidence, about: NodeId) -> Vec<Peer> {
     nodes.map(|node| Peer { node: node.id, addr: node.info.control }).collect()
 }
 
-/// Whether anybody reaches the node: it is asked itself, and others are asked about it, all at once.
-async fn probe(net: Net, asked: Vec<Peer>, about: NodeId) -> (NodeId, Outcome) {
+/// Whether anybody reaches the node: it is asked itself, its kernel is, and others are asked about it, all at once.
+async fn probe(net: Net, asked: Vec<Peer>, about: NodeId, host: Option<Ipv4Addr>) -> (NodeId, Outcome) {
     let Some(at) = asked.first().map(|suspect| suspect.addr) else { return (about, Outcome::Silent) };
     let mut answers: JoinSet<bool> = JoinSet::new();
     for peer in asked {
@@ -122,27 +134,31 @@ async fn probe(net: Net, asked: Vec<Peer>, about: NodeId) -> (NodeId, Outcome) {
             }
         });
     }
-    while let Some(answer) = answers.join_next().await {
-        if answer.unwrap_or(false) {
-            return (about, Outcome::Reached);
+    let kernel = async { matches!(host, Some(host) if fabric::ping(host, DIRECT_LIMIT).await) };
+    let reached = async {
+        while let Some(answer) = answers.join_next().await {
+            if answer.unwrap_or(false) {
+                return true;
+            }
         }
-    }
-    (about, Outcome::Silent)
+        false
+    };
+    let outcome = match tokio::join!(reached, kernel) {
+        (true, _) => Outcome::Reached,
+        (false, true) => Outcome::HostOnly,
+        (false, false) => Outcome::Silent,
+    };
+    (about, outcome)
 }
 
 /// Writes down that a node is down, unless it was heard meanwhile.
-async fn conclude(reign: &Reign, node: NodeId, sightings: &Arc<Sightings>) {
+async fn conclude(reign: &Reign, node: NodeId, gossip: &watch::Receiver<Arc<Sightings>>, why: &str) {
     let begun = Instant::now();
-    let evidence = evidence(reign, sightings);
+    let evidence = evidence(reign, &gossip.borrow());
     let done = reign.store.change(|cluster, now| {
         let (suspects, _) = liveness::suspects(cluster, &evidence);
         let set = match suspects.contains(&node) {
-            true => nodes::down(
-                cluster,
-                node,
-                "neither its session nor gossip hears it, and nobody reaches it",
-                now,
-            ),
+            true => nodes::down(cluster, node, why, now),
             false => crate::model::ChangeSet::default(),
         };
         let down = !set.is_empty();
@@ -150,7 +166,7 @@ async fn conclude(reign: &Reign, node: NodeId, sightings: &Arc<Sightings>) {
     });
     let last = match done.await {
         Ok((_, true)) => {
-            warn!(%node, "node is down; its tasks are replaced");
+            warn!(%node, why, "node is down; its tasks are replaced");
             format!("node {node} is down")
         }
         Ok((_, false)) => format!("node {node} was heard again"),

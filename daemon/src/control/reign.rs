@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use raftup_proto::{api::NodeState, view::Revision};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{gossip::Sightings, net::Net, store::Store};
+use crate::{gossip::Sightings, model::Cluster, net::Net, store::Store};
 
 use super::{
     Control, board::Board, driver, nodes, reports, reports::Reports, sessions::Sessions, views::Views,
@@ -56,5 +57,13 @@ impl Reign {
         tasks.spawn(until_end().run_until_cancelled_owned(async move { nodes::run(&three).await }));
         tasks.spawn(until_end().run_until_cancelled_owned(async move { reports::run(&four).await }));
         reign
+    }
+
+    /// The least generation whose routes are in force on any node of `cluster` that is not down; none without nodes.
+    ///
+    /// Routes stay in force on a node whose daemon is away: only where a node is down nobody comes through any more.
+    pub(super) fn in_force(&self, cluster: &Cluster) -> Option<Revision> {
+        let live = cluster.nodes.values().filter(|node| node.state == NodeState::Ready);
+        self.sessions.in_force(live.map(|node| node.id))
     }
 }

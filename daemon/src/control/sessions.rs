@@ -131,10 +131,11 @@ impl Sessions {
         self.in_force.send_replace(());
     }
 
-    /// The least generation in force on a node with a session; none without sessions.
-    pub(super) fn in_force(&self) -> Option<Revision> {
+    /// The least generation that is known to be in force on any of `nodes`; none without nodes.
+    pub(super) fn in_force(&self, nodes: impl Iterator<Item = NodeId>) -> Option<Revision> {
         let seats = self.seats();
-        seats.values().filter(|seat| seat.session.is_some()).map(|seat| seat.routes.in_force()).min()
+        let of = |node| seats.get(&node).map(|seat| seat.routes.in_force()).unwrap_or_default();
+        nodes.map(of).min()
     }
 
     /// Moves when [`Sessions::in_force`] may have.

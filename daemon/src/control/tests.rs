@@ -137,7 +137,7 @@ impl Lab {
 
     fn hears(&self, node: NodeId, alive: bool) {
         let mut sightings = Sightings::clone(&self.gossip.borrow());
-        let sighting = Sighting { alive, since: Instant::now(), leaving: false, values: Arc::default() };
+        let sighting = Sighting { alive, since: Instant::now(), silent: !alive, values: Arc::default() };
         sightings.nodes.insert(node, sighting);
         self.gossip.send_replace(Arc::new(sightings));
     }

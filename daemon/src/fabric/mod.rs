@@ -7,14 +7,17 @@
 //! Holds: nothing is learned and nothing flooded, and no daemon is needed for what is in the kernel.
 //!
 //! [`Wiring::of`] says what should be there, [`Fabric::apply`] changes what differs, [`bridges::Bridges`] follows links.
+//! [`ping`] asks whether a host is reached.
 //! What the tunnel runs over is told by an [`Underlay`]: the bare link now, and only there will encryption be seen.
 
 pub mod bridges;
 mod kernel;
+mod ping;
 mod underlay;
 mod wiring;
 
 pub use bridges::network_options;
 pub use kernel::{Fabric, FabricError};
+pub use ping::ping;
 pub use underlay::Underlay;
 pub use wiring::Wiring;

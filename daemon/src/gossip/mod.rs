@@ -51,6 +51,9 @@ const WINDOW: usize = 100;
 /// Longer silences are no part of the mean, or a node that was paused would be believed alive for long afterwards.
 const LONGEST: Duration = Duration::from_secs(2);
 
+/// See [`Sighting::silent`]: four times that a healthy node gossips.
+pub const SILENT: Duration = INTERVAL.saturating_mul(4);
+
 /// How long a quiet node is remembered.
 const REMEMBER: Duration = Duration::from_secs(3600);
 
@@ -67,8 +70,6 @@ pub mod key {
     pub const VERSION: &str = "version";
     /// How busy the node is.
     pub const LOAD: &str = "load";
-    /// There with any value: the node is about to leave or stop.
-    pub const LEAVING: &str = "leaving";
 }
 
 /// What is known of one other node.
@@ -78,8 +79,8 @@ pub struct Sighting {
     pub alive: bool,
     /// Since when that is so.
     pub since: Instant,
-    /// It said that it is about to leave or stop.
-    pub leaving: bool,
+    /// It gave no sign of life for [`SILENT`]. Long before it counts as quiet, and no proof of anything: a reason to look.
+    pub silent: bool,
     /// What it says of itself, by [`key`].
     pub values: Arc<BTreeMap<String, String>>,
 }

@@ -111,6 +111,22 @@ async fn loss_is_no_death() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn silence_is_seen_before_death_and_not_without_reason() {
+    let lab = Lab::new(3, 0);
+    let victim = NodeId::new(3);
+    let silent = |lab: &Lab| lab.sightings(1).nodes.get(&victim).is_none_or(|sighting| sighting.silent);
+    lab.until("a sign of life", Duration::from_secs(5), |lab| !silent(lab)).await;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(60) {
+        assert!(!silent(&lab), "after {:?}", start.elapsed());
+        sleep(Duration::from_millis(100)).await;
+    }
+    lab.cut.lock().unwrap().insert(victim);
+    lab.until("silence", SILENT + LOOK * 2, silent).await;
+    assert!(lab.sightings(1).nodes[&victim].alive, "it does not count as dead yet");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deaf_node_doubts_itself_for_a_while() {
     let lab = Lab::new(5, 0);
     lab.all_see_all().await;
@@ -131,15 +147,15 @@ async fn a_deaf_node_doubts_itself_for_a_while() {
 async fn values_reach_the_others() {
     let lab = Lab::new(3, 0);
     lab.all_see_all().await;
-    lab.nodes[&NodeId::new(1)].set(key::LEAVING, 1);
+    lab.nodes[&NodeId::new(1)].set(key::LOAD, 1);
     let took = lab
-        .until("leaving is known", Duration::from_secs(2), |lab| {
-            (2..=3).all(|by| lab.sightings(by).nodes[&NodeId::new(1)].leaving)
+        .until("a value is known", Duration::from_secs(2), |lab| {
+            (2..=3).all(|by| lab.sightings(by).nodes[&NodeId::new(1)].values.contains_key(key::LOAD))
         })
         .await;
     println!("a value is known to all of 3 after {took:?}");
     assert_eq!(lab.sightings(2).nodes[&NodeId::new(1)].values[key::HOSTNAME], "host1");
-    assert!(!lab.sightings(2).nodes[&NodeId::new(3)].leaving);
+    assert!(!lab.sightings(2).nodes[&NodeId::new(3)].values.contains_key(key::LOAD));
 }
 
 #[tokio::test(start_paused = true)]

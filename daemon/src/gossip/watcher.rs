@@ -13,7 +13,7 @@ use chitchat::NodeState;
 use raftup_proto::id::NodeId;
 use tokio::time::Instant;
 
-use super::{Sighting, Sightings, key};
+use super::{SILENT, Sighting, Sightings};
 
 /// A node that gave a sign of life so recently is alive.
 const LEAST_SILENCE: Duration = Duration::from_millis(1750);
@@ -58,6 +58,7 @@ struct Track {
     moved: Option<Instant>,
     version: (u64, u64),
     alive: bool,
+    silent: bool,
     since: Instant,
     values: Arc<BTreeMap<String, String>>,
 }
@@ -127,7 +128,15 @@ impl Watcher {
 
 impl Track {
     fn new(now: Instant) -> Self {
-        Self { sign: None, moved: None, version: (0, 0), alive: false, since: now, values: Arc::default() }
+        Self {
+            sign: None,
+            moved: None,
+            version: (0, 0),
+            alive: false,
+            silent: true,
+            since: now,
+            values: Arc::default(),
+        }
     }
 
     fn take_in(&mut self, now: Instant, seen: &Seen<'_>) {
@@ -147,6 +156,7 @@ impl Track {
 
     fn settle(&mut self, now: Instant, alive: bool, impaired: bool) {
         let alive = alive || (impaired && self.alive);
+        self.silent = self.moved.is_none_or(|moved| now.duration_since(moved) >= SILENT);
         if self.alive != alive {
             self.alive = alive;
             self.since = now;
@@ -154,11 +164,6 @@ impl Track {
     }
 
     fn sighting(&self) -> Sighting {
-        Sighting {
-            alive: self.alive,
-            since: self.since,
-            leaving: self.values.contains_key(key::LEAVING),
-            values: self.values.clone(),
-        }
+        Sighting { alive: self.alive, since: self.since, silent: self.silent, values: self.values.clone() }
     }
 }

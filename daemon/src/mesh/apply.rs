@@ -2,10 +2,16 @@
 
 use std::{collections::BTreeSet, io, net::Ipv4Addr, process::Stdio};
 
+use raftup_proto::view::Revision;
 use tokio::{io::AsyncWriteExt, process::Command};
 use tracing::{debug, warn};
 
-use super::{Ruleset, Table, conntrack, docker, reserve::Reserved, ruleset::TABLE, table::Port};
+use super::{
+    Ruleset, Table, conntrack, docker,
+    reserve::Reserved,
+    ruleset::{GENERATION, TABLE, generation_mark},
+    table::Port,
+};
 
 /// Rules could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +48,15 @@ impl Mesh {
     /// Others may have changed the rules: replace them as a whole at the next change.
     pub fn forget(&mut self) {
         self.known = None;
+    }
+
+    /// Whether rules that an earlier process has put in force still are, and are those of `generation` or of a later one.
+    pub async fn has_in_force(generation: Revision) -> bool {
+        let set = run("nft", &["list", "set", "ip", TABLE, GENERATION], "").await.unwrap_or_default();
+        let elements = set.split_once("elements = {").and_then(|(_, rest)| rest.split_once('}'));
+        let mark =
+            elements.and_then(|(mark, _)| u32::from_str_radix(mark.trim().strip_prefix("0x")?, 16).ok());
+        mark.is_some_and(|mark| mark >= generation_mark(generation))
     }
 
     /// Makes the rules those of `table`. Answers what an operator should know, one line a matter.

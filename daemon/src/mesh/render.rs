@@ -41,7 +41,7 @@ const OURS: &str = "\"ru-*\"";
 impl Ruleset {
     /// The rules for a table.
     pub fn of(table: &Table) -> Self {
-        let mut rules = Self { sets: sets(table), chains: BTreeMap::new() };
+        let mut rules = Self { generation: table.generation, sets: sets(table), chains: BTreeMap::new() };
         for (name, hook, chain) in base_chains(table) {
             rules.chains.insert(name.to_owned(), Chain { hook: Some(hook), rules: chain });
         }

@@ -5,15 +5,22 @@ use std::{
     fmt::Write,
 };
 
+use raftup_proto::view::Revision;
+
 /// Name of the table, in the family `ip`.
 pub(super) const TABLE: &str = "raftup";
 
 /// Elements that one command adds; longer commands cost `nft` more than they save.
 const BATCH: usize = 512;
 
+/// Set that holds the generation, for the process that comes after this one.
+pub(super) const GENERATION: &str = "generation";
+
 /// One table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
+    /// Of the view that it was made from. One that changes nothing else is not written down.
+    pub(super) generation: Revision,
     /// Sets and maps by name.
     pub(super) sets: BTreeMap<&'static str, Set>,
     /// Chains by name.
@@ -44,6 +51,7 @@ impl Ruleset {
     /// A script that makes this ruleset, whatever of the table is there. One transaction.
     pub fn replace(&self) -> String {
         let mut script = format!("table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE}\n");
+        line(&mut script, format_args!("add set ip {TABLE} {GENERATION} {{ type mark; }}"));
         script.push_str(&self.change_from(&Self::default()));
         script
     }
@@ -64,6 +72,11 @@ impl Ruleset {
         for name in old.chains.keys().filter(|name| !self.chains.contains_key(*name)) {
             line(&mut script, format_args!("flush chain ip {TABLE} {name}"));
             line(&mut script, format_args!("delete chain ip {TABLE} {name}"));
+        }
+        if !script.is_empty() {
+            line(&mut script, format_args!("flush set ip {TABLE} {GENERATION}"));
+            let generation = generation_mark(self.generation);
+            line(&mut script, format_args!("add element ip {TABLE} {GENERATION} {{ {generation} }}"));
         }
         script
     }
@@ -121,6 +134,11 @@ impl Ruleset {
     }
 }
 
+/// A generation as an element of nftables, which has no wider number: larger ones all look the same.
+pub(super) fn generation_mark(generation: Revision) -> u32 {
+    u32::try_from(generation.0).unwrap_or(u32::MAX)
+}
+
 fn elements<T: AsRef<str>>(script: &mut String, verb: &str, name: &str, elements: &[T]) {
     for batch in elements.chunks(BATCH) {
         let list: Vec<&str> = batch.iter().map(AsRef::as_ref).collect();
@@ -146,7 +164,7 @@ mod tests {
             let rules = rule.split_terminator('|').map(str::to_owned).collect();
             ((*name).to_owned(), Chain { hook: None, rules })
         });
-        Ruleset { sets: BTreeMap::from([("vips", set)]), chains: chains.collect() }
+        Ruleset { generation: Revision(7), sets: BTreeMap::from([("vips", set)]), chains: chains.collect() }
     }
 
     fn check(old: &Ruleset, new: &Ruleset, expected: Expect) {
@@ -165,16 +183,18 @@ mod tests {
             &old,
             &new,
             expect![[r#"
-            add chain ip raftup c
-            flush chain ip raftup a
-            add rule ip raftup a accept
-            add rule ip raftup a drop
-            add rule ip raftup c drop
-            delete element ip raftup vips { 10.0.0.2 }
-            add element ip raftup vips { 10.0.0.2 : goto c }
-            flush chain ip raftup b
-            delete chain ip raftup b
-        "#]],
+                add chain ip raftup c
+                flush chain ip raftup a
+                add rule ip raftup a accept
+                add rule ip raftup a drop
+                add rule ip raftup c drop
+                delete element ip raftup vips { 10.0.0.2 }
+                add element ip raftup vips { 10.0.0.2 : goto c }
+                flush chain ip raftup b
+                delete chain ip raftup b
+                flush set ip raftup generation
+                add element ip raftup generation { 7 }
+            "#]],
         );
         check(&new, &new, expect![""]);
     }
@@ -185,10 +205,13 @@ mod tests {
             table ip raftup
             delete table ip raftup
             table ip raftup
+            add set ip raftup generation { type mark; }
             add map ip raftup vips { type ipv4_addr : verdict; }
             add chain ip raftup a
             add rule ip raftup a drop
             add element ip raftup vips { 10.0.0.1 : goto a }
+            flush set ip raftup generation
+            add element ip raftup generation { 7 }
         "#]]
         .assert_eq(&ruleset(&[("10.0.0.1", "goto a")], &[("a", "drop")]).replace());
     }

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use raftup_proto::{
     id::{NetworkId, NodeId},
     spec::Protocol,
-    view::{ClusterItem, PeerItem, RouteItem, View},
+    view::{ClusterItem, Endpoint, PeerItem, Revision, RouteItem, View},
 };
 
 /// A port that every node answers on.
@@ -18,6 +18,8 @@ pub(super) type Port = (Protocol, u16);
 /// Everything that the rules say, in an order that does not change by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
+    /// Of the view that it was made from.
+    pub(super) generation: Revision,
     /// All addresses of networks, VIPs and the fabric.
     pub(super) pool: Ipv4Net,
     /// The nodes' own addresses on the fabric.
@@ -36,7 +38,7 @@ pub struct Table {
     pub(super) published: BTreeMap<Port, Published>,
     /// Endpoints of this node, and what other nodes may send them from outside of their networks.
     pub(super) here: BTreeMap<Ipv4Addr, BTreeSet<Port>>,
-    /// All endpoints that may hold connections: on live nodes, ready or not.
+    /// All endpoints that may hold connections, ready or not: on nodes that can be reached.
     pub(super) endpoints: BTreeSet<Ipv4Addr>,
 }
 
@@ -67,9 +69,11 @@ pub(super) struct Published {
 }
 
 impl Table {
-    /// The table of node `me`.
-    pub fn of(view: &View, cluster: &ClusterItem, me: &PeerItem) -> Self {
+    /// The table of node `me`, which cannot reach some of the others now: they get new connections only where nobody
+    /// else can take them.
+    pub fn of(view: &View, cluster: &ClusterItem, me: &PeerItem, unreachable: &BTreeSet<NodeId>) -> Self {
         let mut table = Self {
+            generation: view.generation,
             pool: cluster.pool.trunc(),
             fabric: cluster.fabric(),
             fabric_port: me.fabric_port,
@@ -83,24 +87,37 @@ impl Table {
         };
         let dead: BTreeSet<NodeId> = view.peers().filter(|peer| !peer.alive).map(|peer| peer.node).collect();
         for route in view.routes() {
-            table.add(route, me.node, &dead);
+            table.add(route, me.node, &dead, unreachable);
         }
         table
     }
 
-    fn add(&mut self, route: &RouteItem, me: NodeId, dead: &BTreeSet<NodeId>) {
+    fn add(
+        &mut self,
+        route: &RouteItem,
+        me: NodeId,
+        dead: &BTreeSet<NodeId>,
+        unreachable: &BTreeSet<NodeId>,
+    ) {
+        // Its own node cannot be dead to itself; a leader that thinks so is wrong about one of the two.
+        let within = |nodes: &BTreeSet<NodeId>, endpoint: &Endpoint| {
+            endpoint.node != me && nodes.contains(&endpoint.node)
+        };
+        let serves = |endpoint: &Endpoint| endpoint.ready && !within(dead, endpoint);
+        let others_serve =
+            route.endpoints.iter().any(|endpoint| serves(endpoint) && !within(unreachable, endpoint));
         let mut published = Vec::new();
         let mut virtuals: BTreeMap<NetworkId, Vec<Ipv4Addr>> = BTreeMap::new();
         for endpoint in &route.endpoints {
-            // Its own node cannot be dead to itself; a leader that thinks so is wrong about one of the two.
-            let alive = endpoint.node == me || !dead.contains(&endpoint.node);
+            let hidden = within(dead, endpoint) || (others_serve && within(unreachable, endpoint));
+            let serves = endpoint.ready && !hidden;
             let first = endpoint.addresses.first();
-            published.extend(first.filter(|_| endpoint.ready && alive).map(|(_, address)| *address));
+            published.extend(first.filter(|_| serves).map(|(_, address)| *address));
             for (network, address) in &endpoint.addresses {
-                if alive {
+                if !hidden {
                     self.endpoints.insert(*address);
                 }
-                if endpoint.ready && alive {
+                if serves {
                     virtuals.entry(*network).or_default().push(*address);
                 }
                 if endpoint.node == me {

@@ -1,7 +1,7 @@
 //! The parts of a node that is in a cluster: started in order, stopped in reverse.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     agent::{
-        Agent, AgentConfig,
+        Agent, AgentConfig, reach,
         routes::{self, Routes, RoutesConfig},
     },
     api::{Manager, Member},
@@ -77,10 +77,17 @@ impl Running {
         let config =
             AgentConfig { dir: agent_dir, cluster, node, info: info.clone(), seeds: vec![me], first: view };
         let agent = Agent::start(config, Arc::clone(host.engine()), net.clone());
-        let routes = Routes::start(RoutesConfig { node, view: agent.view(), applied: agent.applied() })?;
-        agent.follow_mtu(routes.mtu());
         let (stop, loops) = (CancellationToken::new(), TaskTracker::new());
         let gossip = start_gossip(&net, &identity, &info, peers(&agent, all, &loops, &stop));
+        let (lost, unreachable) = watch::channel(BTreeSet::new());
+        let routes = Routes::start(RoutesConfig {
+            node,
+            view: agent.view(),
+            fresh: agent.fresh(),
+            unreachable,
+            applied: agent.applied(),
+        })?;
+        agent.follow_mtu(routes.mtu());
         let member = Arc::new(Member { cluster, node, net: net.clone(), agent, manager: manager_rx, leader });
         let running = Self {
             host,
@@ -97,6 +104,7 @@ impl Running {
         running.serve(&net);
         running.renew(net);
         running.follow_engine();
+        running.follow_reach(lost);
         running.resume_manager(first).await?;
         running.host.show(Some(Arc::clone(&running.member)));
         Ok(running)
@@ -122,6 +130,11 @@ impl Running {
                 }
             }
         });
+    }
+
+    fn follow_reach(&self, unreachable: watch::Sender<BTreeSet<NodeId>>) {
+        let view = self.member.agent.view();
+        self.spawn(reach::follow(self.member.node, view, self.gossip.view(), unreachable));
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {

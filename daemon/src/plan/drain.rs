@@ -2,16 +2,17 @@
 //!
 //! Owns: how long a task that serves stays up after routes have left it. Leaves alone: who has to go (`replicas`,
 //! `rollout`), and its grace period (the agent).
-//! Holds: a task is told to stop once every node with a session has routes in force that no longer lead to it.
+//! Holds: a task is told to stop once every node that is not down has routes in force that no longer lead to it.
 
 use std::time::Duration;
 
 use crate::model::Desired;
 
-use super::review::Review;
+use super::{liveness::DAEMON_GRACE, review::Review};
 
-/// A node that does not say that it has new routes in force holds a stop up for so long at most.
-pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+/// A node that does not say that it has new routes in force holds a stop up for so long at most: longer than until it
+/// counts as down.
+pub(super) const DRAIN_LIMIT: Duration = DAEMON_GRACE.saturating_add(Duration::from_secs(5));
 
 /// Stops those that no new connection reaches any more.
 pub(super) fn finish(review: &mut Review<'_, '_>) {

@@ -15,6 +15,10 @@ use crate::model::Cluster;
 /// A session that was silent for so long may be dead: four beats.
 pub const SESSION_QUIET: Duration = Duration::from_secs(2);
 
+/// A node whose host answers although its daemon does not is left alone for so long: containers run on, the data plane
+/// is in force, and a daemon that is upgraded or was killed is back within seconds.
+pub const DAEMON_GRACE: Duration = Duration::from_secs(20);
+
 /// Time that a new leader leaves nodes to open their sessions before their silence counts.
 pub const ELECTION_GRACE: Duration = Duration::from_millis(1500);
 
@@ -53,6 +57,11 @@ pub fn suspects(cluster: &Cluster, evidence: &Evidence) -> (Vec<NodeId>, Option<
         }
     }
     (suspects, again)
+}
+
+/// The host of a suspect answers: whether it is down all the same.
+pub fn is_without_daemon(evidence: &Evidence, node: NodeId) -> bool {
+    evidence.quiet.get(&node).copied().unwrap_or(evidence.led_for) >= DAEMON_GRACE
 }
 
 /// Who may be asked to probe `about`: nodes that gossip hears, the best known first. At most `count`.

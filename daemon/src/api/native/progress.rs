@@ -1,6 +1,6 @@
 //! How far a change has come, line by line as it moves.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Extension,
@@ -17,6 +17,7 @@ use raftup_proto::{
     view::Revision,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     api::{Manager, refuse::Refused},
@@ -27,6 +28,9 @@ use crate::{
     },
 };
 
+/// A node that does not say that it leads to the new tasks is waited for so long; it says itself what is wrong.
+const IN_FORCE_LIMIT: Duration = Duration::from_secs(10);
+
 /// What is followed.
 #[derive(Deserialize)]
 pub(in crate::api) struct Follow {
@@ -36,14 +40,15 @@ pub(in crate::api) struct Follow {
     revision: Revision,
 }
 
-/// Answers with the state now, then each that differs, until one is final or the object is gone.
+/// Answers with the state now, then each that differs, until one is final or the object is gone. Done is said when every
+/// node leads to what runs.
 pub(in crate::api) async fn follow(
     Extension(manager): Extension<Box<Manager>>,
     Query(follow): Query<Follow>,
 ) -> Result<Response, Refused> {
     let cluster = manager.store.read().await?;
     let subject = subject(&cluster, &follow)?;
-    let start = State { manager, subject, from: follow.revision, shown: None, over: false };
+    let start = State { manager, subject, from: follow.revision, shown: None, done: None, over: false };
     Ok(lines(futures_util::stream::unfold(start, next)))
 }
 
@@ -62,6 +67,8 @@ struct State {
     subject: Selector,
     from: Revision,
     shown: Option<Progress>,
+    /// All tasks are where they should be: since which revision, and until when routes to them are waited for.
+    done: Option<(Revision, Instant)>,
     over: bool,
 }
 
@@ -81,6 +88,26 @@ async fn next(mut state: State) -> Option<(Progress, State)> {
             // What is gone has nothing left to wait for.
             let gone = Progress { services: Vec::new(), outcome: Outcome::Done };
             let now = progress(&state.manager.store.snapshot(), state.subject).unwrap_or(gone);
+            let wait = match (&now.outcome, state.done) {
+                (Outcome::Done, None) => Some((at, Instant::now() + IN_FORCE_LIMIT)),
+                (Outcome::Done, known) => known,
+                (Outcome::Running | Outcome::Failed { .. }, _) => None,
+            };
+            state.done = wait;
+            if let Some((reached, until)) = wait {
+                // Watches lose nothing when a wait on them is dropped.
+                tokio::select! {
+                    _ = timeout_at(until, state.manager.control.in_force(reached)) => {}
+                    changed = revision.changed() => {
+                        changed.ok()?;
+                        continue;
+                    }
+                    changed = leadership.changed() => {
+                        changed.ok()?;
+                        continue;
+                    }
+                }
+            }
             if state.shown.as_ref() != Some(&now) {
                 state.over = now.outcome != Outcome::Running;
                 state.shown = Some(now.clone());

@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use expect_test::{Expect, expect, expect_file};
 use raftup_proto::{
@@ -62,7 +65,14 @@ fn view(routes: &[RouteItem]) -> View {
 
 fn rules(view: &View) -> Ruleset {
     let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap() };
-    Ruleset::of(&Table::of(view, &cluster, view.peers().next().unwrap()))
+    Ruleset::of(&Table::of(view, &cluster, view.peers().next().unwrap(), &BTreeSet::new()))
+}
+
+/// The rules of node 1 while it cannot reach node 2.
+fn rules_in_doubt(view: &View) -> Ruleset {
+    let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap() };
+    let unreachable = BTreeSet::from([NodeId::new(2)]);
+    Ruleset::of(&Table::of(view, &cluster, view.peers().next().unwrap(), &unreachable))
 }
 
 fn check_change(old: &[(u64, &str, bool)], new: &[(u64, &str, bool)], expected: Expect) {
@@ -89,6 +99,8 @@ fn an_endpoint_that_drains_is_in_no_choice() {
             add element ip raftup ports { tcp . 80 : goto port_of_1 }
             add element ip raftup vip_endpoints { 10.64.63.2 . 0 : 10.64.32.66 }
             add element ip raftup vips { 10.64.63.2 : goto vip_of_1 }
+            flush set ip raftup generation
+            add element ip raftup generation { 1 }
         "#]],
     );
 }
@@ -104,6 +116,8 @@ fn a_service_without_ready_endpoints_is_in_no_map() {
             delete element ip raftup ports { tcp . 80 }
             delete element ip raftup vip_endpoints { 10.64.63.2 . 0 }
             delete element ip raftup vips { 10.64.63.2 }
+            flush set ip raftup generation
+            add element ip raftup generation { 1 }
         "#]],
     );
 }
@@ -121,8 +135,19 @@ fn an_endpoint_on_a_dead_node_is_in_no_choice() {
         delete element ip raftup vips { 10.64.63.2 }
         add element ip raftup ports { tcp . 80 : goto port_of_1 }
         add element ip raftup vips { 10.64.63.2 : goto vip_of_1 }
+        flush set ip raftup generation
+        add element ip raftup generation { 1 }
     "#]]
     .assert_eq(&rules(&view).change_from(&before));
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_reached_is_in_no_choice_while_another_is_there() {
+    let both = view(&[web(&[(1, "10.64.32.2", true), (2, "10.64.32.66", true)])]);
+    let first = view(&[web(&[(1, "10.64.32.2", true), (2, "10.64.32.66", false)])]);
+    assert_eq!(rules_in_doubt(&both), rules(&first));
+    let alone = view(&[web(&[(1, "10.64.32.2", false), (2, "10.64.32.66", true)])]);
+    assert_eq!(rules_in_doubt(&alone), rules(&alone));
 }
 
 #[test]
