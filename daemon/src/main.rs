@@ -25,7 +25,8 @@ fn start(flags: Settings) -> anyhow::Result<()> {
     let config = Config::load(flags)?;
     start_log(&config)?;
     abort_on_panic();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // One: all that happens is short, and workers that wake each other for it are most of what an idle daemon costs.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async { Node::build(config).await?.run().await })
 }
 

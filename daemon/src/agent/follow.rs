@@ -83,7 +83,7 @@ impl Follow {
             if self.news.send(News::List(list)).await.is_err() {
                 return Ok(());
             }
-            self.up.send_replace(true);
+            self.up.send_if_modified(|up| !std::mem::replace(up, true));
             while listed.elapsed() < RELIST {
                 match timeout(PING, events.next()).await {
                     Ok(Some(Ok(event))) => {

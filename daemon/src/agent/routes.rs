@@ -23,11 +23,14 @@ use tracing::{debug, info, warn};
 use crate::{
     dns::{Dns, Names},
     fabric::{Fabric, bridges::Bridges},
-    mesh::{Mesh, Table},
+    mesh::{Guard, Mesh, Table},
 };
 
 /// First wait after a failure; each further one doubles it.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// Pause before rules are put back that someone else has changed.
+const CALM: Duration = Duration::from_millis(300);
 
 /// Longest wait after failures.
 const RETRY_MOST: Duration = Duration::from_secs(15);
@@ -69,11 +72,13 @@ impl Routes {
         let (problems, problems_now) = watch::channel(Vec::new());
         let (mtu, mtu_now) = watch::channel(None);
         let bridges = Bridges::start().context("following the host's links")?;
+        let guard = Guard::start().context("following the host's rules")?;
         let applier = Applier {
             node: config.node,
             unreachable: config.unreachable,
             fabric: Fabric::open().context("setting up links between nodes")?,
             mesh: Mesh::default(),
+            guard,
             dns: Dns::default(),
             problems,
             mtu,
@@ -118,6 +123,7 @@ struct Applier {
     unreachable: watch::Receiver<BTreeSet<NodeId>>,
     fabric: Fabric,
     mesh: Mesh,
+    guard: Guard,
     dns: Dns,
     problems: watch::Sender<Vec<String>>,
     mtu: watch::Sender<Option<u32>>,
@@ -141,6 +147,7 @@ impl Applier {
             let now = Arc::clone(&view.borrow_and_update());
             unreachable.mark_unchanged();
             let done = if waits_for_leader { self.take_over(&now).await } else { self.apply(&now).await };
+            self.guard.settle();
             let wait = match done {
                 Ok(done) => {
                     failures = 0;
@@ -162,6 +169,13 @@ impl Applier {
                 changed = view.changed() => if changed.is_err() { return },
                 Ok(()) = unreachable.changed() => {}
                 Ok(()) = fresh.changed(), if waits_for_leader => waits_for_leader = false,
+                () = self.guard.disturbed() => {
+                    // Whoever does this is often not done yet.
+                    sleep(CALM).await;
+                    warn!("someone else has changed rules of ours; they are put back");
+                    waits_for_leader = false;
+                    self.forget();
+                }
                 () = again.notified() => {
                     // Someone took away what was there.
                     waits_for_leader = false;

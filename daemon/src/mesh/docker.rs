@@ -9,6 +9,12 @@ use super::apply::{MeshError, run};
 const PROGRAM: &str = "iptables";
 const CHAIN: &str = "DOCKER-USER";
 
+/// The table of nftables that its rules are in, where `iptables` stands on nftables.
+pub(super) const TABLE: &str = "filter";
+
+/// The chains that ours depend on.
+pub(super) const CHAINS: [&str; 2] = [CHAIN, "FORWARD"];
+
 /// From the fabric to anywhere of ours, and from anywhere to the fabric and our bridges.
 const RULES: [[&str; 4]; 2] = [["-i", "ru-fabric", "-j", "ACCEPT"], ["-o", "ru-+", "-j", "ACCEPT"]];
 

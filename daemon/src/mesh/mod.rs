@@ -6,16 +6,19 @@
 //! Holds: only ready endpoints on live nodes get new connections; connections that stand are left alone; a change is
 //! one transaction of the kernel, so that no packet meets half of it.
 //!
+//! [`Guard`] sees when others change them.
 //! [`Table`] (pure) is what the view means for packets, [`Ruleset`] (pure) is the same as text, [`Mesh`] applies it.
 
 mod apply;
 mod conntrack;
 mod docker;
+mod guard;
 mod render;
 mod reserve;
 mod ruleset;
 mod table;
 
 pub use apply::{Mesh, MeshError};
+pub use guard::Guard;
 pub use ruleset::Ruleset;
 pub use table::Table;

@@ -53,15 +53,15 @@ use crate::{
 };
 
 /// Time between two heartbeats of a leader.
-const HEARTBEAT: Duration = Duration::from_millis(150);
+const HEARTBEAT: Duration = Duration::from_millis(250);
 
-/// A follower waits [`LEASE`] and then a random time in this range before it stands for election: 1.05 to 1.4 seconds after
-/// the last heartbeat, seven of which must have been lost. So a killed leader is replaced in 1.2 s at the median, and a
+/// A follower waits [`LEASE`] and then a random time in this range before it stands for election: 1.1 to 1.5 seconds after
+/// the last heartbeat, four of which must have been lost. So a killed leader is replaced in 1.3 s at the median, and a
 /// machine that stalls for less than that replaces none.
 const ELECTION: (Duration, Duration) = (Duration::from_millis(350), LEASE);
 
 /// How long a leader may lead without an answer from a majority, and is not replaced after its last heartbeat.
-const LEASE: Duration = Duration::from_millis(700);
+const LEASE: Duration = Duration::from_millis(750);
 
 /// Entries between two snapshots.
 const SNAPSHOT_AFTER: u64 = 4000;

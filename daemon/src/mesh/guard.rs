@@ -1,0 +1,177 @@
+//! Sees when someone else changes our rules: a firewall that is reloaded, `nft flush ruleset`, an engine that starts.
+//!
+//! The kernel tells every change of nftables on a socket, ours as well; those are told before the program that made them
+//! ends, and [`Guard::settle`] passes over them. Rules of old `iptables` (without nftables) are not told of.
+
+use std::io;
+
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use tokio::io::unix::AsyncFd;
+
+use super::{docker, ruleset::TABLE};
+
+/// Group of a netlink socket that is told of changes, from linux/netfilter/nfnetlink.h.
+const NFNLGRP_NFTABLES: u32 = 7;
+
+/// Bytes of changes that wait to be read; after more of them everything counts as changed.
+const WAITING: usize = 1 << 20;
+
+// Messages and attributes, from linux/netfilter/nf_tables.h.
+const SUBSYSTEM: u16 = 10;
+const DEL_TABLE: u8 = 2;
+const DEL_CHAIN: u8 = 5;
+const DEL_RULE: u8 = 8;
+/// The table's name, in messages of every kind that has one.
+const ATTR_TABLE: u16 = 1;
+/// The chain's name, in messages of rules.
+const ATTR_RULE_CHAIN: u16 = 2;
+/// The same in messages of chains.
+const ATTR_CHAIN_NAME: u16 = 3;
+
+/// Listens. Dropping it ends that.
+#[derive(Debug)]
+pub struct Guard(AsyncFd<Socket>);
+
+impl Guard {
+    /// Listens from now on. Errors: the kernel knows no nftables.
+    pub fn start() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        socket.set_non_blocking(true)?;
+        socket.set_rx_buf_sz(i32::try_from(WAITING).unwrap_or(i32::MAX))?;
+        socket.add_membership(NFNLGRP_NFTABLES)?;
+        Ok(Self(AsyncFd::register(socket)?))
+    }
+
+    /// Passes over all that was told until now.
+    pub fn settle(&self) {
+        let mut buffer = Vec::with_capacity(64 << 10);
+        loop {
+            buffer.clear();
+            match self.0.get_ref().recv(&mut buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Interrupted, or told that some were lost: there may be more.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Returns when someone has changed what is ours. Cancel-safe: what was read and is not ours is of no use later.
+    pub async fn disturbed(&self) {
+        let mut buffer = Vec::with_capacity(64 << 10);
+        loop {
+            buffer.clear();
+            // Errors of the reactor do not pass; a loop on them would be worse than not to listen.
+            let Ok(mut ready) = self.0.readable().await else { return std::future::pending().await };
+            match ready.try_io(|socket| socket.get_ref().recv(&mut buffer, 0)) {
+                Ok(Ok(_)) if is_ours(&buffer) => return,
+                Ok(Ok(_)) | Err(_) => {}
+                // More was told than waits.
+                Ok(Err(_)) => return,
+            }
+        }
+    }
+}
+
+/// One of the messages is about our table, or takes away what is ours elsewhere.
+fn is_ours(mut messages: &[u8]) -> bool {
+    while let Some((message, rest)) = cut(messages, 0, 4) {
+        messages = rest;
+        let kind = message.get(4..6).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes);
+        let [verb, subsystem] = kind.to_ne_bytes();
+        if u16::from(subsystem) != SUBSYSTEM {
+            continue;
+        }
+        // After the two headers.
+        let attributes = message.get(20..).unwrap_or_default();
+        let table = text(attributes, ATTR_TABLE);
+        let chain = match verb {
+            DEL_TABLE => None,
+            DEL_CHAIN => text(attributes, ATTR_CHAIN_NAME),
+            DEL_RULE => text(attributes, ATTR_RULE_CHAIN),
+            _ => Some(""),
+        };
+        let of_docker =
+            table == Some(docker::TABLE) && chain.is_none_or(|chain| docker::CHAINS.contains(&chain));
+        if table == Some(TABLE) || of_docker {
+            return true;
+        }
+    }
+    false
+}
+
+/// The first item of a list whose items say their own length at `at`, in `width` bytes, and what follows it.
+fn cut(list: &[u8], at: usize, width: usize) -> Option<(&[u8], &[u8])> {
+    let length = match list.get(at..at + width)? {
+        [a, b] => usize::from(u16::from_ne_bytes([*a, *b])),
+        [a, b, c, d] => usize::try_from(u32::from_ne_bytes([*a, *b, *c, *d])).ok()?,
+        _ => return None,
+    };
+    let item = list.get(..length.max(4))?;
+    Some((item, list.get(length.max(4).next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// The text of an attribute.
+fn text(mut attributes: &[u8], kind: u16) -> Option<&str> {
+    while let Some((attribute, rest)) = cut(attributes, 0, 2) {
+        attributes = rest;
+        if attribute.get(2..4)? == kind.to_ne_bytes() {
+            return std::str::from_utf8(attribute.get(4..)?).ok().map(|text| text.trim_end_matches('\0'));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, text: &str) -> Vec<u8> {
+        let length = 4 + text.len() + 1;
+        let mut bytes = [(length as u16).to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(text.bytes());
+        bytes.resize(length.next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn message(subsystem: u8, verb: u8, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let body = attributes.concat();
+        let mut bytes = ((20 + body.len()) as u32).to_ne_bytes().to_vec();
+        bytes.extend([verb, subsystem]);
+        bytes.resize(20, 0);
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn only_what_is_ours_counts() {
+        let of = |verb, table: &str, rest: &[Vec<u8>]| {
+            is_ours(&message(10, verb, &[&[attribute(ATTR_TABLE, table)], rest].concat()))
+        };
+        assert!(of(DEL_TABLE, "raftup", &[]));
+        assert!(of(6, "raftup", &[]), "a rule that was added");
+        assert!(of(DEL_TABLE, "filter", &[]));
+        assert!(of(DEL_RULE, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER-USER")]));
+        assert!(of(DEL_CHAIN, "filter", &[attribute(ATTR_CHAIN_NAME, "DOCKER-USER")]));
+        assert!(!of(DEL_RULE, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER")]));
+        assert!(!of(6, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER-USER")]), "a rule of the user's");
+        assert!(!of(DEL_TABLE, "nat", &[]));
+        assert!(!is_ours(&message(1, DEL_TABLE, &[attribute(ATTR_TABLE, "raftup")])), "another subsystem");
+        let both =
+            [message(10, 15, &[]), message(10, DEL_TABLE, &[attribute(ATTR_TABLE, "raftup")])].concat();
+        assert!(is_ours(&both));
+    }
+
+    #[test]
+    fn no_bytes_are_too_strange() {
+        let good = message(10, DEL_TABLE, &[attribute(ATTR_TABLE, "raftup")]);
+        for end in 0..good.len() {
+            is_ours(&good[..end]);
+            for at in 0..end {
+                let mut bad = good[..end].to_vec();
+                bad[at] ^= 0xff;
+                is_ours(&bad);
+            }
+        }
+    }
+}
