@@ -5,8 +5,7 @@
 
 use std::io;
 
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use tokio::io::unix::AsyncFd;
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_NETFILTER};
 
 use super::{docker, ruleset::TABLE};
 
@@ -15,6 +14,9 @@ const NFNLGRP_NFTABLES: u32 = 7;
 
 /// Bytes of changes that wait to be read; after more of them everything counts as changed.
 const WAITING: usize = 1 << 20;
+
+/// Bytes of one message that are read; the kernel makes none longer.
+const BUFFER: usize = 64 << 10;
 
 // Messages and attributes, from linux/netfilter/nf_tables.h.
 const SUBSYSTEM: u16 = 10;
@@ -29,26 +31,24 @@ const ATTR_RULE_CHAIN: u16 = 2;
 const ATTR_CHAIN_NAME: u16 = 3;
 
 /// Listens. Dropping it ends that.
-#[derive(Debug)]
-pub struct Guard(AsyncFd<Socket>);
+pub struct Guard(TokioSocket);
 
 impl Guard {
     /// Listens from now on. Errors: the kernel knows no nftables.
     pub fn start() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind(&SocketAddr::new(0, 0))?;
-        socket.set_non_blocking(true)?;
-        socket.set_rx_buf_sz(i32::try_from(WAITING).unwrap_or(i32::MAX))?;
-        socket.add_membership(NFNLGRP_NFTABLES)?;
-        Ok(Self(AsyncFd::register(socket)?))
+        let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+        socket.socket_ref().set_rx_buf_sz(i32::try_from(WAITING).unwrap_or(i32::MAX))?;
+        socket.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
+        Ok(Self(socket))
     }
 
     /// Passes over all that was told until now.
     pub fn settle(&self) {
-        let mut buffer = Vec::with_capacity(64 << 10);
+        let mut buffer = Vec::with_capacity(BUFFER);
         loop {
             buffer.clear();
-            match self.0.get_ref().recv(&mut buffer, 0) {
+            match self.0.socket_ref().recv(&mut buffer, 0) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Interrupted, or told that some were lost: there may be more.
                 Ok(_) | Err(_) => {}
@@ -57,17 +57,15 @@ impl Guard {
     }
 
     /// Returns when someone has changed what is ours. Cancel-safe: what was read and is not ours is of no use later.
-    pub async fn disturbed(&self) {
-        let mut buffer = Vec::with_capacity(64 << 10);
+    pub async fn disturbed(&mut self) {
+        let mut buffer = Vec::with_capacity(BUFFER);
         loop {
             buffer.clear();
-            // Errors of the reactor do not pass; a loop on them would be worse than not to listen.
-            let Ok(mut ready) = self.0.readable().await else { return std::future::pending().await };
-            match ready.try_io(|socket| socket.get_ref().recv(&mut buffer, 0)) {
-                Ok(Ok(_)) if is_ours(&buffer) => return,
-                Ok(Ok(_)) | Err(_) => {}
+            match self.0.recv(&mut buffer).await {
+                Ok(()) if is_ours(&buffer) => return,
+                Ok(()) => {}
                 // More was told than waits.
-                Ok(Err(_)) => return,
+                Err(_) => return,
             }
         }
     }
