@@ -185,7 +185,7 @@ fn explain(managers: &[SocketAddr], errors: &[NetError]) -> Refusal {
     }
     if managers.is_empty() {
         return Refusal::new(Code::Invalid, "the token names no manager")
-            .hint("name one with `--manager ADDRESS`");
+            .hint("name one with `--via ADDR:PORT`");
     }
     let silent = |error: &NetError| matches!(error, NetError::Silent { .. } | NetError::Refused { .. });
     if let Some(error) = find(|_| true).filter(|error| !silent(error)) {
@@ -195,7 +195,7 @@ fn explain(managers: &[SocketAddr], errors: &[NetError]) -> Refusal {
     let ports: std::collections::BTreeSet<u16> = managers.iter().map(SocketAddr::port).collect();
     let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
     Refusal::new(Code::Unavailable, format!("no manager answers; tried {}", tried.join(", "))).hint(format!(
-        "is raftupd running there, and is UDP {} open from here to there? `--manager ADDRESS` names another manager",
+        "is raftupd running there, and is UDP {} open from here to there? `--via ADDR:PORT` names another manager",
         ports.join(", ")
     ))
 }
