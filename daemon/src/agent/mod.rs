@@ -270,8 +270,10 @@ impl Agent {
     /// What an operator of this node should know, one line a matter.
     pub fn problems(&self) -> Vec<String> {
         let engine = (!*self.up.borrow()).then(|| "Docker Engine does not answer".to_owned());
-        let refused =
-            self.refused.borrow().as_ref().map(|refusal| format!("the leader refuses this node: {refusal}"));
+        let refused = self.refused.borrow().as_ref().map(|refusal| {
+            let hint = refusal.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            format!("the cluster refuses this node: {refusal}{hint}")
+        });
         engine.into_iter().chain(refused).collect()
     }
 

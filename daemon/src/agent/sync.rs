@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::report::Reports;
-use crate::net::{Net, Peer, Stream};
+use crate::net::{Net, NetError, Peer, Stream};
 
 const BEAT: Duration = Duration::from_millis(SESSION_BEAT_MS);
 /// A session in which nothing was heard for this long is over.
@@ -119,7 +119,12 @@ impl Sync {
                     self.refused.send_replace(Some(refusal));
                     return None;
                 }
-                Err(error) => tracing::debug!(node = %peer.node, addr = %peer.addr, "no session: {error:#}"),
+                Err(error) => {
+                    tracing::debug!(node = %peer.node, addr = %peer.addr, "no session: {error:#}");
+                    if let Some(error) = error.downcast_ref::<NetError>().filter(|error| error.is_final()) {
+                        self.refused.send_replace(Some(error.refusal()));
+                    }
+                }
             }
         }
         None

@@ -90,7 +90,9 @@ pub(super) async fn send(member: &Member, to: Peer, mut request: Request) -> Res
         Refusal::new(Code::Unavailable, format!("node {node} does not answer: {error}"))
             .hint("try again; `raftup node ls` says which nodes are up")
     };
-    let stream = member.net.open(to, Hello::Api).await.map_err(|error| unreachable(&error))?;
+    let opened = member.net.open(to, Hello::Api).await;
+    let stream =
+        opened.map_err(|error| if error.is_final() { error.refusal() } else { unreachable(&error) })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| unreachable(&error))?;

@@ -36,6 +36,10 @@ impl FrameError {
     }
 }
 
+/// The way back for the copy of a data directory; the original needs none.
+const COPIED: &str = "if this data directory was copied from there: `raftup leave --force` here, then \
+    `raftup join TOKEN` as a new node; the original is not affected";
+
 /// No usable connection to a node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
@@ -130,7 +134,7 @@ pub enum NetError {
 }
 
 impl NetError {
-    /// The refusal that a person gets; the hint is in the words already.
+    /// The refusal that a person gets; but for a copy of a node, the hint is in the words already.
     pub fn refusal(&self) -> Refusal {
         let code = match self {
             Self::NoIdentity | Self::Duplicate { .. } => Code::Conflict,
@@ -143,7 +147,13 @@ impl NetError {
             | Self::Closed { .. }
             | Self::Lost { .. } => Code::Unavailable,
         };
-        Refusal::new(code, self)
+        let refusal = Refusal::new(code, self);
+        if let Self::Duplicate { .. } = self { refusal.hint(COPIED) } else { refusal }
+    }
+
+    /// Another try does not help: the cluster does not know this node any more, or knows another machine as it.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Duplicate { .. } | Self::Removed)
     }
 
     /// What the loss of a connection to `addr` means.

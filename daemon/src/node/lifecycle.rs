@@ -354,6 +354,7 @@ async fn ask_to_leave(member: &Member) -> Result<(), Refusal> {
                     Err(CallError::Refused(refusal)) if refusal.code != Code::Unavailable => {
                         return Err(refusal);
                     }
+                    Err(CallError::Unreachable(error)) if error.is_final() => return Err(error.refusal()),
                     Err(error) => debug!(error = %error, "asking to leave again"),
                 },
                 (None, None) => {}
