@@ -185,6 +185,11 @@ impl Running {
         let Some(record) = record else { return Ok(()) };
         if first.is_some() {
             store::create(&self.state_dir(), self.member.node, record.member)?;
+        } else if store::member(&self.state_dir())?.is_none() {
+            // As the refusal of lost or damaged storage says; without any, it promised nothing that it could forget.
+            warn!("the replicated state was removed: this node is no manager until it is promoted again");
+            let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            return self.keep(Record { manager: None, ..record });
         }
         let manager = self.start_manager(&record).await?;
         if let Some(first) = first {

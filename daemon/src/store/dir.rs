@@ -32,7 +32,7 @@ const MODE: u32 = 0o600;
 
 /// What to do when a manager's files cannot be used.
 pub(super) const WAY_BACK: &str = "the other managers have everything: on one of them run `raftup node demote NODE`, \
-    then remove the files `manager` and `raft` here, start raftupd, and run `raftup node promote NODE`; \
+    then remove the directory `raft` in the data directory here, start raftupd, and run `raftup node promote NODE`; \
     its containers keep running meanwhile";
 
 /// The paths below a state directory.
