@@ -35,6 +35,9 @@ const CALM: Duration = Duration::from_millis(300);
 /// Longest wait after failures.
 const RETRY_MOST: Duration = Duration::from_secs(15);
 
+/// Wait until what only an operator can mend is tried again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// What the loop needs.
 #[derive(Debug)]
 pub struct RoutesConfig {
@@ -154,7 +157,8 @@ impl Applier {
                     if done {
                         applied.send_replace(now.generation);
                     }
-                    None
+                    // Nobody tells when another program lets go of a port.
+                    (!self.problems.borrow().is_empty()).then_some(LOOK_AGAIN)
                 }
                 Err(error) => {
                     failures += 1;
