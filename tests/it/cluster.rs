@@ -1,23 +1,17 @@
-//! Whole clusters: real daemons on real engines, with load, kills and bad input.
+//! Whole clusters, and words to talk to them.
 
-use std::{
-    path::PathBuf,
-    process::Output,
-    time::{Duration, SystemTime},
-};
+use std::{path::PathBuf, process::Output, time::Duration};
 
 use raftup_tests::{
     lab::{Host, Lab, Options, wait_for},
     load::{Mode, Plan, Report, Running},
 };
 
-const SOON: Duration = Duration::from_secs(30);
-
-/// New connections may fail for that long after a host has died.
-const BLIND: Duration = Duration::from_secs(2);
+/// Longest wait for anything that takes seconds on a machine that has nothing else to do.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// A service that says who answers, from the lab's own image.
-const WEB: &str = "services:
+pub(crate) const WEB: &str = "services:
   web:
     image: raftup/helper:1
     ports: ['8080:8080']
@@ -25,57 +19,101 @@ const WEB: &str = "services:
     deploy: {replicas: 3}
 ";
 
-fn cluster(id: &str, hosts: u8) -> Lab {
-    let lab = Lab::up(&Options::new(id, hosts).unwrap()).unwrap_or_else(|error| panic!("{error:#}"));
-    let first = lab.host("h1");
-    well(first.raftup(&["init"]).unwrap());
-    let token = well(first.raftup(&["token", "--quiet"]).unwrap());
-    for host in lab.hosts().skip(1) {
-        well(host.raftup(&["join", token.trim()]).unwrap());
-    }
+/// Hosts with daemons, in no cluster.
+pub(crate) fn lab(options: &Options) -> Lab {
+    Lab::up(options).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Hosts that form one cluster.
+pub(crate) fn cluster(id: &str, hosts: u8) -> Lab {
+    let lab = lab(&Options::new(id, hosts).unwrap());
+    form(&lab, usize::from(hosts));
     lab
 }
 
+/// Makes a cluster of the first `hosts` hosts.
+pub(crate) fn form(lab: &Lab, hosts: usize) {
+    let first = lab.host("h1");
+    well(first.raftup(&["init"]).unwrap());
+    for host in lab.hosts().take(hosts).skip(1) {
+        join(first, host);
+    }
+}
+
+/// Lets `host` into the cluster of `member`.
+pub(crate) fn join(member: &Host, host: &Host) {
+    well(host.raftup(&["join", &token(member)]).unwrap());
+}
+
+/// The token of the cluster that this host is in.
+pub(crate) fn token(host: &Host) -> String {
+    well(host.raftup(&["token", "--quiet"]).unwrap()).trim().to_owned()
+}
+
 /// What a command printed; it must have succeeded.
-fn well(output: Output) -> String {
+pub(crate) fn well(output: Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
 }
 
-/// What a command said when it was refused: its exit status and its messages.
-fn refused(output: Output) -> (i32, String) {
+/// What a command answered that was refused: its exit status, and its messages from the first error on. The lab's own
+/// addresses and paths are told as those of any lab.
+pub(crate) fn refused(lab: &Lab, output: Output) -> String {
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+    let code = output.status.code().unwrap_or(-1);
+    format!("exit {code}\n{}", plain(lab, errors(&String::from_utf8_lossy(&output.stderr))))
 }
 
-fn write(lab: &Lab, name: &str, text: &str) -> PathBuf {
+/// From the first error on: what comes before is progress, which differs from run to run.
+fn errors(text: &str) -> &str {
+    let at = if text.starts_with("error:") { Some(0) } else { text.find("\nerror:").map(|at| at + 1) };
+    at.map_or(text, |at| &text[at..])
+}
+
+/// Text without what differs between labs.
+pub(crate) fn plain(lab: &Lab, text: &str) -> String {
+    let [a, b, c, _] = lab.client().addr().octets();
+    let share = format!("{}/", lab.share().display());
+    text.replace(&share, "").replace(&format!("{a}.{b}.{c}."), "10.99.0.")
+}
+
+pub(crate) fn write(lab: &Lab, name: &str, text: &str) -> PathBuf {
     let path = lab.share().join(name);
     std::fs::write(&path, text).unwrap();
     path
 }
 
-fn deploy(lab: &Lab, host: &Host, stack: &str, file: &str) -> Output {
+/// Deploys a file with this text as a stack.
+pub(crate) fn deploy(lab: &Lab, host: &Host, stack: &str, file: &str) -> Output {
     let path = write(lab, &format!("{stack}.yaml"), file);
     host.raftup(&["stack", "deploy", "-c", &path.display().to_string(), stack]).unwrap()
 }
 
-fn url(host: &Host) -> String {
-    format!("http://{}:8080/", host.addr())
+/// What the outside client gets for a path at a host's port. Errors: no good answer.
+pub(crate) fn get(lab: &Lab, host: &Host, port_and_path: &str) -> anyhow::Result<String> {
+    lab.client().sh(&format!("curl -sS -f -m 2 'http://{}:{port_and_path}'", host.addr()))
 }
 
-fn load(lab: &Lab, hosts: &[&str]) -> Running {
-    let targets: Vec<String> = hosts.iter().map(|host| url(lab.host(host))).collect();
-    Running::start(lab, &Plan::new(Mode::Fresh, &targets, 60.0, Duration::from_secs(120))).unwrap()
+/// Load on port 8080 of hosts, each request over a connection of its own.
+pub(crate) fn load(lab: &Lab, hosts: &[&str]) -> Running {
+    load_in(Mode::Fresh, lab, hosts)
 }
 
-fn lossless(report: &Report, least: u64) {
+/// Load on port 8080 of hosts until it is stopped.
+pub(crate) fn load_in(mode: Mode, lab: &Lab, hosts: &[&str]) -> Running {
+    let targets: Vec<String> =
+        hosts.iter().map(|host| format!("http://{}:8080/", lab.host(host).addr())).collect();
+    Running::start(lab, &Plan::new(mode, &targets, 60.0, Duration::from_secs(600))).unwrap()
+}
+
+pub(crate) fn lossless(report: &Report, least: u64) {
     assert!(report.ok >= least, "too little load to tell: {} requests", report.ok);
     assert_eq!(report.failed, 0, "of {}: {:?} {:?}", report.sent, report.classes, report.failures);
 }
 
-/// Containers of the stack on all hosts that are on, by host and id.
-fn containers(lab: &Lab) -> Vec<String> {
+/// Containers of the cluster on all hosts that are on, by host and id.
+pub(crate) fn containers(lab: &Lab) -> Vec<String> {
     let on = lab.hosts().filter(|host| host.is_on());
     let mut all: Vec<String> = on
         .flat_map(|host| {
@@ -87,126 +125,84 @@ fn containers(lab: &Lab) -> Vec<String> {
     all
 }
 
-#[test]
-fn a_stack_is_served_on_every_host_and_leaves_nothing() {
-    let lab = cluster("itstack", 3);
-    let (h1, h2) = (lab.host("h1"), lab.host("h2"));
-    well(deploy(&lab, h2, "shop", WEB));
-    let running = load(&lab, &["h1", "h2", "h3"]);
-    let before = containers(&lab);
-    assert_eq!(before.len(), 3);
-    well(deploy(&lab, h1, "shop", WEB));
-    assert_eq!(containers(&lab), before, "the same file changes nothing");
-    well(h1.raftup(&["service", "scale", "shop_web=6"]).unwrap());
-    assert_eq!(containers(&lab).len(), 6);
-    well(h1.raftup(&["service", "scale", "shop_web=2"]).unwrap());
-    well(deploy(
-        &lab,
-        h1,
-        "shop",
-        &WEB.replace("helper:1", "helper:2").replace("replicas: 3", "replicas: 2"),
-    ));
-    let report = running.stop().unwrap();
-    lossless(&report, 100);
-    assert!(report.versions.len() == 2, "both versions answered: {:?}", report.versions);
-    let client = lab.client().addr().to_string();
-    assert!(report.clients.keys().all(|seen| seen.starts_with(&client)), "{:?}", report.clients);
-    well(h2.raftup(&["stack", "rm", "shop"]).unwrap());
-    for host in lab.hosts() {
-        let left = "docker ps -aq; docker network ls -q -f name=shop; ip -o link | grep ' ru-[^f]' || true";
-        let clean = || Ok(host.sh(left)?.trim().is_empty().then_some(()));
-        wait_for(SOON, "containers, networks and bridges to go", clean).unwrap();
-    }
+/// Waits until the cluster takes a change through this host.
+pub(crate) fn writable(host: &Host, service: &str, replicas: u8) {
+    let scale = format!("{service}={replicas}");
+    let asked = || Ok(host.raftup(&["service", "scale", &scale])?.status.success().then_some(()));
+    wait_for(SOON, "a change that is taken", asked).unwrap();
 }
 
-#[test]
-fn names_lead_to_services_across_hosts() {
-    let lab = cluster("itnames", 3);
-    let file = format!(
-        "{WEB}  asker:\n    image: raftup/busybox:1\n    command: sleep 1000\n    deploy: {{mode: global}}\n"
-    );
-    well(deploy(&lab, lab.host("h1"), "shop", &file));
-    for host in lab.hosts() {
-        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | docker exec -i $(docker ps -q -f name=shop_asker) nc -w 2 web 8080 | grep version";
-        let answer = || Ok(host.sh(ask).ok());
-        wait_for(SOON, "an answer by name", answer).unwrap();
-    }
+/// What `raftup node ls` prints at this host. Errors: nobody can tell now.
+fn list(host: &Host) -> anyhow::Result<String> {
+    let output = host.raftup(&["node", "ls"])?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-#[test]
-fn daemons_that_are_killed_cost_nothing() {
-    let lab = cluster("itkill", 3);
-    well(deploy(&lab, lab.host("h1"), "shop", WEB));
-    let before = containers(&lab);
-    let running = load(&lab, &["h1", "h2", "h3"]);
-    for host in lab.hosts() {
-        host.kill_daemon().unwrap();
-    }
-    for host in lab.hosts() {
-        host.start_daemon().unwrap();
-    }
-    let asked = || Ok(lab.host("h2").raftup(&["ps", "--quiet"])?.status.success().then_some(()));
-    wait_for(SOON, "an answer of the cluster", asked).unwrap();
-    let engine = lab.host("h3");
-    engine.kill_engine().unwrap();
-    engine.start_engine().unwrap();
-    well(lab.host("h2").raftup(&["service", "scale", "shop_web=3"]).unwrap());
-    lossless(&running.stop().unwrap(), 30);
-    assert_eq!(containers(&lab), before, "nothing was restarted");
-}
-
-#[test]
-fn a_lost_host_is_replaced_even_if_it_led() {
-    let lab = cluster("itlost", 3);
-    well(deploy(&lab, lab.host("h1"), "shop", WEB));
-    let voters = || {
-        let nodes = well(lab.host("h1").raftup(&["node", "ls"])?);
-        Ok((nodes.matches("Reachable").count() == 2).then_some(()))
+/// Waits until `raftup node ls`, asked at this host, shows so many lines with this word.
+pub(crate) fn nodes(host: &Host, word: &str, count: usize) {
+    let seen = || {
+        let shown = list(host)?;
+        Ok((shown.lines().filter(|line| line.split_whitespace().any(|cell| cell == word)).count() == count)
+            .then_some(()))
     };
-    wait_for(SOON, "three managers", voters).unwrap();
-    let running = load(&lab, &["h2", "h3"]);
-    let died = SystemTime::now();
-    lab.host("h1").power_off().unwrap();
-    wait_for(SOON, "replacements", || Ok((containers(&lab).len() == 3).then_some(()))).unwrap();
-    let asked =
-        || Ok(lab.host("h2").raftup(&["service", "scale", "shop_web=4"])?.status.success().then_some(()));
-    wait_for(SOON, "a write", asked).unwrap();
-    let report = running.stop().unwrap();
-    let late = report.failures_after(died, BLIND);
-    assert!(late.is_empty(), "{late:?}");
-    assert!(report.ok > 100, "too little load to tell: {}", report.ok);
-    lab.host("h1").power_on().unwrap();
-    let back = || Ok((containers(&lab).len() == 4).then_some(()));
-    wait_for(SOON, "the old tasks to go", back).unwrap();
+    wait_for(SOON, &format!("{count} nodes that are {word}"), seen).unwrap();
 }
 
-#[test]
-fn bad_input_is_refused_with_what_to_do() {
-    let lab = cluster("itbad", 2);
-    let (h1, h2) = (lab.host("h1"), lab.host("h2"));
-    let told = |output: Output, status: i32, part: &str| {
-        let (code, text) = refused(output);
-        assert!(code == status && text.contains(part), "exit {code}: {text}");
+/// The host whose daemon leads.
+pub(crate) fn leader<'a>(lab: &'a Lab, asked: &Host) -> &'a Host {
+    let found = || {
+        let shown = list(asked)?;
+        let line = shown.lines().find(|line| line.contains(" Leader "));
+        Ok(line.and_then(|line| lab.hosts().find(|host| line.contains(&format!(" {} ", host.name())))))
     };
-    told(h1.raftup(&["init"]).unwrap(), 4, "in cluster");
-    let token = well(h1.raftup(&["token", "--quiet"]).unwrap());
-    let token = token.trim();
-    well(h2.raftup(&["leave"]).unwrap());
-    told(h2.raftup(&["ps"]).unwrap(), 7, "in no cluster");
-    told(h2.raftup(&["join", &token[..token.len() - 3]]).unwrap(), 3, "damaged or cut short");
-    well(h1.raftup(&["token", "--rotate", "--quiet"]).unwrap());
-    told(h2.raftup(&["join", token]).unwrap(), 6, "token");
-    told(h2.raftup(&["init", "--pool", "10.99.0.0/16"]).unwrap(), 4, "overlaps");
-    let fresh = well(h1.raftup(&["token", "--quiet"]).unwrap());
-    well(h2.raftup(&["join", fresh.trim()]).unwrap());
-    for (change, status, part) in [
-        (("replicas: 3", "replicas: 1000000000"), 3, "is not between 0 and 10000"),
-        (("8080:8080", "99999:80"), 3, "99999"),
-        (("image:", "imgae:"), 3, "imgae"),
-        (("replicas: 3", "replicas: 1, placement: {constraints: [node.hostname == moon]}"), 1, "no node"),
-        (("replicas: 3", "replicas: 1, resources: {reservations: {memory: 900G}}"), 1, "short of memory"),
-        (("raftup/helper:1", "nowhere.invalid/nothing:1"), 1, "nowhere.invalid"),
-    ] {
-        told(deploy(&lab, h1, "bad", &WEB.replace(change.0, change.1)), status, part);
+    wait_for(SOON, "leader", found).unwrap()
+}
+
+/// What containers, networks, links, routes, rules, held ports and neighbours there are on a host.
+pub(crate) fn traces(host: &Host) -> Vec<String> {
+    let look = "docker ps -aq; docker network ls --format '{{.Name}}'; \
+        ip -o link | cut -d: -f2 | cut -d@ -f1; ip -o -4 addr | cut -c4-60; ip route; ip rule; \
+        ip neigh show dev ru-fabric; bridge fdb show dev ru-fabric; \
+        nft -s list ruleset; ss -Hltun | awk '{print $1, $5}'";
+    let seen = host.sh(look).unwrap();
+    let mut lines: Vec<String> = seen.lines().map(str::to_owned).collect();
+    // The kernel lists neighbours in no order.
+    lines.sort();
+    lines
+}
+
+/// What is on all hosts of the lab now, to be compared after all stacks are gone.
+pub(crate) struct Before(Vec<(Host, Vec<String>)>);
+
+impl Before {
+    /// Waits until a cluster without stacks has come to rest, and looks.
+    pub(crate) fn of(lab: &Lab) -> Self {
+        let look = || lab.hosts().map(|host| (host.clone(), traces(host))).collect::<Vec<_>>();
+        let names =
+            |all: &[(Host, Vec<String>)]| all.iter().map(|(_, lines)| lines.clone()).collect::<Vec<_>>();
+        let mut last = look();
+        let rest = || {
+            let now = look();
+            let same = names(&now) == names(&last);
+            last = now;
+            Ok(same.then_some(()))
+        };
+        wait_for(SOON, "rest", rest).unwrap();
+        Self(last)
+    }
+
+    /// Waits until nothing else is there any more.
+    pub(crate) fn again(&self) {
+        for (host, before) in &self.0 {
+            let same = || {
+                let now = traces(host);
+                let more: Vec<_> = now.iter().filter(|line| !before.contains(line)).collect();
+                let less: Vec<_> = before.iter().filter(|line| !now.contains(line)).collect();
+                anyhow::ensure!(now == *before, "{}: left {more:#?}, missing {less:#?}", host.name());
+                Ok(Some(()))
+            };
+            wait_for(SOON, "end of all traces", same).unwrap_or_else(|error| panic!("{error:#}"));
+        }
     }
 }

@@ -3,13 +3,25 @@
 //! | module | what it checks |
 //! | --- | --- |
 //! | `layering` | the sources: who imports whom, and what is pure |
-//! | `cluster` | whole clusters, with load, kills and bad input |
 //! | `lab` | the lab itself, with real engines |
+//! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
+//! | `examples` | each stack of `compose-examples/`, deployed and used |
+//! | `ports` | that two UDP ports between hosts are enough |
+//! | `faults` | daemons, engines and hosts that die under load |
+//! | `identity` | data directories that were wiped or copied |
+//! | `input` | bad input, each with its message |
+//! | `cluster` | what these share |
 //!
 //! Tests with engines need root and what `tests/setup.sh` installs, and fail with that word where it is missing.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do: by panicking")]
 
 mod cluster;
+mod examples;
+mod faults;
+mod identity;
+mod input;
 mod lab;
 mod layering;
+mod ports;
+mod stacks;
