@@ -4,11 +4,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-lab=("${CARGO_TARGET_DIR:-target}/debug/raftup-lab" --id demo)
+tool=("${CARGO_TARGET_DIR:-target}/debug/raftup-lab" --id demo)
+# Without the lock below: engines and daemons of the demo outlive this script.
+lab() { "${tool[@]}" "$@" 9>&-; }
 on() {
     local host=$1
     shift
-    "${lab[@]}" exec "$host" -- "$@"
+    lab exec "$host" -- "$@"
 }
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 if [ ! -t 1 ]; then say() { printf '\n%s\n' "$*"; }; fi
@@ -18,8 +20,15 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
+# A script whose `make` was killed runs on, and would work on the hosts of the next one.
+exec 9>"${TMPDIR:-/tmp}/raftup-demo.lock"
+if ! flock --nonblock 9; then
+    echo "demo: an earlier one still runs; waiting for its end"
+    flock 9
+fi
+
 say "Three hosts, each with its own Docker Engine and raftupd"
-"${lab[@]}" up --hosts 3
+lab up --hosts 3
 
 say "h1 makes a cluster, the others join it"
 on h1 raftup init
@@ -34,12 +43,12 @@ on h1 raftup stack ps guestbook
 
 say "Every host answers"
 for host in h1 h2 h3; do
-    addr=$("${lab[@]}" addr "$host")
+    addr=$(lab addr "$host")
     echo "http://$addr:8081/"
     curl -sS --max-time 5 "http://$addr:8081/" | sed -n 's/<h1>.*<p>\(.*\)<\/p>.*/    \1/p'
 done
 
-me="${lab[*]}"
+me="${tool[*]}"
 cat <<END
 
 It is yours to try:
