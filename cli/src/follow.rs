@@ -35,6 +35,12 @@ pub(crate) enum Kind {
     Deploy,
     /// A service was scaled.
     Scale,
+    /// A service was changed.
+    Update,
+    /// A service was rolled back.
+    Rollback,
+    /// A node is being emptied.
+    Drain,
     /// A stack was removed.
     Removal,
 }
@@ -44,7 +50,8 @@ impl Kind {
     fn noun(self) -> &'static str {
         match self {
             Self::Deploy | Self::Removal => "stack",
-            Self::Scale => "service",
+            Self::Scale | Self::Update | Self::Rollback => "service",
+            Self::Drain => "node",
         }
     }
 
@@ -52,6 +59,9 @@ impl Kind {
         match self {
             Self::Deploy => "the deploy",
             Self::Scale => "the scaling",
+            Self::Update => "the update",
+            Self::Rollback => "the rollback",
+            Self::Drain => "the draining",
             Self::Removal => "the removal",
         }
     }
@@ -79,7 +89,8 @@ impl Change {
     fn look(&self) -> String {
         match self.kind {
             Kind::Deploy => format!("`raftup stack ps {}`", self.name),
-            Kind::Scale => format!("`raftup service ps {}`", self.name),
+            Kind::Scale | Kind::Update | Kind::Rollback => format!("`raftup service ps {}`", self.name),
+            Kind::Drain => format!("`raftup node ps {}`", self.name),
             Kind::Removal => "`raftup stack ls`".to_owned(),
         }
     }
@@ -91,7 +102,10 @@ impl Change {
                 let (tasks, services) = (counted(tasks as usize, "task"), counted(services.len(), "service"));
                 format!("stack `{}` runs: {tasks} of {services}", self.name)
             }
-            Kind::Scale => format!("service `{}` runs: {}", self.name, counted(tasks as usize, "task")),
+            Kind::Scale | Kind::Update | Kind::Rollback => {
+                format!("service `{}` runs: {}", self.name, counted(tasks as usize, "task"))
+            }
+            Kind::Drain => format!("node `{}` runs nothing any more", self.name),
             Kind::Removal => format!("stack `{}` is gone", self.name),
         }
     }
@@ -100,10 +114,13 @@ impl Change {
         let behind = services.iter().find(|service| service.running < service.desired);
         let what = format!("{} of {} `{}` failed: {reason}", self.kind.act(), self.kind.noun(), self.name);
         Refusal::new(Code::Failed, what).hint(match (self.kind, behind) {
-            (Kind::Deploy | Kind::Scale, Some(service)) => {
+            (Kind::Deploy | Kind::Scale | Kind::Update | Kind::Rollback, Some(service)) => {
                 format!("`raftup service ps {}` shows every attempt and why it ended", service.name)
             }
-            (Kind::Deploy | Kind::Scale, None) | (Kind::Removal, _) => {
+            (Kind::Drain, _) => {
+                format!("{} shows what stays; it stays as it is until a node can take it", self.look())
+            }
+            (Kind::Deploy | Kind::Scale | Kind::Update | Kind::Rollback, None) | (Kind::Removal, _) => {
                 format!("{} shows how it stands", self.look())
             }
         })
@@ -119,7 +136,7 @@ fn counted(count: usize, noun: &str) -> String {
 /// Errors: one of them failed, the time is over, the daemon cannot be reached any more, or Ctrl-C.
 pub(crate) async fn follow(client: &Client, changes: &[Change], limit: Limit) -> Result<(), Failure> {
     let Some(first) = changes.first() else { return Ok(()) };
-    let board = RefCell::new(Board::stderr(first.kind == Kind::Removal));
+    let board = RefCell::new(Board::stderr(matches!(first.kind, Kind::Removal | Kind::Drain)));
     let all =
         try_join_all(changes.iter().enumerate().map(|(index, change)| watch(client, index, change, &board)));
     // Cancel-safe: whatever is dropped here only looked on.

@@ -18,9 +18,10 @@
 //! | `DELETE /stacks/{stack}` | | [`Deployed`] |
 //! | `GET /services?stack=`, `GET /services/{service}` | | [`ServiceView`] |
 //! | `PATCH /services/{service}` | [`ServiceUpdate`] | [`Deployed`] |
+//! | `POST /services/{service}/rollback` | [`Rollback`] | [`Deployed`] |
 //! | `DELETE /services/{service}` | | [`Deployed`] |
 //! | `GET /tasks?stack=&service=&node=` | | [`TaskView`] |
-//! | `GET /progress?stack=` or `?service=`, with `&revision=` | | stream of [`Progress`] |
+//! | `GET /progress?stack=`, `?service=` or `?node=`, with `&revision=` | | stream of [`Progress`] |
 //! | `GET /services/{service}/logs?follow&tail=&since=` | | stream of [`LogLine`] |
 //! | `GET /debug/controllers` | | [`ControllerView`] |
 //!
@@ -29,13 +30,16 @@
 //!
 //! Progress is that of the newest change up to now, seen from a state that is not older than `revision`. Of a stack
 //! or a service that is being removed it is done when nothing of it is left; one that is gone is not found.
+//! That of a node is how far it is from having no task left.
 //! A stream that ends without an outcome was cut off, and is asked for again.
 //!
 //! Of logs, `tail` counts lines of each task (all without it), `since` is [`UnixMillis`], and `follow` is present or not.
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use ipnet::Ipv4Net;
@@ -45,7 +49,9 @@ use crate::{
     id::{ClusterId, NodeId, ServiceId, StackId, TaskId},
     name::{ServiceName, StackName},
     peer::{Platform, Role, TaskState},
-    spec::{Mode, PortSpec, ServiceSpec, StackSpec},
+    spec::{
+        FailureAction, MONITOR, Mode, PortSpec, Ratio, ServiceSpec, StackSpec, UpdateOrder, UpdatePolicy,
+    },
     unit::UnixMillis,
     view::Revision,
 };
@@ -324,6 +330,12 @@ pub struct ServiceView {
     pub removing: bool,
     /// Why it is not as it should be, one line a reason.
     pub waiting: Vec<String>,
+    /// How the last update stands, if there was one.
+    pub update: Option<UpdateStatus>,
+    /// The number of the version that is asked for.
+    pub version: u64,
+    /// The versions that are kept, newest first; any can be rolled back to.
+    pub versions: Vec<VersionView>,
     /// All of it.
     pub spec: ServiceSpec,
     /// When it was made.
@@ -332,12 +344,154 @@ pub struct ServiceView {
     pub updated: UnixMillis,
 }
 
+/// How an update or a rollback stands. The words are Docker's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateStatus {
+    /// Where it is.
+    pub state: UpdateState,
+    /// When it began.
+    pub started: UnixMillis,
+    /// When it was completed.
+    pub completed: Option<UnixMillis>,
+    /// Why it is there.
+    pub message: String,
+}
+
+/// Where an update is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateState {
+    /// Tasks are being replaced.
+    Updating,
+    /// Too many new tasks failed; nothing is replaced until it is updated, deployed or rolled back again.
+    Paused,
+    /// All tasks are of the new version.
+    Completed,
+    /// Tasks are being replaced by those of the version before.
+    RollbackStarted,
+    /// Too many of those failed.
+    RollbackPaused,
+    /// All tasks are of the version before.
+    RollbackCompleted,
+}
+
+impl UpdateState {
+    /// Tasks are being replaced.
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Updating | Self::RollbackStarted)
+    }
+
+    /// It stands, and somebody has to look.
+    pub fn is_paused(self) -> bool {
+        matches!(self, Self::Paused | Self::RollbackPaused)
+    }
+
+    /// It goes back, or went.
+    pub fn is_rollback(self) -> bool {
+        matches!(self, Self::RollbackStarted | Self::RollbackPaused | Self::RollbackCompleted)
+    }
+}
+
+impl fmt::Display for UpdateState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Updating => "updating",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::RollbackStarted => "rollback_started",
+            Self::RollbackPaused => "rollback_paused",
+            Self::RollbackCompleted => "rollback_completed",
+        })
+    }
+}
+
+/// What a service was asked to be at one time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionView {
+    /// Its number.
+    pub number: u64,
+    /// When it came.
+    pub at: UnixMillis,
+    /// Its image, as asked for.
+    pub image: String,
+}
+
 /// Change a service; what is not given stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServiceUpdate {
     /// The number of replicas; refused for a global service.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
+    /// The image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Environment variables to set.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env_add: BTreeMap<String, String>,
+    /// Environment variables to remove.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env_rm: Vec<String>,
+    /// Replace the tasks even if nothing changed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// How tasks are replaced by those of a newer version.
+    #[serde(skip_serializing_if = "PolicyUpdate::is_empty")]
+    pub update: PolicyUpdate,
+    /// The same on the way back.
+    #[serde(skip_serializing_if = "PolicyUpdate::is_empty")]
+    pub rollback: PolicyUpdate,
+}
+
+/// Change an [`UpdatePolicy`]; what is not given stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicyUpdate {
+    /// See [`UpdatePolicy::parallelism`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parallelism: Option<u32>,
+    /// See [`UpdatePolicy::delay`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Duration>,
+    /// See [`UpdatePolicy::order`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<UpdateOrder>,
+    /// See [`UpdatePolicy::monitor`]; 0 for the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Duration>,
+    /// See [`UpdatePolicy::failure_action`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_action: Option<FailureAction>,
+    /// See [`UpdatePolicy::max_failure_ratio`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_failure_ratio: Option<Ratio>,
+}
+
+impl PolicyUpdate {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// `policy` with what is given here.
+    pub fn applied_to(self, policy: UpdatePolicy) -> UpdatePolicy {
+        let monitor = self.monitor.map(|monitor| if monitor.is_zero() { MONITOR } else { monitor });
+        UpdatePolicy {
+            parallelism: self.parallelism.unwrap_or(policy.parallelism),
+            delay: self.delay.unwrap_or(policy.delay),
+            order: self.order.unwrap_or(policy.order),
+            monitor: monitor.unwrap_or(policy.monitor),
+            failure_action: self.failure_action.unwrap_or(policy.failure_action),
+            max_failure_ratio: self.max_failure_ratio.unwrap_or(policy.max_failure_ratio),
+        }
+    }
+}
+
+/// Roll a service back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rollback {
+    /// The number of a version that is kept; the one before the current one where not given.
+    pub to: Option<u64>,
 }
 
 /// A task as it is shown.
@@ -408,6 +562,8 @@ pub struct ServiceProgress {
     pub desired: u32,
     /// What is waited for, one line a reason.
     pub waiting: Vec<String>,
+    /// How its last update stands, if there was one.
+    pub update: Option<UpdateStatus>,
 }
 
 /// One line that a container wrote.

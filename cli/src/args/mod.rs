@@ -18,7 +18,7 @@ use crate::client::Host;
 pub(crate) use cluster::{Init, Join, Leave, Status, Token};
 pub(crate) use node::{NodeCommand, NodeUpdateArgs};
 pub(crate) use parse::{Limit, Scale, Since};
-pub(crate) use service::{LogArgs, ServiceCommand};
+pub(crate) use service::{LogArgs, ServiceCommand, UpdateArgs};
 pub(crate) use stack::{DeployArgs, StackCommand};
 pub(crate) use task::{Desired, Filter, Ps};
 

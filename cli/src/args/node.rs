@@ -7,7 +7,7 @@ use clap::{
 use clap_complete::engine::ArgValueCompleter;
 use raftup_proto::api::Availability;
 
-use super::{Listing, LongListing, Ps, parse};
+use super::{Listing, LongListing, Ps, Wait, parse};
 use crate::complete;
 
 /// `raftup node`.
@@ -77,7 +77,7 @@ pub(crate) struct NodeUpdateArgs {
     /// Id, beginning of an id, or host name
     #[arg(add = ArgValueCompleter::new(complete::nodes))]
     pub(crate) node: String,
-    /// active: tasks run there; pause: no new ones come; drain: all move elsewhere
+    /// active: tasks run there; pause: no new ones come; drain: all move elsewhere, which is waited for
     #[arg(
         long,
         value_parser = PossibleValuesParser::new(["active", "pause", "drain"]).map(|text| availability(&text))
@@ -89,6 +89,9 @@ pub(crate) struct NodeUpdateArgs {
     /// Label to remove; may be given several times
     #[arg(long, value_name = "KEY")]
     pub(crate) label_rm: Vec<String>,
+    /// How long it is waited for that a drained node is empty.
+    #[command(flatten)]
+    pub(crate) wait: Wait,
 }
 
 fn availability(text: &str) -> Availability {

@@ -1,6 +1,6 @@
 //! Values that are more than a word: durations, times, labels, scales.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp, civil, tz::TimeZone};
 use raftup_proto::unit::UnixMillis;
@@ -26,7 +26,7 @@ pub(crate) struct Scale {
 }
 
 /// `90s`, `5m`, `1h30m`; a bare number counts seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let odd = || "a duration is written like `90s`, `5m` or `1h30m`".to_owned();
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
@@ -68,6 +68,19 @@ pub(super) fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         Some(_) | None => Err("a label is written like `disk=ssd`".to_owned()),
     }
+}
+
+/// `KEY=VALUE`, where the value may be empty.
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("a variable is written like `LEVEL=debug`".to_owned()),
+    }
+}
+
+/// A word that the type knows; else the type says what it knows.
+pub(super) fn word<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
+    text.parse()
 }
 
 pub(super) fn scale(text: &str) -> Result<Scale, String> {

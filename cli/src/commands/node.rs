@@ -2,8 +2,9 @@
 
 use hyper::Method;
 use raftup_proto::{
-    api::{NodeUpdate, NodeView},
+    api::{Availability, NodeUpdate, NodeView},
     refusal::{Code, Refusal},
+    view::Revision,
 };
 
 use super::{each, task};
@@ -11,6 +12,7 @@ use crate::{
     args::{Listing, NodeCommand, NodeUpdateArgs},
     client::{Client, Path},
     failure::Failure,
+    follow::{Change, Kind, follow},
     show::{self, Look},
 };
 
@@ -78,7 +80,7 @@ async fn pin(client: &Client, names: &[String], manager: bool) -> Result<(), Fai
 }
 
 async fn update(client: &Client, args: NodeUpdateArgs) -> Result<(), Failure> {
-    let NodeUpdateArgs { node, availability, label_add, label_rm } = args;
+    let NodeUpdateArgs { node, availability, label_add, label_rm, wait } = args;
     let label_add = label_add.into_iter().collect();
     let update = NodeUpdate { availability, label_add, label_rm, manager: None };
     if update == NodeUpdate::default() {
@@ -87,7 +89,13 @@ async fn update(client: &Client, args: NodeUpdateArgs) -> Result<(), Failure> {
             .into());
     }
     change(client, &node, &update).await?;
-    Ok(show::answer(node)?)
+    show::answer(&node)?;
+    if availability != Some(Availability::Drain) || wait.detach {
+        return Ok(());
+    }
+    // The leader answers with what is not older than the change.
+    let change = Change { kind: Kind::Drain, name: node, revision: Revision(0) };
+    follow(client, &[change], wait.timeout).await
 }
 
 async fn change(client: &Client, name: &str, update: &NodeUpdate) -> Result<NodeView, Refusal> {

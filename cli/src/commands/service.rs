@@ -1,11 +1,14 @@
 //! `raftup service`.
 
 use hyper::Method;
-use raftup_proto::api::{Deployed, LogLine, ServiceUpdate, ServiceView};
+use raftup_proto::{
+    api::{Deployed, LogLine, Rollback, ServiceUpdate, ServiceView},
+    refusal::{Code, Refusal},
+};
 
 use super::{each, task};
 use crate::{
-    args::{Filter, LogArgs, LongListing, Scale, ServiceCommand, Wait},
+    args::{Filter, LogArgs, LongListing, Scale, ServiceCommand, UpdateArgs, Wait},
     client::{Client, Path},
     failure::Failure,
     follow::{Change, Kind, follow},
@@ -18,6 +21,8 @@ pub(super) async fn run(client: &Client, command: ServiceCommand) -> Result<(), 
         ServiceCommand::Ps { services, filter, listing } => ps(client, services, filter, listing).await,
         ServiceCommand::Inspect { services, json } => inspect(client, &services, json).await,
         ServiceCommand::Scale { scales, wait } => scale(client, &scales, wait).await,
+        ServiceCommand::Update(args) => update(client, &args).await,
+        ServiceCommand::Rollback { service, to, wait } => roll_back(client, &service, to, wait).await,
         ServiceCommand::Rm { services } => remove(client, &services).await,
         ServiceCommand::Logs(args) => logs(client, args).await,
     }
@@ -34,7 +39,7 @@ pub(super) async fn list(client: &Client, stack: Option<&str>, listing: LongList
         return Ok(show::lines(services.iter().map(|service| service.id))?);
     }
     show::answer(show::services(&services, Look::stdout().full(listing.no_trunc)))?;
-    show::waiting(&services).iter().for_each(show::note);
+    show::updates(&services).iter().chain(&show::waiting(&services)).for_each(show::note);
     Ok(())
 }
 
@@ -44,13 +49,18 @@ async fn ps(
     filter: Vec<Filter>,
     listing: LongListing,
 ) -> Result<(), Failure> {
-    let mut tasks = Vec::new();
+    let (mut tasks, mut views) = (Vec::new(), Vec::new());
     for service in services {
+        views.push(client.get::<ServiceView>(Path::new(["services", &service])).await?);
         let mut filter = filter.clone();
         filter.push(Filter::Service(service));
         tasks.extend(task::fetch(client, true, &filter).await?);
     }
-    task::print(&tasks, listing)
+    task::print(&tasks, listing)?;
+    if !listing.listing.json && !listing.listing.quiet {
+        show::updates(&views).iter().for_each(show::note);
+    }
+    Ok(())
 }
 
 async fn inspect(client: &Client, names: &[String], json: bool) -> Result<(), Failure> {
@@ -71,7 +81,7 @@ async fn inspect(client: &Client, names: &[String], json: bool) -> Result<(), Fa
 
 async fn scale(client: &Client, scales: &[Scale], wait: Wait) -> Result<(), Failure> {
     let scaled = each(scales, async |Scale { service, replicas }| {
-        let update = ServiceUpdate { replicas: Some(*replicas) };
+        let update = ServiceUpdate { replicas: Some(*replicas), ..ServiceUpdate::default() };
         let path = Path::new(["services", service]);
         let deployed: Deployed = client.send(Method::PATCH, path, &update).await?;
         show::answer(format!("{service} scaled to {replicas}"))?;
@@ -82,6 +92,42 @@ async fn scale(client: &Client, scales: &[Scale], wait: Wait) -> Result<(), Fail
         follow(client, &scaled.done, wait.timeout).await?;
     }
     scaled.end()
+}
+
+async fn update(client: &Client, args: &UpdateArgs) -> Result<(), Failure> {
+    let (path, update) = (Path::new(["services", &args.service]), args.to_update());
+    if args.rollback {
+        if update != ServiceUpdate::default() {
+            return Err(Refusal::new(Code::Invalid, "`--rollback` takes no other change beside it")
+                .hint("roll back first, then update")
+                .into());
+        }
+        return roll_back(client, &args.service, None, args.wait).await;
+    }
+    let deployed: Deployed = client.send(Method::PATCH, path, &update).await?;
+    told(client, Kind::Update, &args.service, deployed, args.wait).await
+}
+
+async fn roll_back(client: &Client, service: &str, to: Option<u64>, wait: Wait) -> Result<(), Failure> {
+    let path = Path::new(["services", service, "rollback"]);
+    let deployed: Deployed = client.send(Method::POST, path, &Rollback { to }).await?;
+    told(client, Kind::Rollback, service, deployed, wait).await
+}
+
+/// Says what was done, and watches it.
+async fn told(
+    client: &Client,
+    kind: Kind,
+    service: &str,
+    deployed: Deployed,
+    wait: Wait,
+) -> Result<(), Failure> {
+    show::answer(show::changes(&deployed.changes))?;
+    if wait.detach {
+        return Ok(());
+    }
+    let change = Change { kind, name: service.to_owned(), revision: deployed.revision };
+    follow(client, &[change], wait.timeout).await
 }
 
 async fn remove(client: &Client, names: &[String]) -> Result<(), Failure> {

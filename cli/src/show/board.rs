@@ -9,7 +9,7 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use raftup_proto::api::ServiceProgress;
+use raftup_proto::api::{ServiceProgress, UpdateState};
 
 use super::tell;
 
@@ -91,7 +91,7 @@ impl Live {
             if let Some(bar) = self.rows.get(&key) {
                 bar.set_length(u64::from(service.desired));
                 bar.set_position(u64::from(service.running));
-                bar.set_message(if self.removing { left(service) } else { service.waiting.join("; ") });
+                bar.set_message(if self.removing { left(service) } else { reasons(service).join("; ") });
             }
         }
         for ((_, _), bar) in self
@@ -148,18 +148,29 @@ impl Plain {
     }
 
     fn line(&self, service: &ServiceProgress) -> String {
-        let ServiceProgress { name, running, desired, waiting } = service;
+        let ServiceProgress { name, running, desired, .. } = service;
         if self.removing {
             return format!("{name}: {}", left(service));
         }
-        let reasons: String = waiting.iter().map(|reason| format!("; {reason}")).collect();
+        let reasons: String = reasons(service).iter().map(|reason| format!("; {reason}")).collect();
         format!("{name}: {running}/{desired} running{reasons}")
     }
+}
+
+/// How the update stands, unless it is complete or just goes on, and what is waited for.
+fn reasons(service: &ServiceProgress) -> Vec<String> {
+    let plain = |state| matches!(state, UpdateState::Updating | UpdateState::Completed);
+    let update = service.update.iter().filter(|update| !plain(update.state));
+    let update = update.map(|update| format!("{}: {}", update.state, update.message));
+    update.chain(service.waiting.iter().cloned()).collect()
 }
 
 fn left(service: &ServiceProgress) -> String {
     match service.running {
         0 => "stopped".to_owned(),
-        running => format!("{running} still running"),
+        running => {
+            let waiting: String = service.waiting.iter().map(|reason| format!("; {reason}")).collect();
+            format!("{running} still running{waiting}")
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! Services.
 
 use raftup_proto::{
-    api::ServiceView,
+    api::{ServiceView, UpdateState, UpdateStatus, VersionView},
     spec::{
         Amounts, Healthcheck, Mode, Mount, MountSource, PortSpec, RestartCondition, RestartPolicy,
-        ServiceSpec,
+        ServiceSpec, UpdatePolicy,
     },
 };
 
@@ -44,6 +44,18 @@ pub(crate) fn waiting(services: &[ServiceView]) -> Vec<String> {
     services.iter().flat_map(|service| service.waiting.iter().map(of(service))).collect()
 }
 
+/// Updates of services that are under way, stand, or were undone, one line each.
+pub(crate) fn updates(services: &[ServiceView]) -> Vec<String> {
+    let told = |service: &&ServiceView| {
+        service.update.as_ref().is_some_and(|update| update.state != UpdateState::Completed)
+    };
+    let line = |service: &ServiceView| {
+        let update = service.update.as_ref()?;
+        Some(format!("{} {}: {}", full_name(service), update.state, update.message))
+    };
+    services.iter().filter(told).filter_map(line).collect()
+}
+
 /// All there is to know about a service.
 pub(crate) fn inspect(service: &ServiceView, look: Look) -> String {
     let head = Fields::default()
@@ -53,12 +65,36 @@ pub(crate) fn inspect(service: &ServiceView, look: Look) -> String {
         .put("Mode", mode(service.mode))
         .put("Replicas", format!("{} of {} running", service.running, service.desired))
         .some("Status", service.removing.then_some("removing"))
+        .list("Update", service.update.as_ref().map(|status| update(status, look)))
         .list("Waiting for", &service.waiting)
         .put("Image", &service.image);
     spec(head, &service.spec)
         .put("Created", time::exact(look.now, service.created))
         .put("Updated", time::exact(look.now, service.updated))
+        .list("Versions", service.versions.iter().map(|one| version(service, one, look)))
         .render()
+}
+
+fn update(status: &UpdateStatus, look: Look) -> String {
+    let at = status.completed.unwrap_or(status.started);
+    format!("{} {}: {}", status.state, time::ago(look.now, at), status.message)
+}
+
+fn version(service: &ServiceView, version: &VersionView, look: Look) -> String {
+    let now = if version.number == service.version { " (now)" } else { "" };
+    format!("{}{now} {} {}", version.number, look.image(&version.image), time::ago(look.now, version.at))
+}
+
+fn policy(policy: &UpdatePolicy) -> String {
+    let UpdatePolicy { parallelism, delay, order, monitor, failure_action, max_failure_ratio } = policy;
+    let many = if *parallelism == 0 { "all at once".to_owned() } else { format!("{parallelism} at a time") };
+    let delay = if delay.is_zero() { String::new() } else { format!(", {delay:?} apart") };
+    let ratio = if max_failure_ratio.0 == 0 {
+        String::new()
+    } else {
+        format!(" if more than {max_failure_ratio} of them fail")
+    };
+    format!("{many}{delay}, {order}, watched for {monitor:?}, on failure {failure_action}{ratio}")
 }
 
 fn spec(head: Fields, spec: &ServiceSpec) -> Fields {
@@ -76,6 +112,8 @@ fn spec(head: Fields, spec: &ServiceSpec) -> Fields {
         .some("Reserved", amounts(spec.resources.reservations))
         .some("Limit", amounts(spec.resources.limits))
         .put("Restart", restart(&spec.restart))
+        .put("Update policy", policy(&spec.update))
+        .put("Rollback policy", policy(&spec.rollback))
         .list("Labels", pairs(&spec.labels))
         .list("Container labels", pairs(&container.labels))
 }

@@ -99,6 +99,8 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
             ..Resources::default()
         },
         labels: BTreeMap::new(),
+        update: Default::default(),
+        rollback: Default::default(),
     };
     let waiting = if running < replicas {
         vec!["slot 3: no node fits: 1 not ready, 2 short of memory".to_owned()]
@@ -116,6 +118,17 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
         ports: spec.ports.clone(),
         removing: false,
         waiting,
+        update: Some(UpdateStatus {
+            state: UpdateState::Completed,
+            started: ago(90),
+            completed: Some(ago(61)),
+            message: "update completed".to_owned(),
+        }),
+        version: 2,
+        versions: vec![
+            VersionView { number: 2, at: ago(90), image: "nginx:1.27@sha256:0123".to_owned() },
+            VersionView { number: 1, at: ago(7200), image: "nginx:1.26".to_owned() },
+        ],
         spec,
         created: ago(7200),
         updated: ago(61),
@@ -154,7 +167,7 @@ fn tasks() -> Vec<TaskView> {
 
 fn progress(name: &str, running: u32, desired: u32, waiting: &[&str]) -> ServiceProgress {
     let waiting = waiting.iter().map(|reason| (*reason).to_owned()).collect();
-    ServiceProgress { name: name.to_owned(), running, desired, waiting }
+    ServiceProgress { name: name.to_owned(), running, desired, waiting, update: None }
 }
 
 fn failure(failure: &Failure) -> String {
@@ -279,25 +292,30 @@ fn a_service_in_full() {
     check(
         super::service(&service("web", 2, 3), PLAIN),
         expect![[r#"
-        ID:           00000000000b
-        Name:         shop_web
-        Stack:        shop
-        Mode:         replicated
-        Replicas:     2 of 3 running
-        Waiting for:  slot 3: no node fits: 1 not ready, 2 short of memory
-        Image:        nginx:1.27
-        Command:      nginx -g "daemon off;"
-        Environment:  A=1
-                      B=
-        Ports:        *:80->8080/tcp
-        Networks:     default (also www)
-        Mounts:       /data <- volume data (read-only)
-        Constraints:  node.labels.disk == ssd
-        Reserved:     0.5 CPUs, 64MiB memory
-        Restart:      always, after 5s
-        Created:      2026-11-21 08:02:00 UTC (2 hours ago)
-        Updated:      2026-11-21 10:00:59 UTC (1 minute ago)
-    "#]],
+            ID:               00000000000b
+            Name:             shop_web
+            Stack:            shop
+            Mode:             replicated
+            Replicas:         2 of 3 running
+            Update:           completed 1 minute ago: update completed
+            Waiting for:      slot 3: no node fits: 1 not ready, 2 short of memory
+            Image:            nginx:1.27
+            Command:          nginx -g "daemon off;"
+            Environment:      A=1
+                              B=
+            Ports:            *:80->8080/tcp
+            Networks:         default (also www)
+            Mounts:           /data <- volume data (read-only)
+            Constraints:      node.labels.disk == ssd
+            Reserved:         0.5 CPUs, 64MiB memory
+            Restart:          always, after 5s
+            Update policy:    1 at a time, stop-first, watched for 5s, on failure pause
+            Rollback policy:  1 at a time, stop-first, watched for 5s, on failure pause
+            Created:          2026-11-21 08:02:00 UTC (2 hours ago)
+            Updated:          2026-11-21 10:00:59 UTC (1 minute ago)
+            Versions:         2 (now) nginx:1.27 1 minute ago
+                              1 nginx:1.26 2 hours ago
+        "#]],
     );
 }
 

@@ -1,11 +1,17 @@
-//! Changes that are waited for: deploy, scale, removal.
+//! Changes that are waited for: deploy, update, rollback, scale, drain, removal.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use expect_test::expect;
 use raftup_proto::{
-    api::{Action, ChangeView, Deployed, Outcome, Progress, ServiceProgress},
+    api::{
+        Action, Availability, ChangeView, Deployed, NodeState, NodeView, Outcome, Progress, ServiceProgress,
+        UpdateState, UpdateStatus,
+    },
+    id::NodeId,
+    peer::{Platform, Role},
     refusal::{Code, Refusal},
+    unit::UnixMillis,
     view::Revision,
 };
 use serde_json::json;
@@ -33,7 +39,7 @@ fn deployed(action: Action) -> Reply {
 
 fn at(running: u32, waiting: &[&str], outcome: Outcome) -> Progress {
     let waiting = waiting.iter().map(|reason| (*reason).to_owned()).collect();
-    let web = ServiceProgress { name: "shop_web".to_owned(), running, desired: 2, waiting };
+    let web = ServiceProgress { name: "shop_web".to_owned(), running, desired: 2, waiting, update: None };
     Progress { services: vec![web], outcome }
 }
 
@@ -278,8 +284,13 @@ async fn credentials_come_from_the_users_docker() {
 #[tokio::test]
 async fn services_are_scaled_together() {
     let progress = |name: &str, running| {
-        let service =
-            ServiceProgress { name: name.to_owned(), running, desired: running, waiting: Vec::new() };
+        let service = ServiceProgress {
+            name: name.to_owned(),
+            running,
+            desired: running,
+            waiting: Vec::new(),
+            update: None,
+        };
         Reply::lines([Progress { services: vec![service], outcome: Outcome::Done }])
     };
     let gone = Refusal::new(Code::NotFound, "there is no service `shop_x`");
@@ -329,4 +340,204 @@ async fn a_removal_is_watched_until_nothing_is_left() {
         -- status 0
     "#]]
     .assert_eq(&run(&daemon, &["stack", "down", "shop"]).await.to_string());
+}
+
+const WEB: &str = "GET /progress?service=shop_web&revision=7";
+
+fn updating(running: u32, state: UpdateState, message: &str, outcome: Outcome) -> Progress {
+    let mut progress = at(running, &[], outcome);
+    progress.services[0].update =
+        Some(UpdateStatus { state, started: UnixMillis(1), completed: None, message: message.to_owned() });
+    progress
+}
+
+#[tokio::test]
+async fn an_update_is_watched_until_it_is_complete() {
+    let daemon = Daemon::start().on("PATCH /services/shop_web", [deployed(Action::Updated)]).on(
+        WEB,
+        [Reply::lines([
+            updating(1, UpdateState::Updating, "update in progress", Outcome::Running),
+            updating(2, UpdateState::Completed, "update completed", Outcome::Done),
+        ])],
+    );
+    let flags = [
+        "service",
+        "update",
+        "--image",
+        "nginx:2",
+        "--env-add",
+        "A=b=c",
+        "--env-rm",
+        "OLD",
+        "--replicas",
+        "4",
+        "--update-parallelism",
+        "0",
+        "--update-delay",
+        "1m30s",
+        "--update-order",
+        "start-first",
+        "--update-monitor",
+        "0",
+        "--update-failure-action",
+        "rollback",
+        "--update-max-failure-ratio",
+        "0.25",
+        "--rollback-parallelism",
+        "2",
+        "--rollback-order",
+        "stop-first",
+        "--rollback-failure-action",
+        "continue",
+        "--rollback-delay",
+        "1s",
+        "--rollback-monitor",
+        "20s",
+        "--rollback-max-failure-ratio",
+        "1",
+        "--force",
+        "shop_web",
+    ];
+    expect![[r#"
+        Updating service shop_web
+        -- stderr
+        shop_web: 1/2 running
+        shop_web: 2/2 running
+        service `shop_web` runs: 2 tasks
+        -- status 0
+    "#]]
+    .assert_eq(&run(&daemon, &flags).await.to_string());
+    let seconds = |secs: u64| json!({"secs": secs, "nanos": 0});
+    let body = json!({
+        "replicas": 4, "image": "nginx:2", "env_add": {"A": "b=c"}, "env_rm": ["OLD"], "force": true,
+        "update": {
+            "parallelism": 0, "delay": seconds(90), "order": "start-first", "monitor": seconds(0),
+            "failure_action": "rollback", "max_failure_ratio": 250_000,
+        },
+        "rollback": {
+            "parallelism": 2, "delay": seconds(1), "order": "stop-first", "monitor": seconds(20),
+            "failure_action": "continue", "max_failure_ratio": 1_000_000,
+        },
+    });
+    assert_eq!(daemon.asked()[0].body, body);
+}
+
+#[tokio::test]
+async fn an_update_that_was_undone_fails() {
+    let why = "update rolled back due to failure or early termination of task 0a: unhealthy";
+    let reason = format!("service `shop_web`: rollback completed; {why}");
+    let daemon = Daemon::start().on("PATCH /services/shop_web", [deployed(Action::Updated)]).on(
+        WEB,
+        [Reply::lines([
+            updating(1, UpdateState::RollbackStarted, why, Outcome::Running),
+            updating(2, UpdateState::RollbackCompleted, "rollback completed", Outcome::Failed { reason }),
+        ])],
+    );
+    expect![[r#"
+        Updating service shop_web
+        -- stderr
+        shop_web: 1/2 running; rollback_started: update rolled back due to failure or early termination of task 0a: unhealthy
+        shop_web: 2/2 running; rollback_completed: rollback completed
+        error: the update of service `shop_web` failed: service `shop_web`: rollback completed; update rolled back due to failure or early termination of task 0a: unhealthy
+        hint: `raftup service ps shop_web` shows how it stands
+        -- status 1
+    "#]].assert_eq(&run(&daemon, &["service", "update", "--force", "shop_web"]).await.to_string());
+}
+
+#[tokio::test]
+async fn services_are_rolled_back() {
+    let daemon = Daemon::start().on("POST /services/shop_web/rollback", [deployed(Action::Updated)]).on(
+        WEB,
+        [Reply::lines([updating(2, UpdateState::RollbackCompleted, "rollback completed", Outcome::Done)])],
+    );
+    expect![[r#"
+        Updating service shop_web
+        -- stderr
+        shop_web: 2/2 running; rollback_completed: rollback completed
+        service `shop_web` runs: 2 tasks
+        -- status 0
+    "#]]
+    .assert_eq(&run(&daemon, &["service", "rollback", "--to", "3", "shop_web"]).await.to_string());
+    assert_eq!(daemon.asked()[0].body, json!({"to": 3}));
+    expect![[r#"
+        Updating service shop_web
+        -- stderr
+        -- status 0
+    "#]]
+    .assert_eq(&run(&daemon, &["service", "update", "--rollback", "-d", "shop_web"]).await.to_string());
+    let both = ["service", "update", "--rollback", "--update-delay", "1s", "shop_web"];
+    expect![[r#"
+        -- stderr
+        error: `--rollback` takes no other change beside it
+        hint: roll back first, then update
+        -- status 3
+    "#]]
+    .assert_eq(&run(&daemon, &both).await.to_string());
+}
+
+#[tokio::test]
+async fn a_node_is_watched_until_it_is_empty() {
+    let left = |running| Progress {
+        services: vec![ServiceProgress {
+            name: "shop_web".to_owned(),
+            running,
+            desired: 0,
+            waiting: vec!["1 starting".to_owned()],
+            update: None,
+        }],
+        outcome: Outcome::Running,
+    };
+    let done = Progress { services: Vec::new(), outcome: Outcome::Done };
+    let path = "GET /progress?node=web3&revision=0";
+    let daemon = || Daemon::start().on("PATCH /nodes/web3", [Reply::json(node())]);
+    let drain = ["node", "update", "--availability", "drain", "web3"];
+    let watched = daemon().on(path, [Reply::lines([left(2), left(1), done])]);
+    expect![[r#"
+        web3
+        -- stderr
+        shop_web: 2 still running; 1 starting
+        shop_web: 1 still running; 1 starting
+        shop_web: gone
+        node `web3` runs nothing any more
+        -- status 0
+    "#]]
+    .assert_eq(&run(&watched, &drain).await.to_string());
+    let reason = "service `shop_web`: slot 1: no node fits: 1 drained".to_owned();
+    let stuck = Progress { outcome: Outcome::Failed { reason }, ..left(1) };
+    expect![[r#"
+        web3
+        -- stderr
+        shop_web: 1 still running; 1 starting
+        error: the draining of node `web3` failed: service `shop_web`: slot 1: no node fits: 1 drained
+        hint: `raftup node ps web3` shows what stays; it stays as it is until a node can take it
+        -- status 1
+    "#]]
+    .assert_eq(&run(&daemon().on(path, [Reply::lines([stuck])]), &drain).await.to_string());
+    let pause = ["node", "update", "--availability", "pause", "web3"];
+    expect![[r#"
+        web3
+        -- stderr
+        -- status 0
+    "#]]
+    .assert_eq(&run(&daemon(), &pause).await.to_string());
+}
+
+fn node() -> NodeView {
+    NodeView {
+        id: NodeId::new(3),
+        hostname: "web3".to_owned(),
+        state: NodeState::Ready,
+        message: None,
+        availability: Availability::Drain,
+        role: Role::Manager,
+        pinned: None,
+        manager: None,
+        addr: "192.0.2.3:7238".parse().unwrap(),
+        labels: Default::default(),
+        version: "0.1.0".to_owned(),
+        platform: Platform::default(),
+        tasks: 0,
+        created: UnixMillis(1),
+        this: false,
+    }
 }

@@ -61,7 +61,7 @@ impl Driver<'_> {
         let now = now();
         agenda.merge(std::mem::take(&mut self.left));
         agenda.services.extend(self.due.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id));
-        agenda.services.extend(world.draining());
+        agenda.services.extend(world.handing_over());
         if agenda.is_empty() {
             return;
         }
@@ -114,7 +114,7 @@ impl Driver<'_> {
             return "retry";
         }
         let mut editions = self.reign.views.watch();
-        let draining = !self.reign.views.world().draining().is_empty();
+        let handing_over = !self.reign.views.world().handing_over().is_empty();
         let next = self.due.values().min().copied();
         let pause = next.map(|at| at.since(now()));
         if !self.reign.views.is_quiet() {
@@ -123,7 +123,7 @@ impl Driver<'_> {
         // Watches and timers lose nothing when a wait on them is dropped.
         tokio::select! {
             _ = editions.changed() => "change",
-            _ = self.acks.changed(), if draining => "routes in force",
+            _ = self.acks.changed(), if handing_over => "routes in force",
             () = sleep(pause.unwrap_or_default()), if pause.is_some() => "due",
         }
     }

@@ -96,6 +96,8 @@ impl Lab {
             placement: Default::default(),
             resources: Default::default(),
             labels: BTreeMap::new(),
+            update: Default::default(),
+            rollback: Default::default(),
         };
         let spec = StackSpec {
             name: "shop".parse().unwrap(),

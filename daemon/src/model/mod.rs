@@ -17,6 +17,6 @@ pub use cluster::{Cluster, ClusterInfo, TokenHashes};
 pub use network::{Network, Volume};
 pub use node::{Membership, Node};
 pub use object::{Change, ChangeSet, Meta, Object, ObjectKey};
-pub use service::{Service, Version};
+pub use service::{Rollout, Service, Version};
 pub use stack::Stack;
 pub use task::{Desired, Slot, Task};

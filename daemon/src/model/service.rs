@@ -1,8 +1,13 @@
 //! A service and the versions of its spec.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+};
 
 use raftup_proto::{
+    api::{UpdateState, UpdateStatus},
     id::{NetworkId, ServiceId, StackId},
     name::{ServiceName, StackName, VolumeName},
     spec::ServiceSpec,
@@ -10,7 +15,7 @@ use raftup_proto::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Meta;
+use super::{Meta, Slot};
 
 /// One container template and how many of it should run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +30,11 @@ pub struct Service {
     pub stack_name: StackName,
     /// Its name in the stack.
     pub name: ServiceName,
-    /// What was asked for, newest last, never empty: the current version and those that tasks still have.
+    /// What was asked for, newest last, never empty: the current version, those that tasks still have, and some more to
+    /// roll back to.
     pub versions: Vec<Version>,
+    /// How the replacement of tasks by those of the current version stands; none if nothing was ever replaced.
+    pub rollout: Option<Rollout>,
     /// Its networks, in the order of the spec.
     pub networks: Vec<NetworkId>,
     /// Its virtual address on each of its networks.
@@ -42,8 +50,10 @@ pub struct Service {
 /// What was asked for at one time. Tasks name the version that they were made from by its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
-    /// Counted up with each change that needs new containers.
+    /// Counted up with each change.
     pub number: u64,
+    /// The version whose containers will do for this one: its own number, if it needed new ones.
+    pub containers: u64,
     /// When it came.
     pub at: UnixMillis,
     /// The image with its digest where it was resolved at deploy, else as asked for.
@@ -53,10 +63,38 @@ pub struct Version {
     pub spec: Arc<ServiceSpec>,
 }
 
+/// The replacement of tasks of older versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// How it stands.
+    pub status: UpdateStatus,
+    /// An update that failed brought it about, nobody asked for it.
+    pub automatic: bool,
+    /// Slots that had to change when it began.
+    pub slots: u32,
+    /// Those whose new task failed while it was watched.
+    pub failed: BTreeSet<Slot>,
+}
+
 impl Service {
     /// The newest version.
     pub fn current(&self) -> &Version {
         self.versions.last().expect("`apply` refuses a service without a version")
+    }
+
+    /// The version before the current one, while it is kept.
+    pub fn previous(&self) -> Option<&Version> {
+        self.versions.iter().rev().nth(1)
+    }
+
+    /// Containers of the version of that number will do.
+    pub fn is_current(&self, number: u64) -> bool {
+        self.version(number).is_some_and(|version| version.containers == self.current().containers)
+    }
+
+    /// How its rollout stands; none if there was none.
+    pub fn update_state(&self) -> Option<UpdateState> {
+        self.rollout.as_ref().map(|rollout| rollout.status.state)
     }
 
     /// The version of that number, while a task has it.

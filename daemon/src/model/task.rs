@@ -34,6 +34,10 @@ pub struct Task {
     pub status: TaskStatus,
     /// It is not started before; the restart policy's delay.
     pub not_before: Option<UnixMillis>,
+    /// The task of its slot that goes once this one serves; none where that one had to go first.
+    pub replaces: Option<TaskId>,
+    /// When it was first heard to run, by the leader's clock.
+    pub ready: Option<UnixMillis>,
     /// Restarts of this slot that came before it within the policy's window, because a task ended by itself.
     pub restarts: u32,
 }

@@ -2,13 +2,9 @@
 //!
 //! Owns: a task's step from new or pending to assigned. Leaves alone: which node is best (`placement`).
 //! Holds: a task gets its node and all of its addresses at once, and keeps them; it is not placed before its
-//! predecessor in the slot has stopped, or was lost with its node.
+//! predecessor in the slot has stopped, or was lost with its node, unless it replaces one that goes later.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
 
 use raftup_proto::{
     id::{NetworkId, NodeId},
@@ -16,7 +12,7 @@ use raftup_proto::{
     spec::{Mount, MountSource},
 };
 
-use crate::model::{Node, Slot, Task};
+use crate::model::{Node, Task};
 
 use super::{
     addresses,
@@ -31,11 +27,9 @@ pub(super) fn all(review: &mut Review<'_, '_>) {
     let tasks = review.tasks();
     let waiting = tasks.iter().filter(|task| task.is_live() && task.node.is_none());
     let mut placed = placed(&tasks);
-    let busy: BTreeSet<Slot> = tasks
-        .iter()
-        .filter(|task| task.holds_node() && !review.is_lost(task))
-        .map(|task| task.slot)
-        .collect();
+    let held: Vec<_> = tasks.iter().filter(|task| task.holds_node() && !review.is_lost(task)).collect();
+    let busy =
+        |task: &Task| held.iter().any(|other| other.slot == task.slot && Some(other.id) != task.replaces);
     for task in waiting {
         let why = match task.not_before.filter(|at| *at > review.draft.now) {
             Some(at) => {
@@ -45,8 +39,13 @@ pub(super) fn all(review: &mut Review<'_, '_>) {
                 review.waits(task.slot, &message);
                 Hold::Later(message)
             }
-            None if busy.contains(&task.slot) => Hold::Later("waits for its predecessor to stop".to_owned()),
-            None => match place(review, task, &placed, past(review, &tasks, task)) {
+            None if busy(task) => Hold::Later("waits for its predecessor to stop".to_owned()),
+            None => match place(
+                review,
+                task,
+                &without_replaced(review, &placed, task),
+                past(review, &tasks, task),
+            ) {
                 Ok(node) => {
                     *placed.entry(node).or_default() += 1;
                     continue;
@@ -88,12 +87,26 @@ fn placed(tasks: &[Arc<Task>]) -> BTreeMap<NodeId, u32> {
     placed
 }
 
+/// The one that `task` replaces will go: its place is as good as empty.
+fn without_replaced(
+    review: &Review<'_, '_>,
+    placed: &BTreeMap<NodeId, u32>,
+    task: &Task,
+) -> BTreeMap<NodeId, u32> {
+    let mut placed = placed.clone();
+    let old = review.replaced_by(task).filter(|old| old.is_live()).and_then(|old| old.node);
+    if let Some(count) = old.and_then(|node| placed.get_mut(&node)) {
+        *count -= 1;
+    }
+    placed
+}
+
 /// What the slot's last task before `task` says about where to go. Source of the volumes' rule: they are local.
 fn past(review: &Review<'_, '_>, tasks: &[Arc<Task>], task: &Task) -> Past {
     let before = tasks.iter().filter(|old| old.slot == task.slot && old.node.is_some());
     let Some(last) = before.max_by_key(|old| (old.meta.created, old.id)) else { return Past::default() };
     let named = |mount: &Mount| matches!(mount.source, MountSource::Volume { .. });
-    if review.spec().container.mounts.iter().any(named) {
+    if review.spec_of(task.version).container.mounts.iter().any(named) {
         return Past { volumes: last.node, failed: None };
     }
     let failed = matches!(last.status.state, TaskState::Failed | TaskState::Rejected);
@@ -106,7 +119,8 @@ fn place(
     placed: &BTreeMap<NodeId, u32>,
     past: Past,
 ) -> Result<NodeId, String> {
-    let found = placement::candidates(review.draft.world(), &review.spec(), task.slot, placed, past);
+    let found =
+        placement::candidates(review.draft.world(), &review.spec_of(task.version), task.slot, placed, past);
     let mut full = String::new();
     for id in found.map_err(|reason| reason.to_string())? {
         let Some(mut node) = review.draft.world().cluster().nodes.get(&id).map(|node| Node::clone(node))

@@ -2,7 +2,7 @@
 //!
 //! Owns: the list of invariants, for property tests and the simulator. Leaves alone: mending anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Cluster, Desired, Slot, Task};
 
@@ -42,9 +42,20 @@ pub fn step(before: &Cluster, after: &Cluster) -> Vec<String> {
 
 fn slots(cluster: &Cluster, wrong: &mut Vec<String>) {
     let mut wanted: BTreeMap<_, u32> = BTreeMap::new();
+    let mut successors = BTreeSet::new();
     for task in cluster.tasks.values() {
-        if task.desired == Desired::Run {
+        if task.desired == Desired::Run && task.replaces.is_none() {
             *wanted.entry((task.service, task.slot)).or_default() += 1;
+        }
+        let replaced = task.replaces.filter(|_| task.desired == Desired::Run);
+        let sound = |old: &Task| {
+            (old.service, old.slot, old.desired) == (task.service, task.slot, Desired::Run)
+                && old.replaces.is_none()
+        };
+        if let Some(old) = replaced
+            && (!cluster.tasks.get(&old).is_some_and(|old| sound(old)) || !successors.insert(old))
+        {
+            wrong.push(format!("task {} replaces {old}, which is not there or has another", task.id));
         }
         if !cluster.services.contains_key(&task.service) {
             wrong.push(format!("task {} has no service", task.id));

@@ -9,11 +9,19 @@ use std::{
     sync::Arc,
 };
 
-use raftup_proto::id::{NetworkId, StackId};
+use raftup_proto::{
+    api::UpdateState,
+    id::{NetworkId, StackId},
+    unit::UnixMillis,
+};
 
-use crate::model::{Desired, Node, ObjectKey, Service, Slot, Task, Version};
+use crate::model::{Desired, Network, Node, ObjectKey, Service, Slot, Task, Version};
 
-use super::{Draft, review::Review};
+use super::{
+    Draft, Facts,
+    drain::{self, Left},
+    review::Review,
+};
 
 /// Versions of a service that are kept besides those that tasks have.
 pub(super) const VERSIONS_KEPT: usize = 10;
@@ -51,15 +59,23 @@ pub(super) fn versions(service: &Service, tasks: &[Arc<Task>]) -> Vec<Version> {
     service.versions.iter().enumerate().filter(stays).map(|(_, version)| version.clone()).collect()
 }
 
-/// Takes a service that is being removed a step further. Its routes are gone at once, so its tasks need no draining.
-pub(super) fn service(draft: &mut Draft<'_>, service: &Service) {
+/// Takes a service that is being removed a step further, and says when to look again. Its tasks are told to stop once
+/// every node has forgotten its routes.
+pub(super) fn service(draft: &mut Draft<'_>, service: &Service, facts: Facts) -> Option<UnixMillis> {
     let tasks: Vec<_> = draft.world().tasks_of(service.id).cloned().collect();
+    let mut due = None;
     for task in tasks {
-        remove(draft, &task);
+        match drain::left_routes(&task, facts, draft.now) {
+            Left::Yes => remove(draft, &task),
+            Left::Until(limit) => due = Some(due.map_or(limit, |due: UnixMillis| due.min(limit))),
+            Left::Serves if draft.world().live_node(&task).is_none() => remove(draft, &task),
+            Left::Serves => draft.task(&task, |task| task.desired = Desired::Drain),
+        }
     }
     if draft.world().tasks_of(service.id).next().is_none() {
         draft.delete(ObjectKey::Service(service.id));
     }
+    due
 }
 
 fn remove(draft: &mut Draft<'_>, task: &Arc<Task>) {
@@ -76,7 +92,7 @@ pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
     let Some(stack) = cluster.stacks.get(&id) else { return };
     let going = cluster.networks.values().filter(|network| network.stack == id && network.removing);
     for network in going {
-        if !is_used(draft, id, network.id) {
+        if !is_used(draft, id, network) {
             forget_network(draft, network.id);
         }
     }
@@ -90,14 +106,19 @@ pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
     }
 }
 
-/// A service of its stack names it, or a task of an older version of one still has an address on it.
-fn is_used(draft: &Draft<'_>, stack: StackId, network: NetworkId) -> bool {
-    let world = draft.world();
+/// A service of its stack names it, or may go back to a version that did, or a task of an older version of one still has
+/// an address on it.
+fn is_used(draft: &Draft<'_>, stack: StackId, network: &Network) -> bool {
+    let (world, id) = (draft.world(), network.id);
     world.cluster().services.values().filter(|service| service.stack == stack).any(|service| {
-        service.networks.contains(&network)
+        let goes_on = !service.removing && service.update_state().is_some_and(UpdateState::is_active);
+        let may_return =
+            |version: &Version| version.spec.networks.iter().any(|on| on.network == network.name);
+        service.networks.contains(&id)
+            || (goes_on && service.previous().is_some_and(may_return))
             || world
                 .tasks_of(service.id)
-                .any(|task| task.holds_node() && task.networks.iter().any(|(id, _)| *id == network))
+                .any(|task| task.holds_node() && task.networks.iter().any(|(on, _)| *on == id))
     })
 }
 

@@ -6,27 +6,49 @@
 
 use std::time::Duration;
 
-use crate::model::Desired;
+use raftup_proto::unit::UnixMillis;
 
-use super::{liveness::DAEMON_GRACE, review::Review};
+use crate::model::{Desired, Task};
+
+use super::{Facts, liveness::DAEMON_GRACE, review::Review};
 
 /// A node that does not say that it has new routes in force holds a stop up for so long at most: longer than until it
 /// counts as down.
 pub(super) const DRAIN_LIMIT: Duration = DAEMON_GRACE.saturating_add(Duration::from_secs(5));
 
+/// Whether a task can be told to stop.
+pub(super) enum Left {
+    /// New connections may be led to it.
+    Serves,
+    /// Some node may lead connections to it still, until then at most.
+    Until(UnixMillis),
+    /// It takes none.
+    Yes,
+}
+
+/// How far the routes have left a task.
+pub(super) fn left_routes(task: &Task, facts: Facts, now: UnixMillis) -> Left {
+    if task.status.state.is_over() || task.desired >= Desired::Stop {
+        return Left::Yes;
+    }
+    match task.desired {
+        Desired::Run if task.is_ready() && !task.networks.is_empty() => Left::Serves,
+        Desired::Drain => {
+            let in_force = facts.in_force.is_none_or(|revision| revision >= task.meta.revision);
+            let limit = task.meta.updated.plus(DRAIN_LIMIT);
+            if in_force || limit <= now { Left::Yes } else { Left::Until(limit) }
+        }
+        Desired::Run | Desired::Stop | Desired::Remove => Left::Yes,
+    }
+}
+
 /// Stops those that no new connection reaches any more.
 pub(super) fn finish(review: &mut Review<'_, '_>) {
-    for task in review.tasks() {
-        if task.desired != Desired::Drain {
-            continue;
-        }
-        let over = task.status.state.is_over();
-        let in_force = review.facts.in_force.is_none_or(|revision| revision >= task.meta.revision);
-        let limit = task.meta.updated.plus(DRAIN_LIMIT);
-        if over || in_force || limit <= review.draft.now {
-            review.draft.task(&task, |task| task.desired = Desired::Stop);
-        } else {
-            review.look_again(limit);
+    for task in review.tasks().into_iter().filter(|task| task.desired == Desired::Drain) {
+        match left_routes(&task, review.facts, review.draft.now) {
+            Left::Yes => review.draft.task(&task, |task| task.desired = Desired::Stop),
+            Left::Until(limit) => review.look_again(limit),
+            Left::Serves => {}
         }
     }
 }

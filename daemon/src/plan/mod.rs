@@ -26,6 +26,7 @@ mod rollout;
 pub mod services;
 pub mod show;
 pub mod stacks;
+mod versions;
 pub mod view;
 mod world;
 

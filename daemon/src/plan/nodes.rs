@@ -146,12 +146,25 @@ pub fn update(
     Ok(set)
 }
 
-/// Removes a node for good; its tasks run elsewhere. Errors: no such node, or it is not down and `force` is not set.
+/// Removes a node for good; its tasks run elsewhere. Errors: no such node, or it is neither down nor drained and empty
+/// and `force` is not set.
 pub fn remove(cluster: &Cluster, id: NodeId, force: bool, now: UnixMillis) -> Result<ChangeSet, Refusal> {
     let node = there(cluster, id)?;
+    let tasks = cluster.tasks_on(id).filter(|task| task.holds_node()).count();
     if node.state != NodeState::Down && !force {
-        return Err(Refusal::new(Code::Conflict, format!("node {id} ({}) is not down", node.info.hostname))
-            .hint("`raftup leave` on it, or remove it with --force"));
+        let name = format!("node {id} ({})", node.info.hostname);
+        if node.availability != Availability::Drain {
+            return Err(Refusal::new(Code::Conflict, format!("{name} is not down")).hint(format!(
+                "`raftup node update --availability drain {id}` moves its tasks first; or `raftup leave` on it, or \
+                 remove it with --force"
+            )));
+        }
+        if tasks > 0 {
+            let tasks = if tasks == 1 { "a task".to_owned() } else { format!("{tasks} tasks") };
+            return Err(Refusal::new(Code::Conflict, format!("{name} still runs {tasks}")).hint(format!(
+                "`raftup node update --availability drain {id}` waits until they are elsewhere; --force does not"
+            )));
+        }
     }
     Ok(forget(cluster, node, "its node was removed", now))
 }
@@ -173,7 +186,9 @@ pub fn reports(
         let Some(task) = cluster.tasks.get(id) else { continue };
         let forwards = status.state >= task.status.state && !task.status.state.is_over();
         if task.node == Some(*node) && forwards && *status != task.status {
-            set.update(Task { status: status.clone(), ..Task::clone(task) });
+            let runs = (status.state == TaskState::Running).then_some(now);
+            let ready = task.ready.or(runs);
+            set.update(Task { status: status.clone(), ready, ..Task::clone(task) });
         }
     }
     set

@@ -1,7 +1,7 @@
 //! How far a change has come, and whether it will get there by itself.
 //!
-//! Done: every slot has a task of the newest version that runs, or that ended well and is not started again, and none
-//! of an older version should run. Failed: the restart policy gave up, the newest version keeps failing, or no node can
+//! Done: every slot has a task of the newest version that runs, or that ended well and is not started again, none of an
+//! older version should run, and the update is complete. Failed: it is paused or was undone, the restart policy gave up, the newest version keeps failing, or no node can
 //! ever take a task as things are. Not failed: a node that would fit is not ready.
 //!
 //! Owns: the verdict that `stack deploy` exits with. Leaves alone: time limits, which are the caller's.
@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use raftup_proto::{
-    api::{Outcome, Progress, ServiceProgress},
+    api::{Availability, NodeState, Outcome, Progress, ServiceProgress, UpdateState},
     id::{NodeId, ServiceId, StackId},
     peer::TaskState,
     refusal::{Code, Refusal},
@@ -32,6 +32,8 @@ pub enum Selector {
     Stack(StackId),
     /// One service.
     Service(ServiceId),
+    /// What a node that is being drained still runs.
+    Node(NodeId),
 }
 
 /// How far the selected services have come. Errors: there is nothing of that id, or nothing any more.
@@ -41,6 +43,7 @@ pub fn progress(cluster: &Cluster, selector: Selector) -> Result<Progress, Refus
         Selector::Stack(id) if !cluster.stacks.contains_key(&id) => return Err(gone("stack", id)),
         Selector::Stack(id) => cluster.services.values().filter(|service| service.stack == id).collect(),
         Selector::Service(id) => vec![cluster.services.get(&id).ok_or_else(|| gone("service", id))?],
+        Selector::Node(id) => return of_node(cluster, id),
     };
     let world = World::new(cluster.clone());
     let removing =
@@ -69,22 +72,76 @@ fn of_service(world: &World, service: &Arc<Service>) -> (ServiceProgress, Outcom
     let tasks: Vec<_> = world.tasks_of(service.id).cloned().collect();
     if service.removing {
         let waiting = vec![format!("{} tasks are still there", tasks.len())];
-        return (ServiceProgress { name, running: 0, desired: 0, waiting }, Outcome::Running);
+        return (ServiceProgress { name, running: 0, desired: 0, waiting, update: None }, Outcome::Running);
     }
     let own = || tasks.iter().map(|task| &**task);
-    let newest = service.current().number;
     let desired = show::count(world.cluster(), service, own()).desired;
     let wanted: Vec<_> =
         tasks.iter().filter(|task| task.desired == Desired::Run && counts(world, task)).collect();
-    let good = wanted.iter().filter(|task| task.version == newest && is_good(world, service, task)).count();
+    let good = wanted
+        .iter()
+        .filter(|task| service.is_current(task.version) && is_good(world, service, task))
+        .count();
     let running = u32::try_from(good).unwrap_or(u32::MAX);
+    let updating = service.update_state().is_some_and(UpdateState::is_active);
     let outcome = match failure(world, service, &tasks) {
         Some(reason) => Outcome::Failed { reason: format!("service `{name}`: {reason}") },
-        None if running == desired && wanted.len() == good => Outcome::Done,
+        None if running == desired && wanted.len() == good && !updating => Outcome::Done,
         None => Outcome::Running,
     };
     let waiting = if outcome == Outcome::Done { Vec::new() } else { waiting(service, &tasks) };
-    (ServiceProgress { name, running, desired, waiting }, outcome)
+    let update = service.rollout.as_ref().map(|rollout| rollout.status.clone());
+    (ServiceProgress { name, running, desired, waiting, update }, outcome)
+}
+
+/// How far a node is from running nothing. Errors: it is gone.
+fn of_node(cluster: &Cluster, id: NodeId) -> Result<Progress, Refusal> {
+    let node = cluster.nodes.get(&id).ok_or_else(|| gone("node", id))?;
+    let world = World::new(cluster.clone());
+    let mut left: BTreeMap<ServiceId, Vec<&Arc<Task>>> = BTreeMap::new();
+    // Those of a node that is down are replaced already.
+    let up = node.state != NodeState::Down;
+    for task in world.tasks_on(id).filter(|task| up && task.holds_node()) {
+        left.entry(task.service).or_default().push(task);
+    }
+    let mut outcome = if left.is_empty() { Outcome::Done } else { Outcome::Running };
+    let mut all = Vec::new();
+    for (service, here) in left {
+        let Some(service) = cluster.services.get(&service) else { continue };
+        let tasks: Vec<_> = world.tasks_of(service.id).cloned().collect();
+        let name = service.full_name();
+        let stuck = here.iter().find_map(|task| stays(&world, service, task)).or_else(|| {
+            let to_go = here.iter().any(|task| task.desired == Desired::Run);
+            failure(&world, service, &tasks).filter(|_| to_go)
+        });
+        if let Some(reason) = stuck {
+            outcome = Outcome::Failed { reason: format!("service `{name}`: {reason}") };
+        }
+        all.push(ServiceProgress {
+            name,
+            running: u32::try_from(here.len()).unwrap_or(u32::MAX),
+            desired: 0,
+            waiting: waiting(service, &tasks),
+            update: service.rollout.as_ref().map(|rollout| rollout.status.clone()),
+        });
+    }
+    if node.availability != Availability::Drain {
+        let reason = format!("node {id} ({}) is not to be drained any more", node.info.hostname);
+        outcome = Outcome::Failed { reason };
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Progress { services: all, outcome })
+}
+
+/// Why no other node can ever take over from `task`, as things are.
+fn stays(world: &World, service: &Service, task: &Task) -> Option<String> {
+    if task.desired != Desired::Run || matches!(task.slot, Slot::Node(_)) {
+        return None;
+    }
+    let spec = service.version(task.version).map(|version| &version.spec)?;
+    let found = placement::candidates(world, spec, task.slot, &BTreeMap::new(), Default::default());
+    let away = found.err().filter(|away| away.is_hopeless())?;
+    Some(format!("{}: {away}", name(task)))
 }
 
 /// A global service keeps its tasks on nodes that are not ready; they are not asked for.
@@ -131,7 +188,13 @@ fn is_good(world: &World, service: &Service, task: &Task) -> bool {
 /// Why the newest version will not get there by itself.
 fn failure(world: &World, service: &Service, tasks: &[Arc<Task>]) -> Option<String> {
     let spec = &service.current().spec;
-    let newest = |task: &&Arc<Task>| task.desired == Desired::Run && task.version == service.current().number;
+    if let Some(rollout) = &service.rollout
+        && (rollout.status.state.is_paused()
+            || (rollout.automatic && rollout.status.state == UpdateState::RollbackCompleted))
+    {
+        return Some(rollout.status.message.clone());
+    }
+    let newest = |task: &&Arc<Task>| task.desired == Desired::Run && service.is_current(task.version);
     for task in tasks.iter().filter(newest) {
         if task.status.state.is_over() {
             if let restart::Verdict::GivenUp { .. } = restart::verdict(&spec.restart, task) {
@@ -187,8 +250,7 @@ fn waiting(service: &Service, tasks: &[Arc<Task>]) -> Vec<String> {
     }
     lines.extend(states.into_iter().map(|(state, count)| format!("{count} {state}")));
     if let Mode::Replicated { .. } = service.current().spec.mode {
-        let newest = service.current().number;
-        let old = tasks.iter().filter(|task| task.is_live() && task.version != newest).count();
+        let old = tasks.iter().filter(|task| task.is_live() && !service.is_current(task.version)).count();
         if old > 0 {
             lines.push(format!("{old} to be updated"));
         }

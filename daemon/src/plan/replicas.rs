@@ -4,7 +4,7 @@
 //! get the lowest that are free. A global service has one slot on each node that it may stay on.
 //!
 //! Owns: the count of tasks. Leaves alone: versions and places of tasks (`rollout`), nodes (`assign`).
-//! Holds: at most one task that should run in each slot; equal inputs, equal answers.
+//! Holds: at most one task that should run in each slot, besides one that replaces it; equal inputs, equal answers.
 
 use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
@@ -27,10 +27,12 @@ pub(super) fn lost(review: &mut Review<'_, '_>) {
         if !lost || (matches!(task.slot, Slot::Node(_)) && task.desired == Desired::Run) {
             continue;
         }
+        let (replaces, successor) = (review.replaced_by(&task), review.successor(&task));
         review.retire(&task);
-        if task.desired == Desired::Run {
-            let same = task.version == review.service.current().number;
-            review.start(task.slot, None, if same { task.restarts } else { 0 });
+        if task.desired == Desired::Run && successor.is_none() {
+            let version = rollout::next_version(review, &task);
+            let restarts = if rollout::is_outdated(review, &task) { 0 } else { task.restarts };
+            start_again(review, &task, replaces, (version, None, restarts));
         }
     }
 }
@@ -38,7 +40,7 @@ pub(super) fn lost(review: &mut Review<'_, '_>) {
 /// Stops what is too much: of a replicated service those that serve least, then the highest slots; of a global one
 /// those on nodes that it may not stay on.
 pub(super) fn surplus(review: &mut Review<'_, '_>) {
-    let mut wanted = review.wanted();
+    let mut wanted = review.heads();
     match review.spec().mode {
         Mode::Replicated { replicas } => {
             wanted.sort_by_key(|task| (worth(review, task), Reverse(task.slot)));
@@ -48,19 +50,25 @@ pub(super) fn surplus(review: &mut Review<'_, '_>) {
         Mode::Global => wanted.retain(|task| !has_place(review, task.slot)),
     }
     for task in wanted {
+        review.successor(&task).iter().for_each(|successor| review.retire(successor));
         review.retire(&task);
     }
 }
 
-/// The order in which tasks are given up: ended, without a node, not running, outdated, good.
+/// The order in which slots are given up: ended, without a node, not running, outdated, good.
 fn worth(review: &Review<'_, '_>, task: &Task) -> u8 {
+    let successor = review.successor(task).map(|successor| worth_of(review, &successor));
+    worth_of(review, task).max(successor.unwrap_or(0))
+}
+
+fn worth_of(review: &Review<'_, '_>, task: &Task) -> u8 {
     if task.status.state.is_over() {
         0
     } else if task.node.is_none() {
         1
     } else if task.status.state != TaskState::Running {
         2
-    } else if rollout::is_outdated(review, task) {
+    } else if rollout::is_outdated(review, task) || rollout::is_misplaced(review, task) {
         3
     } else {
         4
@@ -78,24 +86,29 @@ fn has_place(review: &Review<'_, '_>, slot: Slot) -> bool {
 }
 
 /// Tasks that ended by themselves: started again by the restart policy; at once if a newer version was asked for
-/// meanwhile, or if the node is gone for good.
+/// meanwhile, or if the node is gone for good. One that was to be replaced leaves its slot to the one that comes.
 pub(super) fn ended(review: &mut Review<'_, '_>) {
-    let current = review.service.current().number;
     let policy = review.spec().restart;
     for task in review.wanted() {
-        if !task.status.state.is_over() {
+        // The end of another task of its slot may have settled this one.
+        let Some(task) = review.still(&task).filter(|task| task.status.state.is_over()) else { continue };
+        let old = review.replaced_by(&task);
+        let version = rollout::next_version(review, &task);
+        let outdated = rollout::is_outdated(review, &task) && version != task.version;
+        if review.successor(&task).is_some() || (old.is_some() && outdated) {
+            review.retire(&task);
             continue;
         }
-        if task.version != current || task.status.state == TaskState::Orphaned {
-            replace(review, &task, None, 0);
+        if outdated || task.status.state == TaskState::Orphaned {
+            replace(review, &task, old, (version, None, 0));
             continue;
         }
         match restart::verdict(&policy, &task) {
             Verdict::Again { at, restarts } => {
                 let not_before = (at > review.draft.now).then_some(at);
-                replace(review, &task, not_before, restarts);
+                replace(review, &task, old, (version, not_before, restarts));
             }
-            Verdict::Finished => {}
+            Verdict::Finished => old.iter().for_each(|old| review.retire(old)),
             Verdict::GivenUp { restarts } => {
                 let tried = match restarts {
                     0 => "not started again".to_owned(),
@@ -108,14 +121,21 @@ pub(super) fn ended(review: &mut Review<'_, '_>) {
     }
 }
 
-fn replace(
-    review: &mut Review<'_, '_>,
-    task: &Arc<Task>,
-    not_before: Option<raftup_proto::unit::UnixMillis>,
-    restarts: u32,
-) {
+/// Version, time and restarts of an attempt.
+type Attempt = (u64, Option<raftup_proto::unit::UnixMillis>, u32);
+
+fn replace(review: &mut Review<'_, '_>, task: &Arc<Task>, old: Option<Arc<Task>>, attempt: Attempt) {
     review.retire(task);
-    review.start(task.slot, not_before, restarts);
+    start_again(review, task, old, attempt);
+}
+
+/// A further attempt at the slot of `task`, which was to replace `old`.
+fn start_again(review: &mut Review<'_, '_>, task: &Task, old: Option<Arc<Task>>, attempt: Attempt) {
+    let (version, not_before, restarts) = attempt;
+    match old {
+        Some(old) => review.start_beside(&old, version, not_before, restarts),
+        None => _ = review.start(task.slot, version, not_before, restarts),
+    }
 }
 
 /// What there is to say of how a task ended.
@@ -142,7 +162,8 @@ pub(super) fn missing(review: &mut Review<'_, '_>) {
             fit.map(|node| Slot::Node(node.id)).filter(|slot| !taken.contains(slot)).collect()
         }
     };
+    let current = review.service.current().number;
     for slot in empty {
-        review.start(slot, None, 0);
+        review.start(slot, current, None, 0);
     }
 }

@@ -1,10 +1,11 @@
 //! One look at one service: every step in its order, on one draft.
 //!
 //! Owns: the order of the steps, and the reasons for what waits. Leaves alone: what each step decides.
-//! Holds: each slot has at most one task that should run; a plan that was carried out leaves nothing to do.
+//! Holds: each slot has at most one task that should run, besides one that replaces it; a plan that was carried out
+//! leaves nothing to do.
 //!
 //! ```text
-//! drain: Drain -> Stop       replicas: lost, surplus, ended, missing       rollout: outdated
+//! drain: Drain -> Stop -> replicas: lost -> rollout: judge -> replicas: surplus, ended, missing -> rollout: step
 //!        -> assign: nodes and addresses -> cleanup: history, versions -> reasons
 //! ```
 
@@ -26,7 +27,7 @@ use super::{Agenda, Draft, Ids, World, assign, cleanup, drain, replicas, rollout
 /// What a decision rests on besides the replicated state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The least generation of routing state that is in force on a node with a session; none without sessions.
+    /// The least generation of routing state that is in force on a node that is ready; none without such nodes.
     pub in_force: Option<Revision>,
 }
 
@@ -48,7 +49,9 @@ pub fn decide(world: &World, agenda: &Agenda, facts: Facts, now: UnixMillis, ids
         let Some(service) = draft.world().cluster().services.get(id).cloned() else { continue };
         if service.removing {
             stacks.insert(service.stack);
-            cleanup::service(&mut draft, &service);
+            if let Some(at) = cleanup::service(&mut draft, &service, facts) {
+                due.insert(*id, at);
+            }
             continue;
         }
         let mut review = Review::new(&mut draft, ids, facts, service);
@@ -84,6 +87,7 @@ impl<'a, 'b> Review<'a, 'b> {
     fn run(&mut self) {
         drain::finish(self);
         replicas::lost(self);
+        rollout::judge(self);
         replicas::surplus(self);
         replicas::ended(self);
         replicas::missing(self);
@@ -105,9 +109,37 @@ impl<'a, 'b> Review<'a, 'b> {
         tasks
     }
 
-    /// Those that should run, ended by themselves or not: one a slot.
+    /// What was asked for in the version of that number; what is asked for now, if it is not kept.
+    pub(super) fn spec_of(&self, version: u64) -> Arc<ServiceSpec> {
+        self.service.version(version).unwrap_or_else(|| self.service.current()).spec.clone()
+    }
+
+    /// Those that should run, ended by themselves or not: one a slot, and those that are to replace one.
     pub(super) fn wanted(&self) -> Vec<Arc<Task>> {
         self.tasks().into_iter().filter(|task| task.desired == Desired::Run).collect()
+    }
+
+    /// The task as it is now, if it still should run.
+    pub(super) fn still(&self, task: &Task) -> Option<Arc<Task>> {
+        let now = self.draft.world().cluster().tasks.get(&task.id);
+        now.filter(|task| task.desired == Desired::Run).cloned()
+    }
+
+    /// Those of them that replace no other: one a slot.
+    pub(super) fn heads(&self) -> Vec<Arc<Task>> {
+        self.wanted().into_iter().filter(|task| task.replaces.is_none()).collect()
+    }
+
+    /// The task that is to replace `task`.
+    pub(super) fn successor(&self, task: &Task) -> Option<Arc<Task>> {
+        let mut all = self.draft.world().tasks_of(self.service.id);
+        all.find(|other| other.replaces == Some(task.id) && other.desired == Desired::Run).cloned()
+    }
+
+    /// The task that `task` is to replace, while both should run.
+    pub(super) fn replaced_by(&self, task: &Task) -> Option<Arc<Task>> {
+        let old = self.still(task)?.replaces?;
+        self.draft.world().cluster().tasks.get(&old).filter(|old| old.desired == Desired::Run).cloned()
     }
 
     /// The task's node is down or gone.
@@ -116,8 +148,17 @@ impl<'a, 'b> Review<'a, 'b> {
         task.node.is_some_and(|id| nodes.get(&id).is_none_or(|node| node.state == NodeState::Down))
     }
 
-    /// The task no longer counts for its slot: it is stopped, gently if it takes connections.
+    /// Every node has routes in force that are not older than `revision`.
+    pub(super) fn in_force(&self, revision: Revision) -> bool {
+        self.facts.in_force.is_none_or(|in_force| in_force >= revision)
+    }
+
+    /// The task no longer counts for its slot: it is stopped, gently if it takes connections. One that was to replace it
+    /// has the slot from now on.
     pub(super) fn retire(&mut self, task: &Arc<Task>) {
+        if let Some(successor) = self.successor(task) {
+            self.draft.task(&successor, |successor| successor.replaces = None);
+        }
         let over = task.status.state.is_over();
         if task.node.is_none() && !over {
             return self.draft.delete(ObjectKey::Task(task.id));
@@ -128,22 +169,50 @@ impl<'a, 'b> Review<'a, 'b> {
     }
 
     /// A new task for a slot that has none that should run.
-    pub(super) fn start(&mut self, slot: Slot, not_before: Option<UnixMillis>, restarts: u32) -> TaskId {
+    pub(super) fn start(
+        &mut self,
+        slot: Slot,
+        version: u64,
+        not_before: Option<UnixMillis>,
+        restarts: u32,
+    ) -> TaskId {
         let id = TaskId::from_random(self.ids.fresh());
         self.draft.put(Task {
             id,
             meta: self.draft.fresh_meta(),
             service: self.service.id,
-            version: self.service.current().number,
+            version,
             slot,
             node: None,
             networks: Vec::new(),
             desired: Desired::Run,
             status: TaskStatus::new(TaskState::New, self.draft.now),
             not_before,
+            replaces: None,
+            ready: None,
             restarts,
         });
         id
+    }
+
+    /// A new task that is to replace `old`, which stays until then.
+    pub(super) fn start_beside(
+        &mut self,
+        old: &Task,
+        version: u64,
+        not_before: Option<UnixMillis>,
+        restarts: u32,
+    ) {
+        let id = self.start(old.slot, version, not_before, restarts);
+        if let Some(task) = self.draft.world().cluster().tasks.get(&id).cloned() {
+            self.draft.task(&task, |task| task.replaces = Some(old.id));
+        }
+    }
+
+    /// The service is another from now on.
+    pub(super) fn change_service(&mut self, service: Service) {
+        self.draft.put(service.clone());
+        self.service = Arc::new(service);
     }
 
     /// Notes why a slot is not as it should be.

@@ -1,69 +1,266 @@
-//! How tasks of an old version, or in a place where they may not stay, are replaced: one at a time, stop first.
+//! How tasks are replaced: those of an older version by the service's update policy, those in a place where they may
+//! not stay as soon as others serve in their stead.
 //!
-//! A task that serves nobody is replaced at once. One that serves is replaced when every other task of the newest
-//! version serves, and the last to start has done so for a while; so a version that does not come up costs one task,
-//! and the rollout stands, with the reason on the service.
+//! A slot is *settled* when its task is of the current version, serves, and was watched for as long as the policy says.
+//! With stop-first, as many slots as the policy's parallelism are unsettled at a time. With start-first a slot has two
+//! tasks: the new one names the one that it replaces, and that one goes when the new one was watched and every node
+//! leads connections to it.
 //!
-//! Owns: when a slot may change. Leaves alone: the count of slots (`replicas`), nodes (`assign`).
-//! Holds: at most one slot is out of service for the sake of a rollout.
+//! ```text
+//! Updating -> Completed            RollbackStarted -> RollbackCompleted
+//!    |  too many failed                   |  too many failed
+//!    +-> Paused | RollbackStarted         +-> RollbackPaused
+//! ```
+//!
+//! Owns: when a slot may change, and what is said of that. Leaves alone: the count of slots (`replicas`), nodes
+//! (`assign`), what a version is (`versions`).
+//! Holds: never fewer tasks that serve than slots less the parallelism, with start-first than slots, as far as it lies
+//! with the replacement.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use raftup_proto::{api::Availability, peer::TaskState, spec::Healthcheck, unit::UnixMillis};
+use raftup_proto::{
+    api::{Availability, UpdateState, UpdateStatus},
+    peer::TaskState,
+    spec::{FailureAction, Healthcheck, MountSource, ServiceSpec, UpdateOrder, UpdatePolicy},
+    unit::UnixMillis,
+};
 
-use crate::model::{Slot, Task};
+use crate::model::{Rollout, Service, Slot, Task};
 
-use super::{placement, replicas::said, review::Review};
+use super::{
+    liveness::DAEMON_GRACE,
+    placement::{self, Past},
+    replicas::said,
+    restart::{self, Verdict},
+    review::Review,
+    versions,
+};
 
-/// How long a new task must run before the next one is replaced, where no health check vouches for it.
-pub(super) const MONITOR: Duration = Duration::from_secs(2);
+/// A node that does not say that it leads connections to a new task holds the end of the old one up for so long at
+/// most: longer than until it counts as down.
+pub(super) const HANDOVER_LIMIT: Duration = DAEMON_GRACE.saturating_add(Duration::from_secs(10));
 
-/// The same for a task whose predecessors of the same version failed: it has to prove itself.
-pub(super) const MONITOR_AFTER_FAILURE: Duration = Duration::from_secs(30);
-
-/// The task is of an old version, or may not stay where it is.
+/// The task's containers are not those of the current version.
 pub(super) fn is_outdated(review: &Review<'_, '_>, task: &Task) -> bool {
-    let current = review.service.current();
-    let misplaced = || {
-        let node = task.node.and_then(|id| review.draft.world().cluster().nodes.get(&id));
-        node.is_some_and(|node| !placement::may_stay(node, &current.spec))
-    };
-    task.version != current.number || misplaced()
+    !review.service.is_current(task.version)
 }
 
-/// Replaces what may be replaced now.
-pub(super) fn step(review: &mut Review<'_, '_>) {
-    let live: Vec<_> = review.wanted().into_iter().filter(|task| task.is_live()).collect();
-    let (mut old, new): (Vec<_>, Vec<_>) = live.into_iter().partition(|task| is_outdated(review, task));
-    // A global service keeps its task on a node that is down; it is looked at when the node is back.
-    old.retain(|task| !review.is_lost(task));
-    if old.is_empty() {
-        return;
+/// The task may not stay where it is.
+pub(super) fn is_misplaced(review: &Review<'_, '_>, task: &Task) -> bool {
+    let node = task.node.and_then(|id| review.draft.world().cluster().nodes.get(&id));
+    node.is_some_and(|node| !placement::may_stay(node, &review.spec()))
+}
+
+/// The version of the next task of a slot: the current one, or while an update is paused the one that is there.
+pub(super) fn next_version(review: &Review<'_, '_>, task: &Task) -> u64 {
+    let paused = review.service.update_state().is_some_and(UpdateState::is_paused);
+    if paused && review.service.version(task.version).is_some() {
+        task.version
+    } else {
+        review.service.current().number
     }
-    let (serving, idle): (Vec<_>, Vec<_>) = old.into_iter().partition(|task| task.is_ready());
-    for task in &idle {
-        succeed(review, task);
-    }
-    // Nodes that are being emptied come first.
-    let Some(next) = serving.iter().min_by_key(|task| (!on_drained_node(review, task), task.slot, task.id))
-    else {
-        return;
-    };
-    match gate(review, &new, on_drained_node(review, next)) {
-        Gate::Open if idle.is_empty() => succeed(review, next),
-        // Those that were just replaced come to serve first.
-        Gate::Open | Gate::Moving => {}
-        Gate::Until(at) => review.look_again(at),
-        Gate::Paused { slot, why, until } => {
-            review.waits(slot, why);
-            until.into_iter().for_each(|at| review.look_again(at));
+}
+
+/// Counts new tasks that ended while they were watched, and does what the policy says if they are too many.
+pub(super) fn judge(review: &mut Review<'_, '_>) {
+    for task in review.wanted() {
+        let Some(rollout) = review.service.rollout.clone().filter(|rollout| rollout.status.state.is_active())
+        else {
+            return;
+        };
+        if rollout.failed.contains(&task.slot) || !failed_early(review, &rollout, &task) {
+            continue;
+        }
+        let mut rollout = rollout;
+        rollout.failed.insert(task.slot);
+        let failed = u32::try_from(rollout.failed.len()).unwrap_or(u32::MAX);
+        let policy = policy(&review.service);
+        let too_many = policy.max_failure_ratio.is_exceeded_by(failed, rollout.slots.max(1));
+        let rolling_back = rollout.status.state.is_rollback();
+        let why = format!("due to failure or early termination of task {}: {}", task.id, said(&task));
+        match (too_many, policy.failure_action) {
+            (false, _) | (true, FailureAction::Continue) => note(review, rollout),
+            (true, FailureAction::Rollback) if !rolling_back => go_back(review, rollout, &why),
+            (true, FailureAction::Pause | FailureAction::Rollback) => pause(review, rollout, &why),
         }
     }
 }
 
-fn succeed(review: &mut Review<'_, '_>, task: &Arc<Task>) {
-    review.retire(task);
-    review.start(task.slot, None, 0);
+/// The task is one of those that the rollout brought, and ended by itself while it was watched.
+fn failed_early(review: &Review<'_, '_>, rollout: &Rollout, task: &Task) -> bool {
+    let state = task.status.state;
+    if !state.is_over()
+        || state == TaskState::Orphaned
+        || is_outdated(review, task)
+        || task.meta.created < rollout.status.started
+    {
+        return false;
+    }
+    // A health check that vouched for it lets the next one go, but does not make a death a success.
+    let monitor = policy(&review.service).monitor;
+    let early = task.ready.is_none_or(|at| task.meta.updated < at.plus(monitor));
+    early && restart::verdict(&review.spec().restart, task) != Verdict::Finished
+}
+
+fn note(review: &mut Review<'_, '_>, rollout: Rollout) {
+    let service = Service { rollout: Some(rollout), ..Service::clone(&review.service) };
+    review.change_service(service);
+}
+
+fn pause(review: &mut Review<'_, '_>, mut rollout: Rollout, why: &str) {
+    let (state, word) = match rollout.status.state.is_rollback() {
+        true => (UpdateState::RollbackPaused, "rollback"),
+        false => (UpdateState::Paused, "update"),
+    };
+    rollout.status.state = state;
+    rollout.status.message = format!("{word} paused {why}");
+    note(review, rollout);
+}
+
+/// To the newest version with other containers.
+fn go_back(review: &mut Review<'_, '_>, rollout: Rollout, why: &str) {
+    let service = review.service.clone();
+    let others = service.versions.iter().rev();
+    let target = others.into_iter().find(|version| version.containers != service.current().containers);
+    let Some(target) = target else {
+        return pause(review, rollout, &format!("{why}; there is no version to roll back to"));
+    };
+    let cause = format!("update rolled back {why}");
+    let now = review.draft.now;
+    match versions::go_back(review.draft.world().cluster(), &service, target, (cause, true), now) {
+        Ok((service, networks)) => {
+            review.change_service(service);
+            networks.into_iter().for_each(|network| review.draft.put(network));
+        }
+        Err(refusal) => pause(review, rollout, &format!("{why}; not rolled back: {}", refusal.message)),
+    }
+}
+
+/// Replaces what may be replaced now.
+pub(super) fn step(review: &mut Review<'_, '_>) {
+    hand_over(review);
+    move_away(review);
+    let active = review.service.update_state().is_some_and(|state| state.is_active() || state.is_paused());
+    if !active && !old(review).is_empty() {
+        let mut service = Service::clone(&review.service);
+        let now = review.draft.now;
+        versions::begin_update(review.draft.world().cluster(), &mut service, now);
+        review.change_service(service);
+    }
+    if review.service.update_state().is_some_and(UpdateState::is_active) {
+        advance(review);
+        finish(review);
+    }
+}
+
+/// Slots with two tasks: the older one goes if the newer one serves everywhere, the newer one if it is no longer wanted.
+fn hand_over(review: &mut Review<'_, '_>) {
+    for new in review.wanted() {
+        let Some(old) = review.replaced_by(&new) else { continue };
+        let version = next_version(review, &old);
+        let containers = |number| review.service.version(number).map(|version| version.containers);
+        let wanted = containers(version) == containers(new.version);
+        let same = containers(old.version) == containers(new.version);
+        let needless = !is_outdated(review, &old) && !is_misplaced(review, &old);
+        if !wanted || is_misplaced(review, &new) || (needless && !new.is_ready()) {
+            let better = new.is_ready() && !old.is_ready();
+            review.retire(if better { &old } else { &new });
+        } else if !old.is_ready() {
+            review.retire(&old);
+        } else if let Some(ready) = new.ready.filter(|_| new.is_ready()) {
+            let watched = if same { ready } else { ready.plus(monitor(review)) };
+            let limit = ready.plus(HANDOVER_LIMIT).max(watched);
+            let in_force = review.in_force(new.meta.revision);
+            if review.draft.now >= watched && (in_force || review.draft.now >= limit) {
+                review.retire(&old);
+            } else {
+                review.look_again(if review.draft.now < watched { watched } else { limit });
+            }
+        }
+    }
+}
+
+/// Tasks that may not stay where they are. What serves goes when another serves in its stead, unless what it has on the
+/// disk of its node ties it to it: then it goes first, one at a time, and only if there is another place.
+fn move_away(review: &mut Review<'_, '_>) {
+    let updating = review.service.update_state().is_some_and(UpdateState::is_active);
+    for task in review.heads() {
+        let waits_for_update = updating && is_outdated(review, &task);
+        if !is_misplaced(review, &task)
+            || task.status.state.is_over()
+            || review.is_lost(&task)
+            || waits_for_update
+            || review.successor(&task).is_some()
+        {
+            continue;
+        }
+        let version = next_version(review, &task);
+        if !task.is_ready() {
+            review.retire(&task);
+            review.start(task.slot, version, None, 0);
+        } else if !is_tied(&review.spec_of(version)) {
+            review.start_beside(&task, version, None, 0);
+        } else if let Err(away) = elsewhere(review, &task, version) {
+            review.waits(task.slot, format!("cannot leave its node: {away}"));
+        } else if !review.heads().iter().any(|other| is_coming(review, other)) {
+            review.retire(&task);
+            review.start(task.slot, version, None, 0);
+        }
+    }
+}
+
+/// It has data on its node that nobody else may write while it runs, or that is not elsewhere.
+fn is_tied(spec: &ServiceSpec) -> bool {
+    spec.container.mounts.iter().any(|mount| match mount.source {
+        MountSource::Volume { .. } => true,
+        MountSource::Bind { .. } => !mount.read_only,
+        MountSource::Anonymous | MountSource::Tmpfs { .. } => false,
+    })
+}
+
+fn elsewhere(review: &Review<'_, '_>, task: &Task, version: u64) -> Result<(), placement::NoPlace> {
+    let spec = review.spec_of(version);
+    let none = BTreeMap::new();
+    placement::candidates(review.draft.world(), &spec, task.slot, &none, Past::default()).map(|_| ())
+}
+
+/// On its way to serve; one that has no place or keeps failing is not waited for.
+fn is_coming(review: &Review<'_, '_>, task: &Task) -> bool {
+    let stuck = task.status.state == TaskState::Pending || task.restarts > 0;
+    task.is_live() && !task.is_ready() && !stuck && !review.is_lost(task)
+}
+
+/// Tasks of older versions that nothing replaces yet. A global service keeps its task on a node that is down; it is
+/// looked at when the node is back.
+fn old(review: &Review<'_, '_>) -> Vec<Arc<Task>> {
+    let heads = review.heads().into_iter();
+    let old = heads.filter(|task| is_outdated(review, task) && !review.is_lost(task));
+    old.filter(|task| review.successor(task).is_none()).collect()
+}
+
+/// Replaces tasks of older versions, as many as the policy allows; those that serve nobody at once.
+fn advance(review: &mut Review<'_, '_>) {
+    let (mut serving, idle): (Vec<_>, Vec<_>) = old(review).into_iter().partition(|task| task.is_ready());
+    let current = review.service.current().number;
+    for task in idle {
+        review.retire(&task);
+        review.start(task.slot, current, None, 0);
+    }
+    // Nodes that are being emptied come first.
+    serving.sort_by_key(|task| (!on_drained_node(review, task), task.slot, task.id));
+    let policy = policy(&review.service);
+    let most = if policy.parallelism == 0 { usize::MAX } else { policy.parallelism as usize };
+    let free = most.saturating_sub(unsettled(review, policy.delay.max(monitor(review))));
+    for task in serving.into_iter().take(free) {
+        match policy.order {
+            UpdateOrder::StopFirst => {
+                review.retire(&task);
+                review.start(task.slot, current, None, 0);
+            }
+            UpdateOrder::StartFirst => _ = review.start_beside(&task, current, None, 0),
+        }
+    }
 }
 
 fn on_drained_node(review: &Review<'_, '_>, task: &Task) -> bool {
@@ -71,60 +268,78 @@ fn on_drained_node(review: &Review<'_, '_>, task: &Task) -> bool {
     node.is_some_and(|node| node.availability == Availability::Drain)
 }
 
-/// Whether a further task may be taken out of service.
-enum Gate {
-    Open,
-    /// A new task is on its way.
-    Moving,
-    /// A new task serves, but not for long enough yet.
-    Until(UnixMillis),
-    /// A new task in that slot keeps failing, or did and has yet to prove itself.
-    Paused {
-        slot: Slot,
-        why: String,
-        until: Option<UnixMillis>,
-    },
-}
-
-/// `emptying`: the next one leaves a node that an operator wants empty. Tasks that were in trouble before do not hold
-/// that up.
-fn gate(review: &Review<'_, '_>, new: &[Arc<Task>], emptying: bool) -> Gate {
-    let (mut until, mut moving) = (None, false);
-    for task in new.iter().filter(|task| !review.is_lost(task)) {
-        let placeless = task.status.state == TaskState::Pending;
-        if emptying && (placeless || task.restarts > 0) {
+/// Slots that are on their way, or whose task has not served for `wait` since it came. Those that failed, and were
+/// allowed to, are not waited for.
+fn unsettled(review: &mut Review<'_, '_>, wait: Duration) -> usize {
+    let Some(rollout) = review.service.rollout.clone() else { return 0 };
+    let mut count = 0;
+    for task in review.heads() {
+        let being_replaced = review.successor(&task).is_some();
+        if rollout.failed.contains(&task.slot)
+            || review.is_lost(&task)
+            || (is_outdated(review, &task) && !being_replaced)
+        {
             continue;
         }
-        // By the leader's clock: `since` is the node's.
-        let proven = task.is_ready().then(|| task.meta.updated.plus(monitor(review, task)));
-        match proven {
-            Some(at) if at <= review.draft.now => {}
-            _ if task.restarts > 0 => {
-                return Gate::Paused { slot: task.slot, why: standstill(review, task), until: proven };
+        match settled_at(review, &rollout, &task, wait) {
+            Some(at) if !being_replaced && at <= review.draft.now => {}
+            Some(at) => {
+                count += 1;
+                if !being_replaced {
+                    review.look_again(at);
+                }
             }
-            Some(at) => until = until.max(Some(at)),
-            None => moving = true,
+            None => count += 1,
         }
     }
-    if moving {
-        return Gate::Moving;
-    }
-    until.map_or(Gate::Open, Gate::Until)
+    count
 }
 
-fn monitor(review: &Review<'_, '_>, task: &Task) -> Duration {
-    let vouched = matches!(review.spec().container.healthcheck, Some(Healthcheck::Check { .. }));
-    match task.restarts {
-        0 if vouched => Duration::ZERO,
-        0 => MONITOR,
-        _ => MONITOR_AFTER_FAILURE,
+/// Since when the task of a slot needs no more attention, if it serves, or ended as it should.
+fn settled_at(review: &Review<'_, '_>, rollout: &Rollout, task: &Task, wait: Duration) -> Option<UnixMillis> {
+    if task.status.state.is_over() {
+        let finished = restart::verdict(&review.spec().restart, task) == Verdict::Finished;
+        return finished.then_some(task.meta.updated);
     }
+    let ready = task.ready.filter(|_| task.is_ready())?;
+    Some(if ready < rollout.status.started { ready } else { ready.plus(wait) })
 }
 
-fn standstill(review: &Review<'_, '_>, task: &Task) -> String {
-    match last_failure(&review.tasks(), task) {
-        Some(failed) => format!("update paused, the new version fails: {}", said(failed)),
-        None => "update paused, the new version fails".to_owned(),
+/// Notes that the rollout is complete, if it is.
+fn finish(review: &mut Review<'_, '_>) {
+    let wait = monitor(review);
+    let outdated = |task: &Arc<Task>| is_outdated(review, task) && !review.is_lost(task);
+    if review.heads().iter().any(outdated) || unsettled(review, wait) > 0 {
+        return;
+    }
+    let Some(mut rollout) = review.service.rollout.clone() else { return };
+    let UpdateStatus { state, completed, message, .. } = &mut rollout.status;
+    *completed = Some(review.draft.now);
+    if state.is_rollback() {
+        *state = UpdateState::RollbackCompleted;
+        *message = if rollout.automatic {
+            format!("rollback completed; {message}")
+        } else {
+            "rollback completed".to_owned()
+        };
+    } else {
+        *state = UpdateState::Completed;
+        *message = "update completed".to_owned();
+    }
+    note(review, rollout);
+}
+
+/// What holds for the rollout: on the way back, what the version that it goes back to says of that.
+fn policy(service: &Service) -> UpdatePolicy {
+    let spec = &service.current().spec;
+    if service.update_state().is_some_and(UpdateState::is_rollback) { spec.rollback } else { spec.update }
+}
+
+/// How long a new task is watched before it is relied on. A health check has vouched for it by then.
+fn monitor(review: &Review<'_, '_>) -> Duration {
+    match review.spec().container.healthcheck {
+        Some(Healthcheck::Check { .. }) => Duration::ZERO,
+        Some(Healthcheck::Disabled) | None => policy(&review.service).monitor,
     }
 }
 
@@ -133,4 +348,11 @@ pub(super) fn last_failure<'a>(tasks: &'a [Arc<Task>], task: &Task) -> Option<&'
     let of_slot = |old: &&Arc<Task>| old.slot == task.slot && old.version == task.version;
     let ended = tasks.iter().filter(of_slot).filter(|old| old.status.state.is_over());
     ended.max_by_key(|old| (old.meta.created, old.id))
+}
+
+/// Slots whose live tasks are not of the current version.
+pub(super) fn outdated_slots<'a>(service: &Service, tasks: impl Iterator<Item = &'a Arc<Task>>) -> u32 {
+    let old = tasks.filter(|task| task.is_live() && !service.is_current(task.version));
+    let slots: std::collections::BTreeSet<Slot> = old.map(|task| task.slot).collect();
+    u32::try_from(slots.len()).unwrap_or(u32::MAX)
 }

@@ -1,50 +1,123 @@
-//! What is asked of one service: scale it, remove it.
+//! What is asked of one service: change it, roll it back, remove it.
 
 use std::sync::Arc;
 
 use raftup_proto::{
-    api::{Action, ChangeView},
+    api::{Action, ChangeView, ServiceUpdate, UpdateState},
+    compose,
     id::ServiceId,
     refusal::{Code, Refusal},
-    spec::{MAX_REPLICAS, Mode, ServiceSpec},
+    spec::{FailureAction, MAX_REPLICAS, Mode, Ratio, ServiceSpec},
     unit::UnixMillis,
 };
 
 use crate::model::{ChangeSet, Cluster, Service};
 
-/// Changes the number of replicas; the version stays, no container is replaced. Errors: no such service, it is being
-/// removed, it is global, or too many.
-pub fn scale(
+use super::versions::{self, How};
+
+/// Changes what the service is asked to be. Its tasks are replaced if they will not do any more, or with `force`; a
+/// change of the number of replicas replaces none. Errors: no such service, it is being removed, it is global and is
+/// given replicas, too many of them, an image that cannot be one, a variable that it does not have.
+pub fn update(
     cluster: &Cluster,
     id: ServiceId,
-    replicas: u32,
+    update: &ServiceUpdate,
     now: UnixMillis,
 ) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
-    let service = there(cluster, id)?;
-    let name = service.full_name();
-    if service.removing {
-        return Err(Refusal::new(Code::Conflict, format!("service `{name}` is being removed")));
+    let service = changeable(cluster, id)?;
+    let spec = updated(service, update)?;
+    let mut changed = Service::clone(service);
+    // A change of the number of replicas alone is not the word that a paused update waits for.
+    let scaled = ServiceUpdate { replicas: update.replicas, ..ServiceUpdate::default() };
+    let resume = update.replicas.is_none() || *update != scaled;
+    versions::change(cluster, &mut changed, &spec, How { force: update.force, resume }, now);
+    let paused = service.update_state().is_some_and(UpdateState::is_paused);
+    let same = changed.current().number == service.current().number && !(paused && resume);
+    let action = if same { Action::Unchanged } else { Action::Updated };
+    let mut set = ChangeSet::new(now);
+    if changed != **service {
+        set.update(changed);
     }
-    check_replicas(&name, replicas)?;
-    let mode = Mode::Replicated { replicas };
-    match service.current().spec.mode {
-        Mode::Global => {
-            return Err(Refusal::new(
-                Code::Invalid,
-                format!("service `{name}` is global: it has one task on each node"),
-            )
-            .hint("choose its nodes with `deploy.placement.constraints`"));
+    Ok((set, vec![view(service, action)]))
+}
+
+fn updated(service: &Service, update: &ServiceUpdate) -> Result<ServiceSpec, Refusal> {
+    let name = service.full_name();
+    let mut spec = ServiceSpec::clone(&service.current().spec);
+    if let Some(replicas) = update.replicas {
+        check_replicas(&name, replicas)?;
+        if spec.mode == Mode::Global {
+            let message = format!("service `{name}` is global: it has one task on each node");
+            return Err(Refusal::new(Code::Invalid, message)
+                .hint("choose its nodes with `deploy.placement.constraints`"));
         }
-        Mode::Replicated { replicas: now } if now == replicas => {
+        spec.mode = Mode::Replicated { replicas };
+    }
+    if let Some(image) = &update.image {
+        spec.container.image =
+            compose::image(image).map_err(|message| Refusal::new(Code::Invalid, message))?;
+    }
+    for key in &update.env_rm {
+        if spec.container.env.remove(key).is_none() {
+            let message = format!("service `{name}` has no environment variable `{key}`");
+            return Err(Refusal::new(Code::NotFound, message));
+        }
+    }
+    spec.container.env.extend(update.env_add.clone());
+    spec.update = update.update.applied_to(spec.update);
+    spec.rollback = update.rollback.applied_to(spec.rollback);
+    check_policies(&spec)?;
+    Ok(spec)
+}
+
+pub(super) fn check_policies(spec: &ServiceSpec) -> Result<(), Refusal> {
+    let refused = if spec.rollback.failure_action == FailureAction::Rollback {
+        "a rollback that fails cannot be rolled back: its failure action is `pause` or `continue`"
+    } else if [spec.update, spec.rollback].iter().any(|policy| policy.max_failure_ratio.0 > Ratio::WHOLE) {
+        "a failure ratio is between 0 and 1"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::new(Code::Invalid, refused))
+}
+
+/// Makes the service what it was in an earlier version: `to`, or the one before the current one; so a second rollback
+/// goes forth again. Errors: no such service, it is being removed, no such version, what that one needs is gone.
+pub fn rollback(
+    cluster: &Cluster,
+    id: ServiceId,
+    to: Option<u64>,
+    now: UnixMillis,
+) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
+    let service = changeable(cluster, id)?;
+    let name = service.full_name();
+    let target = match to {
+        Some(number) if number == service.current().number => {
             return Ok((ChangeSet::default(), vec![view(service, Action::Unchanged)]));
         }
-        Mode::Replicated { .. } => {}
-    }
-    let mut changed = Service::clone(service);
-    set_spec(&mut changed, |spec| spec.mode = mode);
+        Some(number) => service.version(number).ok_or_else(|| {
+            Refusal::new(Code::NotFound, format!("service `{name}` has no version {number}"))
+                .hint(format!("`raftup service inspect {name}` lists those that are kept"))
+        })?,
+        None => service.previous().ok_or_else(|| {
+            Refusal::new(Code::Conflict, format!("service `{name}` has no previous version to roll back to"))
+        })?,
+    };
+    let cause = ("manually requested rollback".to_owned(), false);
+    let (changed, networks) = versions::go_back(cluster, service, target, cause, now)?;
     let mut set = ChangeSet::new(now);
     set.update(changed);
+    networks.into_iter().for_each(|network| set.update(network));
     Ok((set, vec![view(service, Action::Updated)]))
+}
+
+fn changeable(cluster: &Cluster, id: ServiceId) -> Result<&Arc<Service>, Refusal> {
+    let service = there(cluster, id)?;
+    if service.removing {
+        let message = format!("service `{}` is being removed", service.full_name());
+        return Err(Refusal::new(Code::Conflict, message));
+    }
+    Ok(service)
 }
 
 /// Removes one service; its networks and volumes stay with the stack. Errors: no such service.
@@ -75,13 +148,6 @@ pub(super) fn check_replicas(name: &str, replicas: u32) -> Result<(), Refusal> {
     let message =
         format!("service `{name}` asks for {replicas} replicas, at most {MAX_REPLICAS} are possible");
     Err(Refusal::new(Code::Invalid, message))
-}
-
-/// Changes the current version's spec in place.
-pub(super) fn set_spec(service: &mut Service, change: impl FnOnce(&mut ServiceSpec)) {
-    if let Some(version) = service.versions.last_mut() {
-        change(Arc::make_mut(&mut version.spec));
-    }
 }
 
 pub(super) fn view(service: &Service, action: Action) -> ChangeView {

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 
 use raftup_proto::{
-    api::{ManagerState, NodeView, ServiceView, StackView, TaskView},
+    api::{ManagerState, NodeView, ServiceView, StackView, TaskView, VersionView},
     id::{NodeId, ServiceId, StackId},
     peer::TaskState,
     spec::Mode,
 };
 
-use crate::model::{Cluster, Node, Service, Stack, Task};
+use crate::model::{Cluster, Node, Service, Stack, Task, Version};
 
 use super::placement;
 
@@ -118,10 +118,18 @@ fn service_view(service: &Service, count: Count) -> ServiceView {
         ports: current.spec.ports.clone(),
         removing: service.removing,
         waiting: service.waiting.clone(),
+        update: service.rollout.as_ref().map(|rollout| rollout.status.clone()),
+        version: current.number,
+        versions: service.versions.iter().rev().map(version_view).collect(),
         spec: (*current.spec).clone(),
         created: service.meta.created,
         updated: current.at,
     }
+}
+
+fn version_view(version: &Version) -> VersionView {
+    let image = version.spec.container.image.clone();
+    VersionView { number: version.number, at: version.at, image }
 }
 
 /// Tasks, history included, by service, slot, and age: the newest first.

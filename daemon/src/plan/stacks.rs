@@ -1,8 +1,8 @@
 //! A deploy as the difference between what a file asks for and what is there, in one change set.
 //!
-//! The stack is what the file says: what it no longer names is removed. A service gets a new version, and with it new
-//! containers one at a time, if and only if its container, the networks that it is on, or its resources changed.
-//! Everything else (replicas, ports, aliases, restart policy, placement, the service's own labels) changes in place.
+//! The stack is what the file says: what it no longer names is removed. A service gets new containers, by its update
+//! policy, if and only if its container, the networks that it is on, or its resources changed. Everything else (replicas,
+//! ports, aliases, policies, placement, the service's own labels) changes in place.
 //!
 //! Owns: stacks, and their services, networks and volumes as asked for; subnets and VIPs. Leaves alone: tasks.
 //! Holds: deploying the same file again changes nothing; no two services publish the same port.
@@ -15,7 +15,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 use raftup_proto::{
-    api::{Action, ChangeView, Deploy},
+    api::{Action, ChangeView, Deploy, UpdateState},
     id::{NetworkId, ServiceId, StackId, VolumeId},
     name::{NetworkName, ServiceName, VolumeName},
     refusal::{Code, Refusal},
@@ -23,9 +23,12 @@ use raftup_proto::{
     unit::UnixMillis,
 };
 
-use crate::model::{ChangeSet, Cluster, Meta, Network, ObjectKey, Service, Stack, Version, Volume};
+use crate::model::{ChangeSet, Cluster, Meta, Network, ObjectKey, Service, Stack, Volume};
 
-use super::{Ids, addresses, services};
+use super::{
+    Ids, addresses, services,
+    versions::{self, How},
+};
 
 /// Makes the stack what `deploy` asks for, and says what was done to each object.
 ///
@@ -105,6 +108,7 @@ fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
         if let Mode::Replicated { replicas } = service.mode {
             services::check_replicas(name.as_str(), replicas)?;
         }
+        services::check_policies(service)?;
         for attached in &service.networks {
             if !spec.networks.contains_key(&attached.network) {
                 let message = format!(
@@ -296,7 +300,8 @@ impl Diff<'_> {
             stack: self.stack,
             stack_name: self.spec.name.clone(),
             name: name.clone(),
-            versions: vec![version(1, spec, self.set.at)],
+            versions: vec![versions::first(spec, self.set.at)],
+            rollout: None,
             vips: self.give_vips(&networks, &BTreeMap::new())?,
             networks,
             volumes: self.mounted(spec),
@@ -320,14 +325,13 @@ impl Diff<'_> {
         new.vips = self.give_vips(&networks, &old.vips)?;
         new.volumes = self.mounted(spec);
         new.networks = networks;
-        if needs_containers(&current.spec, spec) || new.networks != old.networks {
-            new.versions.push(version(current.number + 1, spec, self.set.at));
-        } else {
-            services::set_spec(&mut new, |old| *old = spec.clone());
-        }
-        let action = if new == **old { Action::Unchanged } else { Action::Updated };
+        let how = How { force: false, resume: true };
+        versions::change(self.cluster, &mut new, spec, how, self.set.at);
+        let (asked, at_work) = (old.current().number, old.update_state().is_some_and(UpdateState::is_paused));
+        let same = new.current().number == asked && new.networks == old.networks && new.vips == old.vips;
+        let action = if same && !at_work { Action::Unchanged } else { Action::Updated };
         self.views.push(services::view(old, action));
-        if action == Action::Updated {
+        if new != **old {
             self.set.update(new);
         }
         Ok(())
@@ -372,11 +376,6 @@ impl Diff<'_> {
     }
 }
 
-/// The containers of `old` will not do for `new`; aliases are names of the service, not part of its containers.
-fn needs_containers(old: &ServiceSpec, new: &ServiceSpec) -> bool {
-    old.container != new.container || old.resources != new.resources
-}
-
 fn check_mode(service: &Service, old: Mode, new: Mode) -> Result<(), Refusal> {
     let words = match (old, new) {
         (Mode::Replicated { .. }, Mode::Replicated { .. }) | (Mode::Global, Mode::Global) => return Ok(()),
@@ -386,10 +385,6 @@ fn check_mode(service: &Service, old: Mode, new: Mode) -> Result<(), Refusal> {
     let name = service.full_name();
     let message = format!("service `{name}` is {} and cannot become {}", words.0, words.1);
     Err(Refusal::new(Code::Conflict, message).hint(format!("`raftup service rm {name}`, then deploy again")))
-}
-
-fn version(number: u64, spec: &ServiceSpec, at: UnixMillis) -> Version {
-    Version { number, at, image: spec.container.image.clone(), spec: Arc::new(spec.clone()) }
 }
 
 fn network_name(network: &Network) -> String {

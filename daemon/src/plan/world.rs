@@ -25,8 +25,9 @@ pub struct World {
     held: OrdMap<TaskId, Held>,
     usage: OrdMap<NodeId, Usage>,
     pending: OrdSet<(ServiceId, TaskId)>,
-    draining: OrdSet<(ServiceId, TaskId)>,
+    handing_over: OrdSet<(ServiceId, TaskId)>,
     global: OrdSet<ServiceId>,
+    waiting: OrdSet<ServiceId>,
 }
 
 /// What a task takes of its node.
@@ -166,19 +167,24 @@ impl World {
         self.cluster.nodes.get(&task.node?).filter(|node| node.state != NodeState::Down)
     }
 
-    /// Services with a task that takes no new connections and is not told to stop yet.
-    pub fn draining(&self) -> BTreeSet<ServiceId> {
-        self.draining.iter().map(|(service, _)| *service).collect()
+    /// Services with a task that waits for routes to be in force: it takes no new connections and is not told to stop yet,
+    /// or is to replace another.
+    pub fn handing_over(&self) -> BTreeSet<ServiceId> {
+        self.handing_over.iter().map(|(service, _)| *service).collect()
     }
 
     fn index_service(&mut self, old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) {
         if let Some(old) = old {
             self.global.remove(&old.id);
+            self.waiting.remove(&old.id);
         }
         if let Some(new) = new
             && new.current().spec.mode == Mode::Global
         {
             self.global.insert(new.id);
+        }
+        if let Some(new) = new.filter(|new| !new.waiting.is_empty()) {
+            self.waiting.insert(new.id);
         }
     }
 
@@ -194,8 +200,8 @@ impl World {
         if new.node.is_none() && new.is_live() {
             self.pending.insert((new.service, new.id));
         }
-        if new.desired == Desired::Drain {
-            self.draining.insert((new.service, new.id));
+        if new.desired == Desired::Drain || (new.desired == Desired::Run && new.replaces.is_some()) {
+            self.handing_over.insert((new.service, new.id));
         }
         if new.holds_node()
             && let Some(node) = new.node
@@ -217,7 +223,7 @@ impl World {
             drop_member(&mut self.by_node, node, old.id);
         }
         self.pending.remove(&(old.service, old.id));
-        self.draining.remove(&(old.service, old.id));
+        self.handing_over.remove(&(old.service, old.id));
         // What was counted is taken back as it was counted: the service may be gone by now.
         if let Some(Held { node, reserved }) = self.held.remove(&old.id) {
             let usage = self.usage.entry(node).or_default();
@@ -266,6 +272,8 @@ impl World {
 
     fn note_pending(&self, agenda: &mut Agenda) {
         agenda.services.extend(self.pending.iter().map(|(service, _)| *service));
+        // A task that cannot leave its node waits for room elsewhere as well.
+        agenda.services.extend(self.waiting.iter().copied());
     }
 }
 

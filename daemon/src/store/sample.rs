@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use raftup_proto::{
-    api::{Availability, Managers, NodeState},
+    api::{Availability, Managers, NodeState, UpdateState, UpdateStatus},
     id::{ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
     peer::{NodeInfo, Platform, Role, TaskState, TaskStatus},
     spec::{ContainerSpec, Mode, NetworkSpec, Placement, Resources, RestartPolicy, ServiceSpec, VolumeSpec},
@@ -11,7 +11,7 @@ use raftup_proto::{
 };
 
 use crate::model::{
-    ChangeSet, ClusterInfo, Desired, Membership, Meta, Network, Node, Service, Slot, Stack, Task,
+    ChangeSet, ClusterInfo, Desired, Membership, Meta, Network, Node, Rollout, Service, Slot, Stack, Task,
     TokenHashes, Version, Volume,
 };
 
@@ -78,6 +78,8 @@ pub(crate) fn service(id: u64) -> Service {
         placement: Placement::default(),
         resources: Resources::default(),
         labels: BTreeMap::new(),
+        update: Default::default(),
+        rollback: Default::default(),
     };
     Service {
         id: ServiceId::from_random(id),
@@ -85,7 +87,24 @@ pub(crate) fn service(id: u64) -> Service {
         stack: StackId::from_random(1),
         stack_name: "shop".parse().unwrap(),
         name: "web".parse().unwrap(),
-        versions: vec![Version { number: 1, at: AT, image: "nginx@sha256:0".to_owned(), spec: spec.into() }],
+        versions: vec![Version {
+            number: 1,
+            containers: 1,
+            at: AT,
+            image: "nginx@sha256:0".to_owned(),
+            spec: spec.into(),
+        }],
+        rollout: Some(Rollout {
+            status: UpdateStatus {
+                state: UpdateState::Completed,
+                started: AT,
+                completed: Some(AT),
+                message: "update completed".to_owned(),
+            },
+            automatic: false,
+            slots: 2,
+            failed: [Slot::Replica(1)].into(),
+        }),
         networks: vec![NetworkId::from_random(3)],
         vips: BTreeMap::from([(NetworkId::from_random(3), "10.64.63.1".parse().unwrap())]),
         volumes: BTreeMap::from([("data".parse().unwrap(), "shop_data".to_owned())]),
@@ -106,6 +125,8 @@ pub(crate) fn task(id: u64) -> Task {
         desired: Desired::Run,
         status: TaskStatus::new(TaskState::Running, AT).because("healthy"),
         not_before: Some(AT),
+        replaces: None,
+        ready: Some(AT),
         restarts: 1,
     }
 }

@@ -1,6 +1,6 @@
 //! `deploy`, and the service keys that say the same: how many tasks, where, with what, and what happens when one ends.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use super::{
     environment,
@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     spec::{
-        Amounts, Constraint, MAX_REPLICAS, Mode, NodeAttribute, Placement, Resources, RestartCondition,
-        RestartPolicy,
+        Amounts, Constraint, FailureAction, MAX_REPLICAS, Mode, NodeAttribute, Placement, Resources,
+        RestartCondition, RestartPolicy, UpdatePolicy,
     },
     unit::{CpuMillis, MemBytes},
 };
@@ -22,6 +22,8 @@ pub(super) struct Deploy {
     pub(super) resources: Resources,
     pub(super) restart: RestartPolicy,
     pub(super) labels: std::collections::BTreeMap<String, String>,
+    pub(super) update: UpdatePolicy,
+    pub(super) rollback: UpdatePolicy,
 }
 
 /// Least memory that the engine gives to a container.
@@ -45,10 +47,12 @@ pub(super) fn read(service: &Fields<'_>) -> Deploy {
             other => Err(format!("`{}` is neither `vip` nor `dnsrr`", clip(other))),
         });
     }
+    let update = get("update_config").map(|item| update(&item)).unwrap_or_default();
+    let rollback = get("rollback_config").map(|item| rollback(&item)).unwrap_or_default();
     if let Some(deploy) = deploy {
-        deploy.finish(&["update_config", "rollback_config"]);
+        deploy.finish(&[]);
     }
-    Deploy { mode, placement, resources, restart, labels }
+    Deploy { mode, placement, resources, restart, labels, update, rollback }
 }
 
 fn mode(mode: Option<Item<'_>>, replicas: Option<Item<'_>>, scale: Option<Item<'_>>) -> Mode {
@@ -260,6 +264,43 @@ fn restart(policy: Option<Item<'_>>, short: Option<Item<'_>>) -> RestartPolicy {
         fields.get("window").and_then(|item| item.duration()).filter(|window| *window > Duration::ZERO);
     fields.finish(&[]);
     restart
+}
+
+/// `update_config`. A global service takes all of it: as in Swarm, its new task starts beside the old one on the node.
+fn update(item: &Item<'_>) -> UpdatePolicy {
+    let default = UpdatePolicy::default();
+    let Some(fields) = item.fields() else { return default };
+    let parallelism = fields.get("parallelism").and_then(|item| item.whole(0, MAX_REPLICAS));
+    let policy = UpdatePolicy {
+        parallelism: parallelism.unwrap_or(default.parallelism),
+        delay: fields.get("delay").and_then(|item| item.duration()).unwrap_or(default.delay),
+        order: word(&fields, "order").unwrap_or(default.order),
+        monitor: fields
+            .get("monitor")
+            .and_then(|item| item.duration())
+            .filter(|monitor| *monitor > Duration::ZERO)
+            .unwrap_or(default.monitor),
+        failure_action: word(&fields, "failure_action").unwrap_or(default.failure_action),
+        max_failure_ratio: word(&fields, "max_failure_ratio").unwrap_or(default.max_failure_ratio),
+    };
+    fields.finish(&[]);
+    policy
+}
+
+/// `rollback_config`: the same, but there is nothing further to go back to.
+fn rollback(item: &Item<'_>) -> UpdatePolicy {
+    let policy = update(item);
+    if policy.failure_action == FailureAction::Rollback
+        && let Some(item) = item.fields().and_then(|fields| fields.get("failure_action"))
+    {
+        item.error("`rollback` is neither `pause` nor `continue`");
+    }
+    policy
+}
+
+fn word<T: FromStr<Err = String>>(fields: &Fields<'_>, key: &'static str) -> Option<T> {
+    let item = fields.get(key)?;
+    item.parse(|text| text.parse().map_err(|what| format!("`{}` is {what}", clip(text))))
 }
 
 /// The engine's own words. What a person stopped is gone here, so `unless-stopped` is `always`.

@@ -42,6 +42,7 @@ use std::{
 use crate::spec::StackSpec;
 
 pub use diagnostic::{Diagnostic, Excerpt, Problems};
+pub use service::image;
 
 /// Largest file that is read, in bytes.
 pub const FILE_MAX: u64 = 1 << 20;

@@ -115,6 +115,8 @@ pub(super) fn read(
         placement: deploy.placement,
         resources: deploy.resources,
         labels: deploy.labels,
+        update: deploy.update,
+        rollback: deploy.rollback,
     })
 }
 
@@ -199,8 +201,9 @@ fn command(item: &Item<'_>) -> Option<Vec<String>> {
     }
 }
 
-/// An image's name as far as it can be checked without a registry. Source: the reference grammar of the OCI images.
-fn image(text: &str) -> Result<String, String> {
+/// An image's name as far as it can be checked without a registry; else what is wrong with it. Source: the reference
+/// grammar of the OCI images.
+pub fn image(text: &str) -> Result<String, String> {
     let fits = |char: char| char.is_ascii_alphanumeric() || "._-/:@+".contains(char);
     let bad = |reason: &str| Err(format!("`{}` cannot name an image: {reason}", clip(text)));
     if text.len() > IMAGE_MAX {

@@ -38,6 +38,7 @@ pub(super) fn leader(api: &Api) -> Router<Api> {
         .route("/services", get(stacks::services))
         .route("/services/{service}", get(stacks::service).delete(stacks::remove_service))
         .route("/services/{service}", patch(stacks::update_service))
+        .route("/services/{service}/rollback", post(stacks::roll_back_service))
         .route("/services/{service}/logs", get(logs::service))
         .route("/tasks", get(stacks::tasks))
         .route("/progress", get(progress::follow))

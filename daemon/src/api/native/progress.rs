@@ -36,6 +36,7 @@ const IN_FORCE_LIMIT: Duration = Duration::from_secs(10);
 pub(in crate::api) struct Follow {
     stack: Option<String>,
     service: Option<String>,
+    node: Option<String>,
     #[serde(default)]
     revision: Revision,
 }
@@ -53,11 +54,13 @@ pub(in crate::api) async fn follow(
 }
 
 fn subject(cluster: &Cluster, follow: &Follow) -> Result<Selector, Refusal> {
-    match (&follow.stack, &follow.service) {
-        (_, Some(name)) => Ok(Selector::Service(find::service(cluster, name)?.id)),
-        (Some(name), None) => Ok(Selector::Stack(find::stack(cluster, name)?.id)),
-        (None, None) => {
-            Err(Refusal::new(Code::Invalid, "progress is that of a `stack` or a `service`; name one"))
+    match (&follow.stack, &follow.service, &follow.node) {
+        (_, Some(name), _) => Ok(Selector::Service(find::service(cluster, name)?.id)),
+        (Some(name), None, _) => Ok(Selector::Stack(find::stack(cluster, name)?.id)),
+        (None, None, Some(name)) => Ok(Selector::Node(find::node(cluster, name)?.id)),
+        (None, None, None) => {
+            let message = "progress is that of a `stack`, a `service` or a `node`; name one";
+            Err(Refusal::new(Code::Invalid, message))
         }
     }
 }

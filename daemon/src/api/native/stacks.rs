@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, Query},
 };
 use raftup_proto::{
-    api::{Deploy, Deployed, ServiceUpdate, ServiceView, StackView, TaskView},
+    api::{Deploy, Deployed, Rollback, ServiceUpdate, ServiceView, StackView, TaskView},
     refusal::{Code, Refusal},
 };
 use serde::Deserialize;
@@ -85,10 +85,20 @@ pub(in crate::api) async fn update_service(
 ) -> Answer<Deployed> {
     let change = |cluster: &_, now| {
         let service = find::service(cluster, &name)?;
-        match update.replicas {
-            Some(replicas) => services::scale(cluster, service.id, replicas, now),
-            None => Ok(Default::default()),
-        }
+        services::update(cluster, service.id, &update, now)
+    };
+    let (revision, changes) = manager.store.change(change).await?;
+    Ok(Json(Deployed { revision, changes }))
+}
+
+pub(in crate::api) async fn roll_back_service(
+    Extension(manager): Extension<Box<Manager>>,
+    Path(name): Path<String>,
+    Json(rollback): Json<Rollback>,
+) -> Answer<Deployed> {
+    let change = |cluster: &_, now| {
+        let service = find::service(cluster, &name)?;
+        services::rollback(cluster, service.id, rollback.to, now)
     };
     let (revision, changes) = manager.store.change(change).await?;
     Ok(Json(Deployed { revision, changes }))

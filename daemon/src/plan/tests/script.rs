@@ -3,18 +3,20 @@
 //! ```text
 //! node add NAME MEMORY | lost NAME | back NAME | drain|pause|active NAME | rm NAME | label NAME KEY=VALUE
 //! service add NAME replicas=N|global image=I volume=V memory=M constraint=A==B port=P delay=S attempts=N restart=none|on-failure
+//!     update.KEY=V rollback.KEY=V (parallelism, delay, order, monitor, action, ratio) healthcheck
 //! service set NAME (as add) | service rm NAME | stack rm | scale NAME N | pool CIDR (before the first node)
-//! settle | wait SECONDS | decide | show | progress
+//! rollback NAME [VERSION] | update NAME force|image=I | crash NAME SLOT | routes held|flow | versions NAME
+//! progress node NAME | settle | wait SECONDS | decide | show | progress
 //! ```
 
 use std::time::Duration;
 
 use raftup_proto::{
-    api::{Availability, NodeUpdate},
+    api::{Availability, NodeUpdate, ServiceUpdate},
     refusal::Refusal,
     spec::{
-        Constraint, Mode, Mount, MountSource, NodeAttribute, PortSpec, Protocol, RestartCondition,
-        ServiceSpec,
+        Constraint, Healthcheck, Mode, Mount, MountSource, NodeAttribute, PortSpec, Protocol,
+        RestartCondition, ServiceSpec, UpdatePolicy,
     },
     unit::MemBytes,
 };
@@ -106,6 +108,30 @@ impl Runner {
                 sim.apply(set);
             }
             ["scale", name, replicas] => return refused(scale(sim, name, replicas.parse().unwrap())),
+            ["rollback", name, to @ ..] => {
+                let to = to.first().map(|number| number.parse().unwrap());
+                return refused(roll_back(sim, name, to));
+            }
+            ["update", name, option] => {
+                let (key, value) = option.split_once('=').unwrap_or((option, ""));
+                let image = (key == "image").then(|| value.to_owned());
+                let update = ServiceUpdate { image, force: key == "force", ..ServiceUpdate::default() };
+                return refused(update_service(sim, name, &update));
+            }
+            ["crash", name, slot] => sim.crash(sim.find(name), slot.parse().unwrap()),
+            ["routes", "held"] => sim.held = Some(sim.revision()),
+            ["routes", "flow"] => sim.held = None,
+            ["versions", name] => {
+                let service = &sim.cluster().services[&sim.find(name)];
+                let line = |version: &crate::model::Version| {
+                    format!("{} {} (containers of {})", version.number, version.image, version.containers)
+                };
+                return service.versions.iter().map(line).collect();
+            }
+            ["progress", "node", name] => {
+                let node = plan::progress::Selector::Node(sim.node(name));
+                return sim.progress_of(node);
+            }
             ["decide"] => _ = sim.decide(),
             ["act"] => _ = sim.act(),
             ["settle"] => sim.settle(),
@@ -119,9 +145,32 @@ impl Runner {
 }
 
 fn scale(sim: &mut Sim, name: &str, replicas: u32) -> Result<(), Refusal> {
-    let (set, _) = plan::services::scale(sim.cluster(), sim.find(name), replicas, sim.now)?;
+    update_service(sim, name, &ServiceUpdate { replicas: Some(replicas), ..ServiceUpdate::default() })
+}
+
+fn update_service(sim: &mut Sim, name: &str, update: &ServiceUpdate) -> Result<(), Refusal> {
+    let (set, _) = plan::services::update(sim.cluster(), sim.find(name), update, sim.now)?;
     sim.apply(set);
     Ok(())
+}
+
+fn roll_back(sim: &mut Sim, name: &str, to: Option<u64>) -> Result<(), Refusal> {
+    let (set, _) = plan::services::rollback(sim.cluster(), sim.find(name), to, sim.now)?;
+    sim.apply(set);
+    Ok(())
+}
+
+pub(super) fn policy(policy: &mut UpdatePolicy, key: &str, value: &str) {
+    let seconds = |text: &str| Duration::from_secs_f64(text.parse().unwrap());
+    match key {
+        "parallelism" => policy.parallelism = value.parse().unwrap(),
+        "delay" => policy.delay = seconds(value),
+        "order" => policy.order = value.parse().unwrap(),
+        "monitor" => policy.monitor = seconds(value),
+        "action" => policy.failure_action = value.parse().unwrap(),
+        "ratio" => policy.max_failure_ratio = value.parse().unwrap(),
+        other => panic!("no such part of a policy: {other}"),
+    }
 }
 
 fn node(sim: &mut Sim, words: &[&str]) -> Result<(), Refusal> {
@@ -173,6 +222,18 @@ fn set(spec: &mut ServiceSpec, option: &str) {
         ("volume", name) => {
             let source = MountSource::Volume { name: name.parse().unwrap(), nocopy: false };
             spec.container.mounts = vec![Mount { target: "/data".to_owned(), source, read_only: false }];
+        }
+        (key, value) if key.starts_with("update.") => policy(&mut spec.update, &key[7..], value),
+        (key, value) if key.starts_with("rollback.") => policy(&mut spec.rollback, &key[9..], value),
+        ("healthcheck", _) => {
+            spec.container.healthcheck = Some(Healthcheck::Check {
+                test: None,
+                interval: None,
+                timeout: None,
+                retries: None,
+                start_period: None,
+                start_interval: None,
+            });
         }
         ("restart", "none") => spec.restart.condition = RestartCondition::None,
         ("restart", "on-failure") => spec.restart.condition = RestartCondition::OnFailure,

@@ -18,7 +18,7 @@ use raftup_proto::{
 
 use crate::{
     model::{ChangeSet, Cluster, Desired, ObjectKey, Task, TokenHashes},
-    plan::{self, Agenda, Facts, Ids, World, check},
+    plan::{self, Agenda, Facts, Ids, World, check, rollout},
     store::apply,
 };
 
@@ -29,6 +29,8 @@ pub(super) struct Sim {
     pub spec: StackSpec,
     /// Nodes whose agents do nothing.
     pub dead: BTreeSet<NodeId>,
+    /// Nodes say no more that they have routes in force: this is the newest that they have.
+    pub held: Option<Revision>,
     agenda: Agenda,
     due: BTreeMap<ServiceId, UnixMillis>,
     /// What happened since it was last taken.
@@ -46,6 +48,8 @@ pub(super) fn service(image: &str, mode: Mode) -> ServiceSpec {
         placement: Default::default(),
         resources: Default::default(),
         labels: BTreeMap::new(),
+        update: Default::default(),
+        rollback: Default::default(),
     }
 }
 
@@ -91,6 +95,7 @@ impl Sim {
             ids: Ids::counted(),
             spec,
             dead: BTreeSet::new(),
+            held: None,
             agenda: Agenda::default(),
             due: BTreeMap::new(),
             log: Vec::new(),
@@ -172,17 +177,57 @@ impl Sim {
     pub(super) fn decide(&mut self) -> bool {
         let due = self.due.iter().filter(|(_, at)| **at <= self.now).map(|(id, _)| *id);
         self.agenda.services.extend(due);
+        self.agenda.services.extend(self.world.handing_over());
         let agenda = std::mem::take(&mut self.agenda);
-        let facts = Facts { in_force: Some(self.cluster().revision) };
+        let facts = self.facts();
         let plan = plan::decide(&self.world, &agenda, facts, self.now, &mut self.ids);
         for id in &agenda.services {
             self.due.remove(id);
         }
         self.due.extend(plan.due);
+        self.check_handovers(&plan.set);
         self.tell(&plan.set);
         let changed = !plan.set.is_empty();
         self.apply(plan.set);
         changed
+    }
+
+    /// No task that serves leaves the routes before the one that replaces it is in all of them, or a node was silent for
+    /// too long.
+    fn check_handovers(&self, set: &ChangeSet) {
+        use crate::model::{Change, Object};
+        for change in &set.changes {
+            let Change::Update(Object::Task(left)) = change else { continue };
+            let tasks = &self.cluster().tasks;
+            let served = tasks.get(&left.id).is_some_and(|task| task.is_ready());
+            let successor = tasks.values().find(|task| task.is_ready() && task.replaces == Some(left.id));
+            let Some(successor) = successor.filter(|_| served && left.desired == Desired::Drain) else {
+                continue;
+            };
+            let goes_too = set.changes.iter().any(|change| {
+                matches!(change, Change::Update(Object::Task(task))
+                    if task.id == successor.id && task.desired != Desired::Run)
+            });
+            let in_force = self.facts().in_force >= Some(successor.meta.revision);
+            let silent = successor.ready.is_some_and(|at| self.now >= at.plus(rollout::HANDOVER_LIMIT));
+            assert!(goes_too || in_force || silent, "{} leaves before {} is reached", left.id, successor.id);
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { in_force: Some(self.held.unwrap_or(self.cluster().revision)) }
+    }
+
+    /// The container of the newest task that runs in a slot ends with a failure.
+    pub(super) fn crash(&mut self, service: ServiceId, slot: u32) {
+        let tasks = self.cluster().tasks_of(service).filter(|task| task.is_ready());
+        let of_slot = tasks.filter(|task| task.slot == crate::model::Slot::Replica(slot));
+        let task = of_slot.max_by_key(|task| task.id).expect("a task that runs").clone();
+        let status = TaskStatus { exit_code: Some(1), ..TaskStatus::new(TaskState::Failed, self.now) };
+        self.log.push(format!("  {} {}", self.name(&task), status_text(&status)));
+        let reports = BTreeMap::from([(task.id, (task.node.expect("it runs somewhere"), status))]);
+        let set = plan::nodes::reports(self.cluster(), &reports, self.now);
+        self.apply(set);
     }
 
     /// Each agent takes each of its tasks one step; says whether anything moved.
@@ -219,6 +264,9 @@ impl Sim {
             }
             TaskState::Assigned => Some(at(TaskState::Starting)),
             TaskState::Starting if image.contains("slow") => None,
+            TaskState::Starting if image.contains("sick") => {
+                Some(at(TaskState::Failed).because("unhealthy: no answer"))
+            }
             TaskState::Starting => Some(at(TaskState::Running)),
             TaskState::Running if image.contains("crash") => {
                 Some(TaskStatus { exit_code: Some(1), ..at(TaskState::Failed) })
@@ -236,7 +284,7 @@ impl Sim {
             let decided = self.decide();
             if !self.act() && !decided {
                 let all = Agenda::everything(self.cluster());
-                let facts = Facts { in_force: Some(self.cluster().revision) };
+                let facts = self.facts();
                 let plan = plan::decide(&self.world, &all, facts, self.now, &mut self.ids.clone());
                 assert!(plan.set.is_empty(), "settled, but there is more to do: {:#?}", plan.set);
                 assert_eq!(
@@ -301,8 +349,18 @@ impl Sim {
                     lines.push(self.task_line(old.as_deref(), task));
                 }
                 Change::Update(Object::Service(service)) => {
-                    let was = &self.cluster().services[&service.id].waiting;
-                    if *was != service.waiting {
+                    let was = &self.cluster().services[&service.id];
+                    if was.rollout != service.rollout
+                        && let Some(rollout) = &service.rollout
+                    {
+                        let failed = match rollout.failed.len() {
+                            0 => String::new(),
+                            n => format!(", {n} of {} failed", rollout.slots),
+                        };
+                        let status = &rollout.status;
+                        lines.push(format!("{} {}: {}{failed}", service.name, status.state, status.message));
+                    }
+                    if was.waiting != service.waiting {
                         let now = if service.waiting.is_empty() {
                             "nothing".to_owned()
                         } else {
@@ -357,8 +415,11 @@ impl Sim {
 
     pub(super) fn progress(&self) -> Vec<String> {
         let Some(stack) = self.cluster().stacks.values().next() else { return vec!["no stack".to_owned()] };
-        let progress =
-            plan::progress::progress(self.cluster(), plan::progress::Selector::Stack(stack.id)).unwrap();
+        self.progress_of(plan::progress::Selector::Stack(stack.id))
+    }
+
+    pub(super) fn progress_of(&self, selector: plan::progress::Selector) -> Vec<String> {
+        let progress = plan::progress::progress(self.cluster(), selector).unwrap();
         let line = |service: &raftup_proto::api::ServiceProgress| {
             let waiting = service.waiting.join("; ");
             format!("{} {}/{} {waiting}", service.name, service.running, service.desired)

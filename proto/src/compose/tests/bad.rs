@@ -108,7 +108,7 @@ fn not_yaml() {
 fn unknown_keys() {
     check(
         "servces: {}\nservices:\n  web:\n    image: nginx\n    enviroment: {A: b}\n    prots: []\n    wibble: 1\n    \
-         x-mine: 1\n    deploy: {replica: 1, update_config: {}}\n    build: .\n    depends_on: [db]\n    \
+         x-mine: 1\n    deploy: {replica: 1}\n    build: .\n    depends_on: [db]\n    \
          container_name: web\n    privileged: true\nsecrets: {a: {}}\n",
         expect![[r#"
             compose.yaml:1:1: servces: unknown key `servces`
@@ -127,12 +127,9 @@ fn unknown_keys() {
              7 |     wibble: 1
                |     ^^^^^^
             compose.yaml:9:14: services.web.deploy.replica: unknown key `replica`
-             9 |     deploy: {replica: 1, update_config: {}}
+             9 |     deploy: {replica: 1}
                |              ^^^^^^^
                help: did you mean `replicas`?
-            compose.yaml:9:26: services.web.deploy.update_config: is not supported yet
-             9 |     deploy: {replica: 1, update_config: {}}
-               |                          ^^^^^^^^^^^^^
             compose.yaml:10:5: services.web.build: is not supported yet
              10 |     build: .
                 |     ^^^^^
@@ -735,5 +732,57 @@ fn variables() {
                   condition: "any"
                   delay: "5.000s"
         "#]],
+    );
+}
+
+#[test]
+fn updates_that_cannot_be() {
+    check_web(
+        r"
+deploy:
+  update_config: {parallelism: -1, delay: soon, order: first, monitor: 5, failure_action: stop, max_failure_ratio: 1.5, paralelism: 2}
+  rollback_config: {failure_action: rollback, max_failure_ratio: some}
+",
+        expect![[r#"
+            compose.yaml:5:36: services.web.deploy.update_config.parallelism: `-1` is not between 0 and 10000
+             5 |       update_config: {parallelism: -1, delay: soon, order: first, monitor: 5, failure_action: stop, max_failure_ratio: 1
+               |                                    ^^
+            compose.yaml:5:47: services.web.deploy.update_config.delay: `soon` is not a time such as `10s`, `1m30s` or `500ms`
+             5 | update_config: {parallelism: -1, delay: soon, order: first, monitor: 5, failure_action: stop, max_failure_ratio: 1.5, pa
+               |                                         ^^^^
+            compose.yaml:5:60: services.web.deploy.update_config.order: `first` is neither `stop-first` nor `start-first`
+             5 | : {parallelism: -1, delay: soon, order: first, monitor: 5, failure_action: stop, max_failure_ratio: 1.5, paralelism: 2}
+               |                                         ^^^^^
+            compose.yaml:5:76: services.web.deploy.update_config.monitor: `5` is not a time such as `10s`, `1m30s` or `500ms`
+             5 | -1, delay: soon, order: first, monitor: 5, failure_action: stop, max_failure_ratio: 1.5, paralelism: 2}
+               |                                         ^
+            compose.yaml:5:95: services.web.deploy.update_config.failure_action: `stop` is none of `pause`, `continue` and `rollback`
+             5 | der: first, monitor: 5, failure_action: stop, max_failure_ratio: 1.5, paralelism: 2}
+               |                                         ^^^^
+            compose.yaml:5:120: services.web.deploy.update_config.max_failure_ratio: `1.5` is not between 0 and 1
+             5 | ailure_action: stop, max_failure_ratio: 1.5, paralelism: 2}
+               |                                         ^^^
+            compose.yaml:5:125: services.web.deploy.update_config.paralelism: unknown key `paralelism`
+             5 | e_action: stop, max_failure_ratio: 1.5, paralelism: 2}
+               |                                         ^^^^^^^^^^
+               help: did you mean `parallelism`?
+            compose.yaml:6:41: services.web.deploy.rollback_config.failure_action: `rollback` is neither `pause` nor `continue`
+             6 |       rollback_config: {failure_action: rollback, max_failure_ratio: some}
+               |                                         ^^^^^^^^
+            compose.yaml:6:70: services.web.deploy.rollback_config.max_failure_ratio: `some` is not a number such as `0.25`
+             6 |       rollback_config: {failure_action: rollback, max_failure_ratio: some}
+               |                                                                      ^^^^
+        "#]],
+    );
+    check_web(
+        "deploy: {update_config: [start-first], rollback_config: fast}",
+        expect![[r#"
+        compose.yaml:4:29: services.web.deploy.update_config: must be a mapping, not a list
+         4 |     deploy: {update_config: [start-first], rollback_config: fast}
+           |                             ^
+        compose.yaml:4:61: services.web.deploy.rollback_config: must be a mapping, not a text
+         4 |     deploy: {update_config: [start-first], rollback_config: fast}
+           |                                                             ^^^^
+    "#]],
     );
 }

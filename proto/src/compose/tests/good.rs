@@ -497,3 +497,65 @@ RAW="$x" # y
         "#]],
     );
 }
+
+#[test]
+fn updates() {
+    check_web(
+        r#"
+deploy:
+  update_config: {parallelism: 0, delay: 10s, order: start-first, monitor: 1m, failure_action: rollback, max_failure_ratio: 0.25}
+  rollback_config: {parallelism: 2, order: stop-first, failure_action: continue, max_failure_ratio: "1"}
+"#,
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+                rollback:
+                  delay: "0.000s"
+                  failure_action: "continue"
+                  max_failure_ratio: 1000000
+                  monitor: "5.000s"
+                  order: "stop-first"
+                  parallelism: 2
+                update:
+                  delay: "10.000s"
+                  failure_action: "rollback"
+                  max_failure_ratio: 250000
+                  monitor: "60.000s"
+                  order: "start-first"
+                  parallelism: 0
+        "#]],
+    );
+    // What is not said, and a monitor of 0, is as in Swarm: one at a time, stop first, watched for 5 s, then a pause.
+    check_web(
+        "deploy: {mode: global, update_config: {order: start-first, monitor: 0s}, rollback_config: }",
+        expect![[r#"
+        name: "shop"
+        services:
+          web:
+            container:
+              image: "nginx"
+            mode: "global"
+            networks: {"network":"default"}
+            restart:
+              condition: "any"
+              delay: "5.000s"
+            update:
+              delay: "0.000s"
+              failure_action: "pause"
+              max_failure_ratio: 0
+              monitor: "5.000s"
+              order: "start-first"
+              parallelism: 1
+    "#]],
+    );
+}
