@@ -3,6 +3,7 @@
 //! | module | what it checks |
 //! | --- | --- |
 //! | `layering` | the sources: who imports whom, and what is pure |
+//! | `change` | updates, rollbacks, drains and scaling under load |
 //! | `lab` | the lab itself, with real engines |
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do: by panicking")]
 
+mod change;
 mod cluster;
 mod examples;
 mod faults;

@@ -258,7 +258,7 @@ fn advance(review: &mut Review<'_, '_>) {
                 review.retire(&task);
                 review.start(task.slot, current, None, 0);
             }
-            UpdateOrder::StartFirst => _ = review.start_beside(&task, current, None, 0),
+            UpdateOrder::StartFirst => review.start_beside(&task, current, None, 0),
         }
     }
 }
