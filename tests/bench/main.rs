@@ -1,32 +1,88 @@
-//! `make bench`: figures that raftup is compared with, measured in one lab in one run.
+//! `make bench`: raftup beside Docker Swarm, HAProxy, nginx, the engines alone and the bare link, in the same run.
 //!
 //! | module | what it measures |
 //! | --- | --- |
-//! | [`engines`] | how long the engines alone take for many containers |
-//! | [`wire`] | the bare link between hosts, and the same through HAProxy |
+//! | [`idle`] | memory and CPU of a daemon with nothing to do |
+//! | [`begin`] | making a cluster and joining it |
+//! | [`start`] | forty replicas of a small image |
+//! | [`mesh`] | bytes and requests through a published port, and from container to container |
+//! | [`faults`] | daemons killed, hosts powered off |
+//! | [`cluster`] | clusters of both kinds in a lab, and what their engines say |
+//! | [`table`] | medians, targets, the table |
 //!
-//! Takes names of measures as arguments; all without. Each prints one line of JSON.
+//! Holds: a run that did not do what it claims to have measured ends the bench with an error.
 #![forbid(unsafe_code)]
 
-mod engines;
-mod wire;
+mod begin;
+mod cluster;
+mod faults;
+mod idle;
+mod mesh;
+mod start;
+mod table;
 
-use anyhow::ensure;
-use raftup_tests::lab::{Lab, Options};
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
 
-type Measure = fn(&Lab) -> anyhow::Result<serde_json::Value>;
+use table::Row;
 
-const MEASURES: [(&str, Measure); 2] = [("engines", engines::measure), ("wire", wire::measure)];
+/// Measures raftup beside others; everything without a name.
+#[derive(Parser)]
+pub(crate) struct Args {
+    /// What to measure.
+    #[arg(value_enum)]
+    measures: Vec<Measure>,
+    /// How often each thing is measured; medians are shown.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How often each fault is made, where that is not `--rounds`.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    fault_rounds: Option<u32>,
+    /// Leave Docker Swarm out of the faults: it takes most of the time.
+    #[arg(long)]
+    no_swarm_faults: bool,
+    /// Print JSON, with each round's figures.
+    #[arg(long)]
+    json: bool,
+    /// What cargo says to every bench.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Measure {
+    Idle,
+    Begin,
+    Start,
+    Mesh,
+    Faults,
+}
+
+impl Measure {
+    fn run(self, args: &Args) -> anyhow::Result<Vec<Row>> {
+        match self {
+            Self::Idle => idle::measure(),
+            Self::Begin => begin::measure(args.rounds),
+            Self::Start => start::measure(args.rounds),
+            Self::Mesh => mesh::measure(args.rounds),
+            Self::Faults => faults::measure(args.fault_rounds.unwrap_or(args.rounds), !args.no_swarm_faults),
+        }
+    }
+}
 
 fn main() -> anyhow::Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
-    let unknown = wanted.iter().find(|name| !MEASURES.iter().any(|(known, _)| known == name));
-    ensure!(unknown.is_none(), "no measure `{}`", unknown.map(String::as_str).unwrap_or_default());
-    let lab = Lab::up(&Options { daemon: false, ..Options::new("bench", 3)? })?;
-    for (name, measure) in MEASURES {
-        if wanted.is_empty() || wanted.iter().any(|word| word == name) {
-            println!("{}", serde_json::json!({ "measure": name, "result": measure(&lab)? }));
-        }
+    let args = Args::parse();
+    let wanted = if args.measures.is_empty() { Measure::value_variants() } else { &args.measures };
+    let mut rows = Vec::new();
+    for measure in wanted {
+        let name = measure.to_possible_value().context("a measure without a name")?.get_name().to_owned();
+        table::note(&format!("measuring {name}"));
+        rows.extend(measure.run(&args).with_context(|| format!("measuring {name}"))?);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        table::print(&rows);
     }
     Ok(())
 }

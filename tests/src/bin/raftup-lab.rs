@@ -40,6 +40,9 @@ enum Action {
         /// Engines only, no raftupd.
         #[arg(long)]
         no_daemon: bool,
+        /// Whether containers outlive their engine; Docker Swarm needs engines that do not let them.
+        #[arg(long, value_enum, default_value_t = Switch::On)]
+        live_restore: Switch,
     },
     /// Take the lab down, with all that is on it.
     Down,
@@ -79,6 +82,12 @@ enum Action {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum Fault {
     /// Pull the network cable.
     Cut,
@@ -113,8 +122,9 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let open = || Lab::open(&args.id);
     match args.action {
-        Action::Up { hosts, engine, no_daemon } => {
-            up(&Options { id: args.id, hosts, engine, daemon: !no_daemon })?;
+        Action::Up { hosts, engine, no_daemon, live_restore } => {
+            let live_restore = matches!(live_restore, Switch::On);
+            up(&Options { id: args.id, hosts, engine, daemon: !no_daemon, live_restore })?;
         }
         Action::Down => Lab::down(&args.id)?,
         Action::Exec { host, command } => return exec(&open()?, &host, &command),

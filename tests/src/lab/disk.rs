@@ -98,7 +98,7 @@ fn make(kind: EngineKind, lower: &Path, tool: &Path, images: &Path) -> anyhow::R
 fn fill(entrance: &Entrance, files: &HostPlace, images: &Path) -> anyhow::Result<()> {
     let socket = files.run().join("docker.sock");
     let pid_file = Path::new("/run/lab-engine.pid");
-    entrance.spawn_daemon(&engine::command(&entrance.cgroup), pid_file, &files.log("engine"))?;
+    entrance.spawn_daemon(&engine::command(&entrance.cgroup, true), pid_file, &files.log("engine"))?;
     wait_for(engine::START, "answer of the engine", || Ok(engine::answers(&socket).then_some(())))?;
     engine::load_images(&socket, images)?;
     let pid = fs::read_to_string(files.pid_file("engine"))?;

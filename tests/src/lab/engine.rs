@@ -99,12 +99,13 @@ pub(crate) fn make_sid_root() -> anyhow::Result<()> {
 }
 
 /// The engine's command line inside a host.
-pub(crate) fn command(cgroup: &Cgroup) -> Vec<String> {
+pub(crate) fn command(cgroup: &Cgroup, live_restore: bool) -> Vec<String> {
     let parent = cgroup.for_containers();
     let socket = format!("unix://{SOCKET}");
+    let live_restore = if live_restore { "--live-restore=true" } else { "--live-restore=false" };
     let words = [
         "dockerd",
-        "--live-restore",
+        live_restore,
         "--data-root=/var/lib/docker",
         "--exec-root=/run/docker",
         "--pidfile=/run/docker.pid",

@@ -24,6 +24,8 @@ pub(crate) struct Record {
     pub(crate) binds: Vec<PathBuf>,
     /// Whether hosts run `raftupd` from the start.
     pub(crate) daemon: bool,
+    /// Whether containers outlive their engine.
+    pub(crate) live_restore: bool,
 }
 
 /// One host with an engine.

@@ -39,6 +39,8 @@ pub struct Options {
     pub engine: EngineKind,
     /// Whether `raftupd` is started; it is looked for beside the `raftup-lab` program.
     pub daemon: bool,
+    /// Whether containers outlive their engine. Docker Swarm refuses engines that let them.
+    pub live_restore: bool,
 }
 
 impl Options {
@@ -46,7 +48,7 @@ impl Options {
     ///
     /// Panics: never for an id that [`LabId`] accepts; errs for others.
     pub fn new(id: &str, hosts: u8) -> anyhow::Result<Self> {
-        Ok(Self { id: id.parse()?, hosts, engine: EngineKind::Debian, daemon: true })
+        Ok(Self { id: id.parse()?, hosts, engine: EngineKind::Debian, daemon: true, live_restore: true })
     }
 }
 
@@ -259,7 +261,8 @@ fn record(options: &Options, place: &Place) -> anyhow::Result<Record> {
         .collect();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
     let tool = place.bin().join(TOOL);
-    Ok(Record { subnet, hosts, tool, binds: vec![sources.to_owned()], daemon: options.daemon })
+    let (daemon, live_restore) = (options.daemon, options.live_restore);
+    Ok(Record { subnet, hosts, tool, binds: vec![sources.to_owned()], daemon, live_restore })
 }
 
 /// A third octet that no other lab of this machine has.

@@ -1,17 +1,15 @@
 //! The client's commands.
 
 use std::{
-    io::{self, BufReader, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    thread,
-    time::{Duration, Instant},
+    io::{self, BufReader, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    time::Duration,
 };
 
 use crate::{Failure, dns, http::Head};
 
 const CONNECT: Duration = Duration::from_secs(5);
 const READ: Duration = Duration::from_secs(30);
-const BENCH_BLOCK: usize = 128 << 10;
 
 /// Fetches `url` so many times over new connections; the bodies go to standard output.
 pub(crate) fn get(url: &str, count: u32) -> Result<(), Failure> {
@@ -61,34 +59,4 @@ pub(crate) fn resolve(name: &str, kind: &str, server: Option<&str>) -> Result<()
         println!("{} {}", record.value, record.ttl);
     }
     if records.is_empty() { Err(format!("`{name}` has no {kind} record").into()) } else { Ok(()) }
-}
-
-/// Accepts connections and reads them empty, for ever.
-pub(crate) fn bench_sink(port: &str) -> Result<(), Failure> {
-    let listener = TcpListener::bind(("0.0.0.0", port.parse::<u16>()?))?;
-    println!("swallowing on {port}");
-    for stream in listener.incoming() {
-        let mut stream = stream?;
-        thread::spawn(move || {
-            let mut buffer = vec![0; BENCH_BLOCK];
-            while stream.read(&mut buffer).is_ok_and(|length| length > 0) {}
-        });
-    }
-    Ok(())
-}
-
-/// Sends for so many seconds over one connection and prints what went through.
-pub(crate) fn bench_source(target: &str, seconds: &str) -> Result<(), Failure> {
-    let length = Duration::from_secs_f64(seconds.parse()?);
-    let mut stream = TcpStream::connect_timeout(&dns::socket_address(target)?, CONNECT)?;
-    let block = vec![0x5a; BENCH_BLOCK];
-    let start = Instant::now();
-    let mut sent = 0u64;
-    while start.elapsed() < length {
-        stream.write_all(&block)?;
-        sent += block.len() as u64;
-    }
-    let took = start.elapsed().as_secs_f64();
-    println!("{{\"bytes\":{sent},\"seconds\":{took:.3},\"mb_per_s\":{:.1}}}", sent as f64 / took / 1e6);
-    Ok(())
 }

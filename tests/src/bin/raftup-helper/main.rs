@@ -10,9 +10,11 @@
 //! helper resolve NAME [TYPE] [SERVER]  A, AAAA, SRV, PTR or TXT records, one a line
 //! helper bench-sink PORT               swallows what it is sent
 //! helper bench-source HOST:PORT SECS   sends as fast as it can; prints MB/s
+//! helper bench-requests HOST:PORT SECS CLIENTS keep|fresh   asks as fast as it can; prints requests a second
 //! helper exit CODE                     ends with that status
 //! ```
 
+mod bench;
 mod client;
 mod dns;
 mod http;
@@ -38,8 +40,9 @@ fn main() -> ExitCode {
         ["resolve", name] => client::resolve(name, "A", None),
         ["resolve", name, kind] => client::resolve(name, kind, None),
         ["resolve", name, kind, server] => client::resolve(name, kind, Some(server)),
-        ["bench-sink", port] => client::bench_sink(port),
-        ["bench-source", target, seconds] => client::bench_source(target, seconds),
+        ["bench-sink", port] => bench::sink(port),
+        ["bench-source", target, seconds] => bench::source(target, seconds),
+        ["bench-requests", target, seconds, clients, mode] => bench::requests(target, seconds, clients, mode),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().unwrap_or(u8::MAX)),
         other => Err(format!("no such command: {}", other.join(" ")).into()),
     };
