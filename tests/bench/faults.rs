@@ -279,7 +279,7 @@ fn start_load(lab: &Lab, through: &[Host]) -> anyhow::Result<Running> {
 fn last_failure(report: &Report, fault: SystemTime, watched: Duration) -> anyhow::Result<f64> {
     let due = RATE * watched.as_secs_f64();
     ensure!(report.sent as f64 >= 0.9 * due, "{} of {due:.0} requests were sent", report.sent);
-    ensure!(report.late < report.sent / 10, "{} of {} requests were sent late", report.late, report.sent);
+    ensure!(report.late < report.sent / 4, "{} of {} requests were sent late", report.late, report.sent);
     ensure!(
         report.failed as usize == report.failures.len(),
         "too many failures to tell: {:?}",
