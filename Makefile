@@ -63,4 +63,4 @@ fix:
 # Figures are of release builds; ARGS="--rounds 20", or names of measures: idle, begin, start, mesh, faults.
 bench: setup
 	cargo build --locked --release --workspace --bins
-	cargo bench --locked -p raftup-tests -- $(ARGS)
+	cargo bench --locked -p raftup-tests --bench bench -- $(ARGS)

@@ -11,7 +11,7 @@ use raftup_tests::lab::{Host, Lab, wait_for};
 use serde_json::Value;
 
 use crate::{
-    cluster::{Engines, PATIENCE, image_id, lab_for_both, raftup, share, swarm, well},
+    cluster::{Engines, image_id, lab_for_both, raftup, share, swarm, well},
     table::{Row, Target, note},
 };
 
@@ -21,6 +21,8 @@ const CLIENTS: &str = "16";
 const LEAST_REQUESTS: f64 = 1000.0;
 /// Fewer would be less than a connection's beginning.
 const LEAST_BYTES: f64 = 50e6;
+/// Until a way's first byte: proxies start, routes spread.
+const REACHED: Duration = Duration::from_secs(20);
 /// Kernel ticks per second in `/proc/stat`: fixed on Linux for user space.
 const TICKS: f64 = 100.0;
 
@@ -174,9 +176,7 @@ fn one(from: &Host, helper: &[&str], [bytes, requests]: &[String; 2]) -> anyhow:
         let said = well(from, &[helper, args].concat())?;
         serde_json::from_str(&said).with_context(|| format!("the helper said {said}"))
     };
-    wait_for(PATIENCE.min(Duration::from_secs(20)), "first byte", || {
-        call(&["bench-source", bytes, "0.1"]).map(Some)
-    })?;
+    wait_for(REACHED, "first byte", || call(&["bench-source", bytes, "0.1"]).map(Some))?;
     let before = busy()?;
     let said = call(&["bench-source", bytes, SECONDS])?;
     let cpu = busy()? - before;
