@@ -261,7 +261,7 @@ mod watcher_tests {
         bench.run(Duration::from_secs(5), &[2, 3, 4], true);
         let soon = bench.run(Duration::from_millis(1500), &[2, 3], false);
         assert_eq!(alive(&soon), [2, 3, 4]);
-        let late = bench.run(Duration::from_millis(500), &[2, 3], false);
+        let late = bench.run(Duration::from_millis(800), &[2, 3], false);
         assert_eq!(alive(&late), [2, 3]);
     }
 
