@@ -105,6 +105,11 @@ fn vote(lab: &Lab) {
     assert!(host.sh(&format!("docker exec {id} nslookup db")).is_err(), "`db` is on another network");
     // Votes wait in the queue for the worker.
     well(host.raftup(&["service", "scale", "vote_worker=0"]).unwrap());
+    let gone = || {
+        let left = members(lab).map(|host| host.sh("docker ps -q -f name=vote_worker"));
+        Ok(left.collect::<Result<String, _>>()?.trim().is_empty().then_some(()))
+    };
+    wait_for(SOON, "end of the worker", gone).unwrap();
     get(lab, host, "5000/?vote=b").unwrap();
     well(host.raftup(&["service", "scale", "vote_worker=1"]).unwrap());
     let counted = || Ok(get(lab, host, "5001/")?.contains("cats: 2, dogs: 2").then_some(()));

@@ -54,7 +54,7 @@ fn a_daemon_that_is_killed_ten_times_costs_nothing() {
     }
     writable(h1, "shop_web", 3);
     nodes(h1, "Ready", 3);
-    all_lossless(load, 100);
+    all_lossless(load, 60);
     assert_eq!(containers(&lab), before, "nothing was restarted");
 }
 

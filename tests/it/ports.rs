@@ -2,7 +2,7 @@
 
 use raftup_tests::lab::{Lab, Options};
 
-use crate::cluster::{WEB, deploy, form, get, lab, nodes, well};
+use crate::cluster::{WEB, ask_by_name, deploy, form, get, lab, nodes, well};
 
 /// Drops everything that comes from another host but the two ports, before any other rule sees it.
 fn close_all_but_two(lab: &Lab) {
@@ -45,7 +45,7 @@ fn two_udp_ports_between_hosts_are_enough() {
         let answer = get(&lab, host, "8080/").unwrap();
         assert!(answer.contains(&lab.client().addr().to_string()), "through the mesh to h3: {answer}");
         let asker = "docker exec $(docker ps -q -f name=shop_asker)";
-        let by_name = host.sh(&format!("{asker} wget -q -T 2 -O - http://web:8080/")).unwrap();
+        let by_name = ask_by_name(host, "web").unwrap();
         assert!(by_name.contains("web-1"), "{by_name}");
         let tasks = host.sh(&format!("{asker} nslookup tasks.asker | grep -c '^Address.*: 10.64'")).unwrap();
         assert_eq!(tasks.trim(), "3", "one address for each task");

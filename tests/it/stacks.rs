@@ -6,7 +6,7 @@ use raftup_tests::{
 };
 
 use crate::cluster::{
-    Before, SOON, WEB, cluster, containers, deploy, form, lab, load, load_in, lossless, well,
+    Before, SOON, WEB, ask_by_name, cluster, containers, deploy, form, lab, load, load_in, lossless, well,
 };
 
 #[test]
@@ -63,8 +63,7 @@ fn names_lead_across(lab: &Lab) {
     );
     well(deploy(lab, lab.host("h1"), "shop", &file));
     for host in lab.hosts() {
-        let ask = "docker exec $(docker ps -q -f name=shop_asker) wget -q -T 2 -O - http://web:8080/";
-        let answer = || Ok(host.sh(ask)?.contains("version").then_some(()));
+        let answer = || Ok(ask_by_name(host, "web")?.contains("version").then_some(()));
         wait_for(SOON, "an answer by name", answer).unwrap();
     }
 }

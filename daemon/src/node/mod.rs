@@ -25,7 +25,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -35,6 +38,10 @@ use crate::{
     engine::{DockerEngine, Engine},
 };
 use lifecycle::Host;
+
+/// How often a data directory that another process holds is tried, and the pause between.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a clean stop may take before the process ends all the same.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -58,7 +65,7 @@ impl Node {
         }
         make_dir(&config.data_dir, 0o700)?;
         make_dir(&config.run_dir, 0o755)?;
-        let lock = lock(&config.data_dir)?;
+        let lock = lock(&config.data_dir).await?;
         let engine: Arc<dyn Engine> = Arc::new(DockerEngine::new(&config.docker_socket));
         let host = Host::new(config.clone(), engine);
         Ok(Self { config, host, _lock: lock })
@@ -113,11 +120,15 @@ fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
         .with_context(|| format!("making directory `{}`", path.display()))
 }
 
-fn lock(dir: &Path) -> anyhow::Result<File> {
+/// A process that was killed may hold it for a moment yet, through a program that it was about to start.
+async fn lock(dir: &Path) -> anyhow::Result<File> {
     let path = dir.join("lock");
     let file = File::create(&path).with_context(|| format!("making `{}`", path.display()))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another raftupd uses `{}`; stop it first, or choose another --data-dir", dir.display());
+    for _ in 0..LOCK_TRIES {
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            return Ok(file);
+        }
+        sleep(LOCK_PAUSE).await;
     }
-    Ok(file)
+    bail!("another raftupd uses `{}`; stop it first, or choose another --data-dir", dir.display());
 }

@@ -124,7 +124,9 @@ pub(crate) fn answers(socket: &Path) -> bool {
 
 /// Gives the engine at `socket` the images of a file as `docker save` writes it.
 pub(crate) fn load_images(socket: &Path, archive: &Path) -> anyhow::Result<()> {
-    let answer = request(socket, "POST /images/load?quiet=1", Some(archive))?;
+    let load = || request(socket, "POST /images/load?quiet=1", Some(archive));
+    // An engine that has only just begun hangs up at times.
+    let answer = load().or_else(|_| load())?;
     ensure!(!answer.contains("errorDetail"), "loading {}: {answer}", archive.display());
     Ok(())
 }
