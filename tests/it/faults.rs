@@ -10,7 +10,7 @@ use raftup_tests::{
 };
 
 use crate::cluster::{
-    SOON, WEB, cluster, containers, deploy, leader, load, load_in, lossless, nodes, well, writable,
+    SOON, WEB, cluster, containers, deploy, get, leader, load, load_in, lossless, nodes, well, writable,
 };
 
 /// New connections may fail for that long after a host has died.
@@ -161,4 +161,23 @@ fn lose(lab: &Lab, lost: &Host) {
     nodes(other, "Ready", 3);
     let back = || Ok((containers(lab).len() == 4).then_some(()));
     wait_for(SOON, "the old tasks to go", back).unwrap();
+}
+
+/// Longest time until rules that someone took away are back.
+const REPAIRED: Duration = Duration::from_secs(5);
+
+#[test]
+fn rules_that_someone_flushes_come_back() {
+    let lab = cluster("itflush", 2);
+    let h1 = lab.host("h1");
+    well(deploy(&lab, h1, "shop", WEB));
+    for flush in ["nft flush ruleset", "nft delete table ip raftup", "iptables -F DOCKER-USER"] {
+        h1.sh(flush).unwrap();
+        let whole = || {
+            let ours = h1.sh("nft list map ip raftup ports; iptables -S DOCKER-USER").unwrap_or_default();
+            Ok((ours.contains("8080") && ours.contains("-i ru-fabric -j ACCEPT")).then_some(()))
+        };
+        wait_for(REPAIRED, flush, whole).unwrap();
+        get(&lab, h1, "8080/").unwrap();
+    }
 }
