@@ -104,7 +104,7 @@ pub(crate) fn load(lab: &Lab, hosts: &[&str]) -> Running {
 pub(crate) fn load_in(mode: Mode, lab: &Lab, hosts: &[&str]) -> Running {
     let targets: Vec<String> =
         hosts.iter().map(|host| format!("http://{}:8080/", lab.host(host).addr())).collect();
-    Running::start(lab, &Plan::new(mode, &targets, 60.0, Duration::from_secs(600))).unwrap()
+    Running::start(lab, &Plan::new(mode, &targets, 100.0, Duration::from_secs(600))).unwrap()
 }
 
 pub(crate) fn lossless(report: &Report, least: u64) {

@@ -370,7 +370,7 @@ fn an_engine_that_is_stopped_is_told() {
     h2.stop(What::Engine).unwrap();
     nodes(h1, "answer", 1);
     let inspected = well(h1.raftup(&["node", "inspect", "h2"]).unwrap());
-    assert!(inspected.contains("does not answer"), "{inspected}");
+    assert!(inspected.contains("Engine:        does not answer"), "{inspected}");
     let status = well(h2.raftup(&["status"]).unwrap());
     assert!(status.contains("Docker Engine does not answer"), "{status}");
     let tasks = well(h1.raftup(&["ps", "--all"]).unwrap());
