@@ -8,7 +8,8 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Args, ValueEnum};
+use raftup_proto::view::WIRE_PORT;
 use serde::Deserialize;
 
 /// UDP port between nodes for everything but container traffic.
@@ -17,8 +18,7 @@ pub const CONTROL_PORT: u16 = 7238;
 pub const FABRIC_PORT: u16 = 7239;
 
 /// One small daemon beside the Docker Engine of each server.
-#[derive(Clone, Debug, Default, Parser, Deserialize)]
-#[command(name = "raftupd", version, about)]
+#[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
     /// TOML file with any of these settings, by their long name [default: /etc/raftup/raftupd.toml, if there]
@@ -120,6 +120,9 @@ impl Config {
         if fabric_port == 0 || fabric_port == listen.port() {
             bail!("fabric-port {fabric_port} must be a port of its own, not 0 and not that of listen-addr");
         }
+        if fabric_port == WIRE_PORT {
+            bail!("fabric-port {fabric_port} is the one that the fabric uses inside of encrypted links");
+        }
         let advertise = flags.advertise_addr.or(file.advertise_addr);
         if let Some(unusable) = advertise.filter(|addr| addr.is_unspecified() || addr.is_multicast()) {
             bail!("advertise-addr {unusable} is not the address of one host");
@@ -175,6 +178,7 @@ mod tests {
     fn senseless_settings_are_refused() {
         for (text, part) in [
             ("fabric-port = 7238", "a port of its own"),
+            ("fabric-port = 7240", "inside of encrypted links"),
             ("docker-host = \"tcp://1.2.3.4:2375\"", "not a local socket"),
             ("advertise-addr = \"0.0.0.0\"", "not the address of one host"),
         ] {

@@ -3,16 +3,40 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use raftup_daemon::{
     config::{Config, LogFormat, Settings},
+    fabric::wire,
     node::Node,
     store,
 };
 use tracing_subscriber::EnvFilter;
 
+/// One small daemon beside the Docker Engine of each server.
+#[derive(Parser)]
+#[command(name = "raftupd", version, about, args_conflicts_with_subcommands = true)]
+struct Flags {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// A part of the daemon that is a process of its own.
+#[derive(Subcommand)]
+enum Part {
+    /// The encrypted links between nodes; started by the daemon.
+    #[command(hide = true)]
+    Fabric,
+}
+
 fn main() -> ExitCode {
-    match start(Settings::parse()) {
+    let flags = Flags::parse();
+    let ended = match flags.part {
+        None => start(flags.settings),
+        Some(Part::Fabric) => start_fabric(),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -30,9 +54,18 @@ fn start(flags: Settings) -> anyhow::Result<()> {
     runtime.block_on(async { Node::build(config).await?.run().await })
 }
 
+fn start_fabric() -> anyhow::Result<()> {
+    let config = Config::load(Settings::default())?;
+    start_log(&config)?;
+    abort_on_panic();
+    wire::process::run()
+}
+
 fn start_log(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // The fabric outlives whoever reads its log.
+    let lines = lines.log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => lines.with_ansi(false).init(),
         LogFormat::Json => lines.json().init(),

@@ -90,6 +90,20 @@ pub struct Init {
     pub pool: Option<Ipv4Net>,
     /// How many managers the cluster keeps.
     pub managers: Managers,
+    /// What nodes send each other packets of containers through.
+    #[serde(default)]
+    pub fabric: FabricMode,
+}
+
+/// What nodes send each other packets of containers through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FabricMode {
+    /// WireGuard: encrypted, and known to come from a node of the cluster.
+    #[default]
+    Wireguard,
+    /// Bare VXLAN, for a link between hosts that nobody else reaches.
+    Plain,
 }
 
 /// How many managers the cluster keeps.
@@ -220,6 +234,9 @@ pub struct NodeUpdate {
     pub label_rm: Vec<String>,
     /// Promote (true) or demote (false).
     pub manager: Option<bool>,
+    /// Make a new key of its encrypted links.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rotate_fabric_key: bool,
 }
 
 /// A stack as it is shown.

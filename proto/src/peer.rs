@@ -78,10 +78,29 @@ pub struct NodeInfo {
     pub underlay: IpAddr,
     /// UDP port of its fabric.
     pub fabric_port: u16,
+    /// The keys that its encrypted links are known by, newest last; more than one while a new one takes over.
+    pub fabric_keys: Vec<FabricKey>,
     /// Version of `raftupd`.
     pub version: String,
     /// What it runs on.
     pub platform: Platform,
+}
+
+/// Public half of a key of the encrypted links between nodes (X25519, as WireGuard has it).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FabricKey(pub [u8; 32]);
+
+impl std::fmt::Display for FabricKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&data_encoding::BASE64.encode(&self.0))
+    }
+}
+
+impl std::fmt::Debug for FabricKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
 }
 
 /// What a node runs on.

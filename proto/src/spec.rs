@@ -490,6 +490,9 @@ pub struct Amounts {
 pub struct NetworkSpec {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What goes between hosts must be encrypted; a cluster with a plain fabric refuses that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
 }
 
 /// A named volume of a stack, on the disk of each node that runs a task with it.

@@ -12,8 +12,10 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    api::FabricMode,
     id::{NetworkId, NodeId, ServiceId, TaskId},
     name::{NetworkName, ServiceName, StackName, VolumeName},
+    peer::FabricKey,
     spec::{ContainerSpec, PortSpec, Resources},
 };
 
@@ -76,7 +78,15 @@ impl Item {
 pub struct ClusterItem {
     /// All addresses of networks, VIPs and the fabric come from here.
     pub pool: Ipv4Net,
+    /// What nodes send each other packets of containers through.
+    pub fabric: FabricMode,
 }
+
+/// UDP port of VXLAN inside of the encrypted links. No packet to it is sent, or accepted, outside of them.
+pub const WIRE_PORT: u16 = 7240;
+
+/// Name of the device on every node that encrypts what goes to the others, where the fabric is encrypted.
+pub const WIRE_DEVICE: &str = "ru-wire";
 
 /// Name of the device on every node that leads to the others. Bridges of networks are `ru-` and the network's id.
 pub const FABRIC_DEVICE: &str = "ru-fabric";
@@ -84,14 +94,21 @@ pub const FABRIC_DEVICE: &str = "ru-fabric";
 /// What the packet marks of the fabric have in common, in the bits of [`RETURN_MASK`].
 pub const RETURN_MARK: u32 = 0x7238_0000;
 
+/// Packet mark of what leaves by the fabric's device; no program that is not root's can set one.
+pub const TUNNEL_MARK: u32 = 0x7237_0000;
+
 /// See [`RETURN_MARK`].
 pub const RETURN_MASK: u32 = 0xffff_0000;
+
+/// What is added to a node's address on the fabric to get that of its end of the encrypted links: the second half of the
+/// fabric's subnet.
+const WIRE_OFFSET: u32 = 1 << (32 - SUBNET_PREFIX - 1);
 
 /// Prefix length of the subnet of a network, and of the part of the pool that the fabric has.
 pub const SUBNET_PREFIX: u8 = 19;
 
 impl ClusterItem {
-    /// The first subnet of the pool: the nodes' own addresses on the fabric.
+    /// The first subnet of the pool: the nodes' own addresses on the fabric, and those inside of the encrypted links.
     pub fn fabric(&self) -> Ipv4Net {
         let prefix = self.pool.prefix_len().max(SUBNET_PREFIX);
         Ipv4Net::new_assert(self.pool.network(), prefix)
@@ -111,6 +128,10 @@ pub struct PeerItem {
     pub underlay: IpAddr,
     /// UDP port of its fabric.
     pub fabric_port: u16,
+    /// The keys that its encrypted links are known by, newest last.
+    pub fabric_keys: Vec<FabricKey>,
+    /// How often an operator has asked for a new one.
+    pub fabric_turn: u64,
     /// Its own address on the fabric, one of the pool.
     pub fabric: Ipv4Addr,
     /// May hold the replicated state now; agents look for a session there.
@@ -126,6 +147,11 @@ impl PeerItem {
     pub fn fabric_mac(&self) -> [u8; 6] {
         let [a, b, c, d] = self.fabric.octets();
         [0x02, 0x72, a, b, c, d]
+    }
+
+    /// Its address inside of the encrypted links; follows from its address on the fabric.
+    pub fn wire(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.fabric) + WIRE_OFFSET)
     }
 
     /// Packet mark of replies that go back through it: [`RETURN_MARK`] and its number, as far as the mask leaves room;
@@ -347,7 +373,7 @@ mod tests {
         assert_eq!(network.gateway().to_string(), "10.64.32.1");
         assert_eq!(network.vips().to_string(), "10.64.63.0/24");
         assert_eq!(network.bridge(), "ru-000000000010");
-        let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap() };
+        let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap(), fabric: FabricMode::Wireguard };
         assert_eq!(cluster.fabric().to_string(), "10.64.0.0/19");
     }
 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `layering` | the sources: who imports whom, and what is pure |
 //! | `change` | updates, rollbacks, drains and scaling under load |
+//! | `wire` | what is on the wire between hosts, and what gets into the fabric |
 //! | `lab` | the lab itself, with real engines |
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
@@ -27,3 +28,4 @@ mod lab;
 mod layering;
 mod ports;
 mod stacks;
+mod wire;

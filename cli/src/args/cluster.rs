@@ -7,7 +7,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use ipnet::Ipv4Net;
-use raftup_proto::api::Managers;
+use raftup_proto::api::{FabricMode, Managers};
 
 /// `raftup init`.
 #[derive(Debug, Args)]
@@ -29,6 +29,16 @@ pub(crate) struct Init {
         value_parser = PossibleValuesParser::new(["auto", "1", "3", "5"]).map(|text| managers(&text))
     )]
     pub(crate) managers: Managers,
+    /// What containers on different servers talk through: encrypted, or bare for a link that is yours alone
+    #[arg(
+        long, value_name = "KIND", default_value = "wireguard",
+        value_parser = PossibleValuesParser::new(["wireguard", "plain"]).map(|text| fabric(&text))
+    )]
+    pub(crate) fabric: FabricMode,
+}
+
+fn fabric(text: &str) -> FabricMode {
+    if text == "plain" { FabricMode::Plain } else { FabricMode::Wireguard }
 }
 
 fn managers(text: &str) -> Managers {

@@ -89,6 +89,9 @@ pub(crate) struct NodeUpdateArgs {
     /// Label to remove; may be given several times
     #[arg(long, value_name = "KEY")]
     pub(crate) label_rm: Vec<String>,
+    /// Have it make a new key for what it encrypts to other servers; a new one is made by itself every 30 days
+    #[arg(long)]
+    pub(crate) rotate_fabric_key: bool,
     /// How long it is waited for that a drained node is empty.
     #[command(flatten)]
     pub(crate) wait: Wait,

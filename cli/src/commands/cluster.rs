@@ -14,8 +14,8 @@ use crate::{
 };
 
 pub(super) async fn init(client: &Client, args: Init) -> Result<(), Failure> {
-    let Init { advertise_addr, pool, managers } = args;
-    let body = api::Init { advertise: advertise_addr, pool, managers };
+    let Init { advertise_addr, pool, managers, fabric } = args;
+    let body = api::Init { advertise: advertise_addr, pool, managers, fabric };
     let status: api::Status = client.send(Method::POST, Path::new(["init"]), &body).await?;
     let member = member(status)?;
     let tokens: Tokens = client.get(Path::new(["tokens"])).await?;

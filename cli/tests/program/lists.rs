@@ -64,7 +64,7 @@ async fn init_shows_how_others_join() {
         -- status 0
     "#]]
     .assert_eq(&run(&daemon, &args).await.to_string());
-    let body = json!({"advertise": "192.0.2.1", "pool": "172.28.0.0/14", "managers": {"fixed": 3}});
+    let body = json!({"advertise": "192.0.2.1", "pool": "172.28.0.0/14", "fabric": "wireguard", "managers": {"fixed": 3}});
     assert_eq!(daemon.asked()[0].body, body);
 }
 

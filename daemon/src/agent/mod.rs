@@ -45,7 +45,7 @@ use futures_util::{StreamExt, stream::BoxStream};
 use raftup_proto::{
     api::{Credential, LogLine},
     id::{ClusterId, NodeId, TaskId},
-    peer::{NodeInfo, Platform, Reply, Request},
+    peer::{FabricKey, NodeInfo, Platform, Reply, Request},
     refusal::Refusal,
     spec::STOP_GRACE,
     unit::UnixMillis,
@@ -114,6 +114,7 @@ pub struct Agent {
     fresh: watch::Receiver<bool>,
     applied: watch::Sender<Revision>,
     mtu: watch::Sender<Option<u32>>,
+    info: watch::Sender<NodeInfo>,
     up: watch::Receiver<bool>,
     leader: watch::Receiver<Option<Peer>>,
     refused: watch::Receiver<Option<Refusal>>,
@@ -208,7 +209,7 @@ impl Agent {
             fresh_now.clone(),
             sweep,
         )));
-        tracker.spawn(stop.clone().run_until_cancelled_owned(keep_told(platform_now, info)));
+        tracker.spawn(stop.clone().run_until_cancelled_owned(keep_told(platform_now, info.clone())));
         let agent = Self {
             engine,
             launcher,
@@ -217,6 +218,7 @@ impl Agent {
             fresh: fresh_now,
             applied: watch::Sender::new(Revision::default()),
             mtu,
+            info,
             up: up_now,
             leader: watch::channel(None).1,
             refused: watch::channel(None).1,
@@ -235,6 +237,11 @@ impl Agent {
     /// Whether a leader was heard since this process began: the view is not one of an earlier time.
     pub fn fresh(&self) -> watch::Receiver<bool> {
         self.fresh.clone()
+    }
+
+    /// The others are told these keys of the encrypted links from now on.
+    pub fn announce_keys(&self, keys: Vec<FabricKey>) {
+        self.info.send_if_modified(|info| std::mem::replace(&mut info.fabric_keys, keys.clone()) != keys);
     }
 
     /// Where the generation is put whose routing state is in force; the leader is told.

@@ -5,24 +5,36 @@
 //! Holds: what is in force stays when this loop ends, and when another process begins until a leader was heard; a
 //! generation is reported only after all of it is in force.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use ipnet::Ipv4Net;
 use raftup_proto::{
+    api::FabricMode,
     id::NodeId,
+    unit::UnixMillis,
     view::{ClusterItem, PeerItem, Revision, View},
 };
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
 
 use crate::{
     dns::{Dns, Names},
-    fabric::{Fabric, bridges::Bridges},
+    fabric::{
+        Fabric,
+        bridges::Bridges,
+        wire::{Keys, LinkStatus, TunnelSpec, Wire},
+    },
     mesh::{Guard, Mesh, Table},
 };
 
@@ -37,6 +49,8 @@ const RETRY_MOST: Duration = Duration::from_secs(15);
 
 /// Wait until what only an operator can mend is tried again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often links between nodes are looked at. One that was silent twice in a row is told of.
+const LINKS: Duration = Duration::from_secs(10);
 
 /// What the loop needs.
 #[derive(Debug)]
@@ -49,6 +63,10 @@ pub struct RoutesConfig {
     pub fresh: watch::Receiver<bool>,
     /// Nodes that cannot be reached from here now.
     pub unreachable: watch::Receiver<BTreeSet<NodeId>>,
+    /// Its keys of the encrypted links.
+    pub keys: watch::Receiver<Keys>,
+    /// Directory of the daemon's sockets; the tunnel's is there too.
+    pub run_dir: PathBuf,
     /// Told each generation that is in force.
     pub applied: watch::Sender<Revision>,
 }
@@ -79,11 +97,15 @@ impl Routes {
         let applier = Applier {
             node: config.node,
             unreachable: config.unreachable,
+            wire: Wire::new(&config.run_dir),
+            keys: config.keys,
             fabric: Fabric::open().context("setting up links between nodes")?,
             mesh: Mesh::default(),
             guard,
             dns: Dns::default(),
             problems,
+            found: Vec::new(),
+            silent: BTreeMap::new(),
             mtu,
         };
         let task =
@@ -108,27 +130,34 @@ impl Routes {
     }
 
     /// Ends the loop and takes everything away: the node leaves the cluster. Errors: what could not be removed.
-    pub async fn remove_all(self) -> anyhow::Result<()> {
+    pub async fn remove_all(self, run_dir: &Path) -> anyhow::Result<()> {
         self.task.abort();
-        remove_all().await
+        remove_all(run_dir).await
     }
 }
 
 /// Takes everything away that a loop of this or an earlier process has put into the kernel.
-pub async fn remove_all() -> anyhow::Result<()> {
+pub async fn remove_all(run_dir: &Path) -> anyhow::Result<()> {
     let rules = Mesh::default().remove_all().await.context("removing rules");
     let links = async { Fabric::open()?.remove_all().await }.await.context("removing links");
+    Wire::new(run_dir).stop().await;
     rules.and(links)
 }
 
 struct Applier {
     node: NodeId,
     unreachable: watch::Receiver<BTreeSet<NodeId>>,
+    wire: Wire,
+    keys: watch::Receiver<Keys>,
     fabric: Fabric,
     mesh: Mesh,
     guard: Guard,
     dns: Dns,
     problems: watch::Sender<Vec<String>>,
+    /// What was wrong when the view was last applied.
+    found: Vec<String>,
+    /// Nodes whose links were silent when they were last looked at, and what to say if they are again.
+    silent: BTreeMap<NodeId, String>,
     mtu: watch::Sender<Option<u32>>,
 }
 
@@ -146,6 +175,8 @@ impl Applier {
         let saved = view.borrow().generation;
         let mut waits_for_leader = !*fresh.borrow_and_update() && Mesh::has_in_force(saved).await;
         let mut unreachable = self.unreachable.clone();
+        let mut look = interval(LINKS);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = Arc::clone(&view.borrow_and_update());
             unreachable.mark_unchanged();
@@ -163,29 +194,37 @@ impl Applier {
                 Err(error) => {
                     failures += 1;
                     warn!(generation = %now.generation, failures, error = format!("{error:#}"), "routing state is not in force");
-                    self.tell(vec![format!("routing state is not in force: {error:#}")]);
+                    self.found = vec![format!("routing state is not in force: {error:#}")];
+                    self.tell(Vec::new());
                     self.forget();
                     Some(RETRY.saturating_mul(1 << failures.min(10)).min(RETRY_MOST))
                 }
             };
             // Each branch only waits, so nothing is lost with the one that is dropped.
-            tokio::select! {
-                changed = view.changed() => if changed.is_err() { return },
-                Ok(()) = unreachable.changed() => {}
-                Ok(()) = fresh.changed(), if waits_for_leader => waits_for_leader = false,
-                () = self.guard.disturbed() => {
-                    // Whoever does this is often not done yet.
-                    sleep(CALM).await;
-                    warn!("someone else has changed rules of ours; they are put back");
-                    waits_for_leader = false;
-                    self.forget();
+            loop {
+                tokio::select! {
+                    _ = look.tick(), if wait.is_none() => { self.look_at_links(&now).await; continue }
+                    changed = view.changed() => if changed.is_err() { return },
+                    // Nobody changes keys any more: the view still does.
+                    Ok(()) = self.keys.changed() => {}
+                    () = self.wire.gone() => {}
+                    Ok(()) = unreachable.changed() => {}
+                    Ok(()) = fresh.changed(), if waits_for_leader => waits_for_leader = false,
+                    () = self.guard.disturbed() => {
+                        // Whoever does this is often not done yet.
+                        sleep(CALM).await;
+                        warn!("someone else has changed rules of ours; they are put back");
+                        waits_for_leader = false;
+                        self.forget();
+                    }
+                    () = again.notified() => {
+                        // Someone took away what was there.
+                        waits_for_leader = false;
+                        self.forget();
+                    }
+                    () = async { sleep(wait.unwrap_or_default()).await }, if wait.is_some() => {}
                 }
-                () = again.notified() => {
-                    // Someone took away what was there.
-                    waits_for_leader = false;
-                    self.forget();
-                }
-                () = async { sleep(wait.unwrap_or_default()).await }, if wait.is_some() => {}
+                break;
             }
         }
     }
@@ -199,10 +238,14 @@ impl Applier {
     async fn take_over(&mut self, view: &View) -> anyhow::Result<bool> {
         let me = view.peers().find(|peer| peer.node == self.node);
         if let (Some(me), Some(cluster)) = (me, view.cluster()) {
-            let wiring = self.fabric.wiring(view, me).await?;
+            if cluster.fabric == FabricMode::Wireguard {
+                let (spec, now) = self.tunnel(view, me);
+                self.wire.begin(&spec, now).await?;
+            }
+            let wiring = self.fabric.wiring(view, cluster, me).await?;
             self.mtu.send_replace(Some(wiring.mtu()));
-            let problems = self.apply_names(view, cluster, me);
-            self.tell(problems);
+            self.found = self.apply_names(view, cluster, me);
+            self.tell(Vec::new());
             info!(generation = %view.generation, "routing state of an earlier process is in force until a leader is heard");
         }
         Ok(false)
@@ -217,16 +260,28 @@ impl Applier {
         };
         let begun = Instant::now();
         // Ways first, then who is sent along them, then the names that lead there.
-        let wiring = self.fabric.wiring(view, me).await?;
+        if cluster.fabric == FabricMode::Wireguard {
+            let (spec, now) = self.tunnel(view, me);
+            self.wire.set(&spec, now).await?;
+        }
+        let wiring = self.fabric.wiring(view, cluster, me).await?;
         self.fabric.apply(&wiring).await?;
         self.mtu.send_replace(Some(wiring.mtu()));
         let unreachable = self.unreachable.borrow().clone();
         let mut problems = self.mesh.apply(&Table::of(view, cluster, me, &unreachable)).await?;
         problems.extend(self.apply_names(view, cluster, me));
-        self.tell(problems);
+        self.found = problems;
+        self.tell(Vec::new());
         let took_ms = begun.elapsed().as_millis() as u64;
         info!(generation = %view.generation, took_ms, "routing state is in force");
         Ok(true)
+    }
+
+    /// What the tunnel should be now.
+    fn tunnel(&mut self, view: &View, me: &PeerItem) -> (TunnelSpec, UnixMillis) {
+        let now = super::now();
+        let keys = self.keys.borrow_and_update();
+        (TunnelSpec::of(view, me, keys.private(), keys.alone(now)), now)
     }
 
     fn apply_names(&mut self, view: &View, cluster: &ClusterItem, me: &PeerItem) -> Vec<String> {
@@ -241,7 +296,28 @@ impl Applier {
         self.dns.listen_on(&gateways)
     }
 
-    fn tell(&self, problems: Vec<String>) {
+    /// Finds nodes that should be there, and whose packets do not come: a firewall between the hosts, above all.
+    async fn look_at_links(&mut self, view: &View) {
+        let links = match self.wire.status(super::now()).await {
+            Ok(links) => links,
+            // The next view, or the end of the tunnel, is a reason to start it anew.
+            Err(error) => return debug!(%error, "links between nodes cannot be looked at"),
+        };
+        let silent = |link: &LinkStatus| {
+            let peer = view.peers().find(|peer| peer.alive && peer.wire() == link.address)?;
+            let (name, at) = (&peer.hostname, link.endpoint);
+            let text = format!("no encrypted link to `{name}`: is UDP {at} open from here, and back?");
+            link.agreed_ms_ago.is_none().then_some((peer.node, text))
+        };
+        let now: BTreeMap<NodeId, String> = links.iter().filter_map(silent).collect();
+        let lasting = now.iter().filter(|(node, _)| self.silent.contains_key(*node));
+        let lasting = lasting.map(|(_, text)| text.clone()).collect();
+        self.silent = now;
+        self.tell(lasting);
+    }
+
+    fn tell(&self, links: Vec<String>) {
+        let problems: Vec<String> = self.found.iter().cloned().chain(links).collect();
         self.problems.send_if_modified(|now| {
             let differs = *now != problems;
             *now = problems;

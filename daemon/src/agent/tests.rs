@@ -41,6 +41,7 @@ fn info() -> NodeInfo {
         control: "127.0.0.1:7238".parse().unwrap(),
         underlay: "127.0.0.1".parse().unwrap(),
         fabric_port: 7239,
+        fabric_keys: Vec::new(),
         version: "0".to_owned(),
         platform: Platform::default(),
     }

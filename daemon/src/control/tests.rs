@@ -8,7 +8,7 @@ use std::{
 };
 
 use raftup_proto::{
-    api::{Deploy, Managers, NodeState, Outcome},
+    api::{Deploy, FabricMode, Managers, NodeState, Outcome},
     id::{ClusterId, NodeId, TaskId},
     peer::{Down, Hello, JoinRequest, NodeInfo, Platform, Role, TaskReport, TaskState, TaskStatus, Up},
     spec::{ContainerSpec, Mode, NetworkAttachment, NetworkSpec, ServiceSpec, StackSpec},
@@ -46,6 +46,7 @@ fn info(hostname: &str) -> NodeInfo {
         control: "127.0.0.1:9".parse().unwrap(),
         underlay: "127.0.0.1".parse().unwrap(),
         fabric_port: 7239,
+        fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
         platform: Platform { memory: MemBytes(1 << 30), ..Platform::default() },
     }
@@ -63,6 +64,7 @@ impl Lab {
             id: ClusterId::from_random(1),
             pool: "10.64.0.0/11".parse().unwrap(),
             managers: Managers::Auto,
+            fabric: FabricMode::Wireguard,
             ca_certificate: Vec::new(),
             ca_key_sealed: Vec::new(),
             tokens: TokenHashes { manager: [0; 32], worker: [0; 32], sealed: Vec::new() },

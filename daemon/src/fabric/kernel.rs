@@ -9,7 +9,10 @@ use std::{
 
 use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
-use raftup_proto::view::{FABRIC_DEVICE, PeerItem, RETURN_MARK, RETURN_MASK, View};
+use raftup_proto::{
+    api::FabricMode,
+    view::{ClusterItem, FABRIC_DEVICE, PeerItem, RETURN_MARK, RETURN_MASK, View, WIRE_DEVICE},
+};
 use rtnetlink::{
     Handle, IpVersion, LinkUnspec, LinkVxlan, RouteMessageBuilder, new_connection,
     packet_route::{
@@ -27,6 +30,7 @@ use tracing::{debug, info};
 use super::{
     Underlay, Wiring,
     bridges::{set_forwarding_sysctls, set_sysctl},
+    underlay::wire_mtu,
     wiring::{Device, Entry, VNI},
 };
 
@@ -59,8 +63,8 @@ pub enum FabricError {
         source: rtnetlink::Error,
     },
     /// The device went away while it was set up.
-    #[error("device `{FABRIC_DEVICE}` is gone")]
-    Gone,
+    #[error("device `{0}` is gone")]
+    Gone(&'static str),
 }
 
 fn step<'a>(step: impl Into<String> + 'a) -> impl FnOnce(rtnetlink::Error) -> FabricError + 'a {
@@ -101,10 +105,35 @@ impl Fabric {
         self.known = None;
     }
 
-    /// What `me` needs to reach the others. Cost: one listing of the host's addresses.
-    pub async fn wiring(&self, view: &View, me: &PeerItem) -> Result<Wiring, FabricError> {
+    /// What `me` needs to reach the others. Where the fabric is encrypted, the device of the encrypted links must be there
+    /// and is set. Cost: one listing of the host's addresses.
+    pub async fn wiring(
+        &self,
+        view: &View,
+        cluster: &ClusterItem,
+        me: &PeerItem,
+    ) -> Result<Wiring, FabricError> {
         let mtu = self.link_mtu(me.underlay).await?;
-        Ok(Wiring::of(view, me, &Underlay::plain(view, me, mtu)))
+        let underlay = match cluster.fabric {
+            FabricMode::Plain => Underlay::plain(view, me, mtu),
+            FabricMode::Wireguard => {
+                self.settle_wire(cluster, me, wire_mtu(mtu)).await?;
+                Underlay::wire(view, me, mtu)
+            }
+        };
+        Ok(Wiring::of(view, me, &underlay))
+    }
+
+    /// Address and size of the device of the encrypted links, and up.
+    async fn settle_wire(&self, cluster: &ClusterItem, me: &PeerItem, mtu: u32) -> Result<(), FabricError> {
+        let index = self.link(WIRE_DEVICE).await?.ok_or(FabricError::Gone(WIRE_DEVICE))?.header.index;
+        // One route for all of the other ends.
+        let prefix = cluster.fabric().prefix_len() + 1;
+        let adding = self.handle.address().add(index, IpAddr::V4(me.wire()), prefix).replace();
+        adding.execute().await.map_err(step("giving the device of the encrypted links its address"))?;
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).up().build();
+        let setting = self.handle.link().change(message).execute().await;
+        setting.map_err(step("setting the device of the encrypted links up"))
     }
 
     /// Makes it so. After an error, the next call reads the kernel anew; what was done before it stays.
@@ -131,7 +160,7 @@ impl Fabric {
         for entry in self.read_rules().await? {
             self.remove(0, entry).await?;
         }
-        match self.link().await? {
+        match self.link(FABRIC_DEVICE).await? {
             Some(link) => self.delete_device(link.header.index).await,
             None => Ok(()),
         }
@@ -140,7 +169,7 @@ impl Fabric {
     /// The device as wanted, made or corrected, and what is on it.
     async fn adopt(&self, device: &Device) -> Result<Known, FabricError> {
         set_sysctl("ip_forward", "1");
-        if let Some(link) = self.link().await? {
+        if let Some(link) = self.link(FABRIC_DEVICE).await? {
             if same_tunnel(&link, device) {
                 debug!("device of an earlier run is taken over");
             } else {
@@ -151,7 +180,7 @@ impl Fabric {
         } else {
             self.create_device(device).await?;
         }
-        let index = self.link().await?.ok_or(FabricError::Gone)?.header.index;
+        let index = self.link(FABRIC_DEVICE).await?.ok_or(FabricError::Gone(FABRIC_DEVICE))?.header.index;
         let message =
             LinkUnspec::new_with_index(index).mtu(device.mtu).address(device.mac.to_vec()).up().build();
         self.handle.link().change(message).execute().await.map_err(step("setting the fabric's device up"))?;
@@ -180,12 +209,12 @@ impl Fabric {
             .map_err(step("removing the fabric's device"))
     }
 
-    async fn link(&self) -> Result<Option<LinkMessage>, FabricError> {
-        let mut links = self.handle.link().get().match_name(FABRIC_DEVICE).execute();
+    async fn link(&self, name: &str) -> Result<Option<LinkMessage>, FabricError> {
+        let mut links = self.handle.link().get().match_name(name).execute();
         match links.try_next().await {
             Ok(link) => Ok(link),
             Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => Err(step("looking for the fabric's device")(error)),
+            Err(error) => Err(step(format!("looking for device `{name}`"))(error)),
         }
     }
 

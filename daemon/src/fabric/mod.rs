@@ -8,12 +8,13 @@
 //!
 //! [`Wiring::of`] says what should be there, [`Fabric::apply`] changes what differs, [`bridges::Bridges`] follows links.
 //! [`ping`] asks whether a host is reached.
-//! What the tunnel runs over is told by an [`Underlay`]: the bare link now, and only there will encryption be seen.
+//! What the tunnel runs over is told by an [`Underlay`]: the bare link, or the encrypted links of [`wire`].
 
 pub mod bridges;
 mod kernel;
 mod ping;
 mod underlay;
+pub mod wire;
 mod wiring;
 
 pub use bridges::network_options;

@@ -1,13 +1,13 @@
 //! What the tunnels between nodes run over.
 //!
-//! The seam for encryption: with it, the addresses here are those inside of the encrypted links, and the size is
-//! theirs. Nothing else in the fabric knows the difference.
+//! With encryption, the addresses here are those inside of the encrypted links, and the size is theirs. Nothing else in
+//! the fabric knows the difference.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use raftup_proto::{
     id::NodeId,
-    view::{PeerItem, View},
+    view::{PeerItem, View, WIRE_PORT},
 };
 
 /// Bytes that VXLAN puts around a packet, its own and the inner Ethernet header included, over IPv4.
@@ -16,11 +16,19 @@ const OVERHEAD_V4: u32 = 50;
 /// The same over IPv6.
 const OVERHEAD_V6: u32 = 70;
 
+/// Bytes that WireGuard puts around a packet, over IPv6; over IPv4 it is 20 less, but nodes must agree.
+const OVERHEAD_WIRE: u32 = 80;
+
+/// Largest packet of a link that is not known, because none of this node's devices has its address.
+const USUAL_MTU: u32 = 1500;
+
 /// Where tunnels start and end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Underlay {
     /// Address of this node that tunnels start from; none where none of its devices has it (behind a NAT).
     pub own: Option<IpAddr>,
+    /// UDP port of this node's end.
+    pub port: u16,
     /// Largest packet that a tunnel carries.
     pub mtu: u32,
     /// The other nodes' ends: address, and UDP port.
@@ -35,8 +43,25 @@ impl Underlay {
         let others = view.peers().filter(|peer| peer.node != me.node);
         Self {
             own: link_mtu.map(|_| me.underlay),
-            mtu: link_mtu.unwrap_or(1500).saturating_sub(overhead),
+            port: me.fabric_port,
+            mtu: link_mtu.unwrap_or(USUAL_MTU).saturating_sub(overhead),
             ends: others.map(|peer| (peer.node, (peer.underlay, peer.fabric_port))).collect(),
         }
     }
+
+    /// Tunnels inside of the encrypted links.
+    pub fn wire(view: &View, me: &PeerItem, link_mtu: Option<u32>) -> Self {
+        let others = view.peers().filter(|peer| peer.node != me.node);
+        Self {
+            own: Some(me.wire().into()),
+            port: WIRE_PORT,
+            mtu: wire_mtu(link_mtu).saturating_sub(OVERHEAD_V4),
+            ends: others.map(|peer| (peer.node, (peer.wire().into(), WIRE_PORT))).collect(),
+        }
+    }
+}
+
+/// Largest packet of the encrypted links.
+pub(super) fn wire_mtu(link_mtu: Option<u32>) -> u32 {
+    link_mtu.unwrap_or(USUAL_MTU).saturating_sub(OVERHEAD_WIRE)
 }

@@ -60,7 +60,7 @@ impl Wiring {
     /// What node `me` needs to reach the others of `view`.
     pub fn of(view: &View, me: &PeerItem, underlay: &Underlay) -> Self {
         let device =
-            Device { port: me.fabric_port, local: underlay.own, mtu: underlay.mtu, mac: me.fabric_mac() };
+            Device { port: underlay.port, local: underlay.own, mtu: underlay.mtu, mac: me.fabric_mac() };
         let mut entries = BTreeSet::from([Entry::Address(me.fabric), Entry::Gate, Entry::GateEnd]);
         for network in view.networks() {
             // Nobody has these addresses; the route makes this host answer for them, and rules re-aim the packets.
@@ -68,7 +68,7 @@ impl Wiring {
         }
         for peer in view.peers() {
             if let Some(&(to, port)) = underlay.ends.get(&peer.node) {
-                let port = (port != me.fabric_port).then_some(port);
+                let port = (port != underlay.port).then_some(port);
                 entries.extend(toward(peer, me, to, port));
             }
         }
@@ -102,7 +102,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use raftup_proto::{
         id::{NetworkId, NodeId},
-        view::{Item, NetworkItem, Revision},
+        view::{Item, NetworkItem, Revision, WIRE_PORT},
     };
 
     use super::*;
@@ -114,6 +114,8 @@ mod tests {
             control: format!("192.0.2.{number}:7238").parse().unwrap(),
             underlay: format!("192.0.2.{number}").parse().unwrap(),
             fabric_port: 7239,
+            fabric_keys: Vec::new(),
+            fabric_turn: 0,
             fabric: Ipv4Addr::new(10, 64, 0, number as u8),
             manager: false,
             alive: true,
@@ -171,8 +173,23 @@ mod tests {
     }
 
     #[test]
-    fn a_size_follows_from_the_link() {
+    fn a_size_follows_from_the_link_and_what_is_put_around() {
         let view = view(vec![peer(1, &[])]);
+        let me = view.peers().next().unwrap();
+        let wire = |link| Wiring::of(&view, me, &Underlay::wire(&view, me, link)).mtu();
         assert_eq!(wiring(&view).mtu(), 1450);
+        assert_eq!((wire(Some(1500)), wire(Some(9000)), wire(None)), (1370, 8870, 1370));
+    }
+
+    #[test]
+    fn with_encryption_tunnels_end_inside_of_the_links() {
+        let view = view(vec![peer(1, &[]), peer(2, &[])]);
+        let me = view.peers().next().unwrap();
+        let wiring = Wiring::of(&view, me, &Underlay::wire(&view, me, Some(1500)));
+        let device = (wiring.device.port, wiring.device.local);
+        assert_eq!(device, (WIRE_PORT, Some("10.64.16.1".parse().unwrap())));
+        let mac = [2, 114, 10, 64, 0, 2];
+        let tunnel = Entry::Tunnel { mac, to: "10.64.16.2".parse().unwrap(), port: None };
+        assert!(wiring.entries.contains(&tunnel), "{:?}", wiring.entries);
     }
 }

@@ -1,4 +1,4 @@
-//! Two rules in the chain that Docker leaves to users.
+//! Two rules in the chain that Docker leaves to users, and one for hosts that let nothing in by themselves.
 //!
 //! Docker drops all that it does not forward itself. What may pass between our devices is decided by our own table,
 //! which can drop but cannot accept in Docker's place. Docker keeps the chain's rules over its restarts; where the chain
@@ -13,10 +13,15 @@ const CHAIN: &str = "DOCKER-USER";
 pub(super) const TABLE: &str = "filter";
 
 /// The chains that ours depend on.
-pub(super) const CHAINS: [&str; 2] = [CHAIN, "FORWARD"];
+pub(super) const CHAINS: [&str; 3] = [CHAIN, "FORWARD", "INPUT"];
 
-/// From the fabric to anywhere of ours, and from anywhere to the fabric and our bridges.
-const RULES: [[&str; 4]; 2] = [["-i", "ru-fabric", "-j", "ACCEPT"], ["-o", "ru-+", "-j", "ACCEPT"]];
+/// From the fabric to anywhere of ours, and from anywhere to the fabric and our bridges; and VXLAN as it comes out of the
+/// encrypted links, for which nobody opens a port.
+const RULES: [(&str, &[&str]); 3] = [
+    (CHAIN, &["-i", "ru-fabric", "-j", "ACCEPT"]),
+    (CHAIN, &["-o", "ru-+", "-j", "ACCEPT"]),
+    ("INPUT", &["-i", "ru-wire", "-p", "udp", "--dport", "7240", "-j", "ACCEPT"]),
+];
 
 /// Where Docker jumps to the chain.
 const JUMP: [&str; 2] = ["-j", CHAIN];
@@ -25,9 +30,9 @@ const JUMP: [&str; 2] = ["-j", CHAIN];
 pub(super) async fn accept_ours() -> Result<(), MeshError> {
     // Fails where the chain is there already.
     let _ = iptables(&["-N", CHAIN], &[]).await;
-    for rule in RULES {
-        if iptables(&["-C", CHAIN], &rule).await.is_err() {
-            iptables(&["-I", CHAIN], &rule).await?;
+    for (chain, rule) in RULES {
+        if iptables(&["-C", chain], rule).await.is_err() {
+            iptables(&["-I", chain], rule).await?;
         }
     }
     come_first().await
@@ -48,9 +53,9 @@ async fn come_first() -> Result<(), MeshError> {
 
 /// Takes them away.
 pub(super) async fn forget_ours() -> Result<(), MeshError> {
-    for rule in RULES {
-        if iptables(&["-C", CHAIN], &rule).await.is_ok() {
-            iptables(&["-D", CHAIN], &rule).await?;
+    for (chain, rule) in RULES {
+        if iptables(&["-C", chain], rule).await.is_ok() {
+            iptables(&["-D", chain], rule).await?;
         }
     }
     Ok(())

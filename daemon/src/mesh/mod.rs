@@ -1,6 +1,6 @@
 //! The routing table as an nftables ruleset: published ports on every node, virtual addresses, isolation of networks.
 //!
-//! Owns: the table `ip raftup`, two rules in Docker's chain for users, the sockets that keep published ports for us, and
+//! Owns: the table `ip raftup`, two rules in Docker's chain for users and one for input, the sockets that keep published ports for us, and
 //! the kernel's memory of flows to endpoints that are gone. Leaves alone: all other rules; device and routes are the
 //! `fabric`'s.
 //! Holds: only ready endpoints on live nodes get new connections; connections that stand are left alone; a change is

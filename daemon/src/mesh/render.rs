@@ -12,7 +12,8 @@
 //! passing      (filter) isolation: chain of the network that a packet comes from, or of the one that it goes to
 //! reaching     (filter) the same for packets to this node
 //! sending      (filter) the same for programs of this node
-//! unmarking    the mark must not be on the packets around ours, or they would be led back as well
+//! marking      another mark for the packets around ours: with that of a node they would be led back as well, and
+//!              without any they would be taken for those of a program that pretends to be the fabric
 //! leaving      (nat) who must look like this node: containers that go outside, nodes as clients, a container that
 //!              asks itself
 //! ```
@@ -24,7 +25,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::Ipv4Net;
-use raftup_proto::view::{FABRIC_DEVICE, RETURN_MARK, RETURN_MASK};
+use raftup_proto::{
+    api::FabricMode,
+    view::{FABRIC_DEVICE, RETURN_MARK, RETURN_MASK, TUNNEL_MARK, WIRE_DEVICE, WIRE_PORT},
+};
 
 use super::{
     ruleset::{Chain, Ruleset, Set},
@@ -198,26 +202,54 @@ fn rules(text: String) -> Vec<String> {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
+/// What is accepted as, and sent as, a packet between nodes: first those that come, then those that go.
+///
+/// VXLAN itself asks nobody who they are. Without encryption, only nodes' addresses are let through. With it, only what
+/// comes out of the encrypted links, where an address belongs to a key. In both, what a program of this node sends there
+/// by itself is dropped: it lacks the mark that only the fabric's device gives.
+fn tunnel_rules(table: &Table) -> (String, String) {
+    let port = table.fabric_port;
+    match table.fabric_mode {
+        FabricMode::Plain => (
+            format!(
+                "udp dport {port} fib daddr type local ip saddr != @nodes drop
+             udp dport {port} fib daddr type local notrack"
+            ),
+            format!(
+                "udp dport {port} ip daddr @nodes meta mark != {TUNNEL_MARK:#x} drop
+             udp dport {port} ip daddr @nodes meta mark set 0 notrack"
+            ),
+        ),
+        FabricMode::Wireguard => (
+            format!(
+                "udp dport {WIRE_PORT} iifname != \"{WIRE_DEVICE}\" fib daddr type local drop
+             iifname \"{WIRE_DEVICE}\" udp dport {WIRE_PORT} notrack accept
+             iifname \"{WIRE_DEVICE}\" drop"
+            ),
+            format!(
+                "oifname \"{WIRE_DEVICE}\" meta mark != {TUNNEL_MARK:#x} drop
+             oifname \"{WIRE_DEVICE}\" meta mark set 0 notrack"
+            ),
+        ),
+    }
+}
+
 /// Chains that lead packets of outside clients back the way they came.
 fn path_chains(table: &Table) -> [BaseChain; 4] {
-    let Table { pool, fabric_port, .. } = table;
+    let Table { pool, .. } = table;
     let ours = format!("{RETURN_MASK:#x} == {RETURN_MARK:#x}");
+    let (coming, going) = tunnel_rules(table);
     [
         (
             "early",
             "type filter hook prerouting priority -300; policy accept",
             rules(format!(
-                "udp dport {fabric_port} fib daddr type local ip saddr != @nodes drop
-             udp dport {fabric_port} fib daddr type local notrack
+                "{coming}
              iifname {OURS} ip daddr 127.0.0.0/8 drop
              iifname \"{FABRIC_DEVICE}\" ip saddr != {pool} ct original zone set ether saddr map @zones"
             )),
         ),
-        (
-            "early_own",
-            "type filter hook output priority -300; policy accept",
-            rules(format!("udp dport {fabric_port} ip daddr @nodes notrack")),
-        ),
+        ("early_own", "type filter hook output priority -300; policy accept", rules(going)),
         (
             "returns",
             "type filter hook prerouting priority -150; policy accept",
@@ -227,9 +259,9 @@ fn path_chains(table: &Table) -> [BaseChain; 4] {
         )),
         ),
         (
-            "unmarking",
+            "marking",
             "type filter hook postrouting priority -150; policy accept",
-            rules(format!("oifname \"{FABRIC_DEVICE}\" meta mark & {ours} meta mark set 0")),
+            rules(format!("oifname \"{FABRIC_DEVICE}\" meta mark set {TUNNEL_MARK:#x}")),
         ),
     ]
 }
@@ -273,15 +305,21 @@ fn nat_chains(table: &Table) -> Vec<BaseChain> {
 }
 
 fn filter_chains(table: &Table) -> Vec<BaseChain> {
-    let Table { pool, fabric, fabric_port, .. } = table;
+    let Table { pool, fabric, .. } = table;
     let port_of_ours = "meta l4proto . th dport @published";
+    let strangers = match table.fabric_mode {
+        FabricMode::Plain => {
+            format!("udp dport {} ip daddr @nodes ip saddr != @nodes drop", table.fabric_port)
+        }
+        FabricMode::Wireguard => format!("oifname \"{WIRE_DEVICE}\" drop"),
+    };
     vec![
         (
             "passing",
             "type filter hook forward priority -1; policy accept",
             rules(format!(
                 "ct state established,related accept
-             udp dport {fabric_port} ip daddr @nodes ip saddr != @nodes drop
+             {strangers}
              iifname vmap @origins
              oifname != {OURS} accept
              ct status dnat ct original ip daddr != {pool} accept

@@ -7,6 +7,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 use raftup_proto::{
+    api::FabricMode,
     id::{NetworkId, NodeId},
     spec::Protocol,
     view::{ClusterItem, Endpoint, PeerItem, Revision, RouteItem, View},
@@ -24,6 +25,8 @@ pub struct Table {
     pub(super) pool: Ipv4Net,
     /// The nodes' own addresses on the fabric.
     pub(super) fabric: Ipv4Net,
+    /// What nodes send each other packets of containers through.
+    pub(super) fabric_mode: FabricMode,
     /// UDP port of this node's fabric.
     pub(super) fabric_port: u16,
     /// The networks.
@@ -76,6 +79,7 @@ impl Table {
             generation: view.generation,
             pool: cluster.pool.trunc(),
             fabric: cluster.fabric(),
+            fabric_mode: cluster.fabric,
             fabric_port: me.fabric_port,
             networks: networks(view),
             peers: peers(view, me),

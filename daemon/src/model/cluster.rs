@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use ipnet::Ipv4Net;
 use raftup_proto::{
-    api::Managers,
+    api::{FabricMode, Managers},
     id::{ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
     view::Revision,
 };
@@ -70,6 +70,8 @@ pub struct ClusterInfo {
     pub pool: Ipv4Net,
     /// How many managers it keeps.
     pub managers: Managers,
+    /// What nodes send each other packets of containers through.
+    pub fabric: FabricMode,
     /// Certificate of its authority, DER.
     pub ca_certificate: Vec<u8>,
     /// Private key of its authority, sealed with the managers' key.

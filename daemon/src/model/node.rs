@@ -40,6 +40,8 @@ pub struct Node {
     pub state_message: Option<String>,
     /// Since when.
     pub state_since: UnixMillis,
+    /// How often an operator has asked for a new key of its encrypted links.
+    pub fabric_turn: u64,
     /// Its own address on the fabric.
     pub fabric: Ipv4Addr,
     /// The container addresses that it is home to, by network.

@@ -280,6 +280,7 @@ mod tests {
             control: ([10, 0, 0, 1], 7238).into(),
             underlay: [10, 0, 0, 1].into(),
             fabric_port: 7239,
+            fabric_keys: Vec::new(),
             version: "0.1.0".to_owned(),
             platform: Platform::default(),
         };

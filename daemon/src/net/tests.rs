@@ -452,6 +452,7 @@ fn info() -> NodeInfo {
         control: ([127, 0, 0, 1], 7238).into(),
         underlay: [127, 0, 0, 1].into(),
         fabric_port: 7239,
+        fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
         platform: Platform::default(),
     }

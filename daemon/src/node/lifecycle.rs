@@ -20,7 +20,7 @@ use raftup_proto::{
     token::Token,
     unit::UnixMillis,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -35,6 +35,7 @@ use crate::{
     config::Config,
     control::tokens::Secrets,
     engine::Engine,
+    fabric::wire::Keys,
     net::{
         CallError, Identity, Net,
         ca::{self, Authority, KeyRequest},
@@ -56,6 +57,8 @@ pub(super) struct Host {
 struct Inner {
     config: Config,
     engine: Arc<dyn Engine>,
+    /// Of the encrypted links; made at the first start.
+    keys: watch::Sender<Keys>,
     api: OnceLock<Api>,
     /// The parts of a member. Held over each change, so that there is one at a time.
     running: Mutex<Option<Running>>,
@@ -64,15 +67,26 @@ struct Inner {
 }
 
 impl Host {
-    pub(super) fn new(config: Config, engine: Arc<dyn Engine>) -> Self {
+    /// Errors: the keys cannot be read or made.
+    pub(super) fn new(config: Config, engine: Arc<dyn Engine>) -> anyhow::Result<Self> {
+        let keys = watch::Sender::new(Keys::load_or_make(&config.data_dir, ca::now())?);
         let inner = Inner {
             config,
             engine,
+            keys,
             api: OnceLock::new(),
             running: Mutex::new(None),
             member: std::sync::RwLock::new(None),
         };
-        Self { inner: Arc::new(inner) }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub(super) fn keys(&self) -> watch::Sender<Keys> {
+        self.inner.keys.clone()
+    }
+
+    pub(super) fn run_dir(&self) -> PathBuf {
+        self.inner.config.run_dir.clone()
     }
 
     pub(super) fn engine(&self) -> &Arc<dyn Engine> {
@@ -143,6 +157,7 @@ impl Host {
             control: SocketAddr::new(advertise, self.inner.config.listen.port()),
             underlay: advertise,
             fabric_port: self.inner.config.fabric_port,
+            fabric_keys: self.inner.keys.borrow().announced(ca::now()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             platform,
         }
@@ -200,6 +215,15 @@ impl Host {
         }
     }
 
+    /// Another cluster gets keys that this one never saw.
+    fn forget_keys(&self) {
+        let dir = self.data_dir();
+        match Keys::erase(&dir).and_then(|()| Keys::load_or_make(&dir, ca::now())) {
+            Ok(keys) => _ = self.inner.keys.send_replace(keys),
+            Err(error) => warn!(error = format!("{error:#}"), "keys of the former membership stay"),
+        }
+    }
+
     /// Ends this node's membership here, whatever the cluster thinks of it.
     pub(super) async fn forget(&self) {
         if let Some(running) = self.inner.running.lock().await.take() {
@@ -207,6 +231,7 @@ impl Host {
         }
         self.show(None);
         erase(&self.data_dir());
+        self.forget_keys();
         info!("left the cluster");
     }
 }
@@ -246,6 +271,7 @@ impl Lifecycle for Host {
             id: cluster,
             pool,
             managers: init.managers,
+            fabric: init.fabric,
             ca_certificate: authority.certificate().to_vec(),
             ca_key_sealed: secret::seal(&key, CA_KEY_CONTEXT, authority.key()),
             tokens: Secrets::random().hashes(&key),

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use super::{
     lifecycle::Host,
     record::{ManagerRecord, Record},
+    rotate,
     serve::Router,
 };
 use crate::{
@@ -85,6 +86,8 @@ impl Running {
             view: agent.view(),
             fresh: agent.fresh(),
             unreachable,
+            keys: host.keys().subscribe(),
+            run_dir: host.run_dir(),
             applied: agent.applied(),
         })?;
         agent.follow_mtu(routes.mtu());
@@ -103,6 +106,7 @@ impl Running {
         running.follow_leader(leader_tx);
         running.serve(&net);
         running.renew(net);
+        running.rotate();
         running.follow_engine();
         running.follow_reach(lost);
         running.resume_manager(first).await?;
@@ -118,6 +122,12 @@ impl Running {
     fn renew(&self, net: Net) {
         let managers = peers(&self.member.agent, managers, &self.loops, &self.stop);
         self.spawn(renew::run(net, self.host.data_dir(), managers));
+    }
+
+    fn rotate(&self) {
+        let (dir, keys) = (self.host.data_dir(), self.host.keys());
+        let (node, agent) = (self.member.node, self.member.agent.clone());
+        self.spawn(async move { rotate::run(&dir, node, agent, keys).await });
     }
 
     /// An engine that comes back has made its own rules anew, and may have flushed some of ours.
@@ -276,11 +286,12 @@ impl Running {
 
     /// Stops the parts and removes all that they made on this host.
     pub(super) async fn leave(self) {
+        let run_dir = self.host.run_dir();
         if let Err(error) = self.member.agent.leave().await {
             warn!(error = format!("{error:#}"), "containers or networks of the former membership stay");
         }
         self.stop().await;
-        if let Err(error) = routes::remove_all().await {
+        if let Err(error) = routes::remove_all(&run_dir).await {
             warn!(error = format!("{error:#}"), "links or rules of the former membership stay");
         }
     }

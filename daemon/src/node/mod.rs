@@ -13,6 +13,7 @@ mod host;
 mod lifecycle;
 mod member;
 mod record;
+mod rotate;
 mod serve;
 
 use std::{
@@ -67,7 +68,7 @@ impl Node {
         make_dir(&config.run_dir, 0o755)?;
         let lock = lock(&config.data_dir).await?;
         let engine: Arc<dyn Engine> = Arc::new(DockerEngine::new(&config.docker_socket));
-        let host = Host::new(config.clone(), engine);
+        let host = Host::new(config.clone(), engine)?;
         Ok(Self { config, host, _lock: lock })
     }
 

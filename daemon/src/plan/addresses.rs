@@ -1,7 +1,7 @@
 //! How the pool is cut: fabric, networks, blocks of nodes, addresses of tasks, VIPs.
 //!
 //! ```text
-//! pool /11 ─┬─ first /19: fabric, node k has address k
+//! pool /11 ─┬─ first /19: fabric, node k has address k, and 4096 + k inside of the encrypted links
 //!           └─ each further /19: one network ─┬─ /26 blocks, each home to one node, from the lowest; .1 is the gateway
 //!                                             └─ last /24: VIPs of services
 //! ```
@@ -49,8 +49,8 @@ pub fn pool_fits(pool: Ipv4Net) -> bool {
 pub fn fabric(pool: Ipv4Net, node: NodeId) -> Result<Ipv4Addr, Exhausted> {
     let exhausted = Exhausted::Nodes(pool);
     let number = u32::try_from(node.number()).map_err(|_| exhausted)?;
-    // The last one is the broadcast address.
-    if number == 0 || number >= size(NETWORK_BITS) - 1 {
+    // The second half of the subnet are the ends of the encrypted links; the last one is the broadcast address.
+    if number == 0 || number >= size(NETWORK_BITS) / 2 - 1 {
         return Err(exhausted);
     }
     Ok(Ipv4Addr::from(first(pool) + number))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use raftup_proto::{
-    api::{Availability, Managers, NodeState},
+    api::{Availability, FabricMode, Managers, NodeState},
     id::{ClusterId, NodeId},
     peer::{NodeInfo, Role},
     refusal::{Code, Refusal},
@@ -27,6 +27,8 @@ pub struct First {
     pub pool: Ipv4Net,
     /// How many managers it keeps.
     pub managers: Managers,
+    /// What nodes send each other packets of containers through.
+    pub fabric: FabricMode,
     /// Certificate of its authority, DER.
     pub ca_certificate: Vec<u8>,
     /// Private key of its authority, sealed.
@@ -64,6 +66,7 @@ pub fn cluster(first: First, now: UnixMillis) -> Result<ChangeSet, Refusal> {
         meta: Meta::default(),
         pool: first.pool,
         managers: first.managers,
+        fabric: first.fabric,
         ca_certificate: first.ca_certificate,
         ca_key_sealed: first.ca_key_sealed,
         tokens: first.tokens,
@@ -84,6 +87,7 @@ pub fn cluster(first: First, now: UnixMillis) -> Result<ChangeSet, Refusal> {
         state: NodeState::New,
         state_message: None,
         state_since: now,
+        fabric_turn: 0,
         fabric,
         blocks: BTreeMap::new(),
     });

@@ -70,6 +70,7 @@ pub fn admit(
         state: NodeState::New,
         state_message: None,
         state_since: now,
+        fabric_turn: 0,
         fabric,
         blocks: BTreeMap::new(),
     });
@@ -128,6 +129,7 @@ pub fn update(
         }
     }
     node.labels.extend(update.label_add.clone());
+    node.fabric_turn += u64::from(update.rotate_fabric_key);
     match (update.manager, node.role) {
         (Some(true), Role::Worker) => {
             return Err(Refusal::new(

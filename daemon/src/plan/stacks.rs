@@ -15,7 +15,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 use raftup_proto::{
-    api::{Action, ChangeView, Deploy, UpdateState},
+    api::{Action, ChangeView, Deploy, FabricMode, UpdateState},
     id::{NetworkId, ServiceId, StackId, VolumeId},
     name::{NetworkName, ServiceName, VolumeName},
     refusal::{Code, Refusal},
@@ -103,6 +103,12 @@ fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
         for port in &service.current().spec.ports {
             taken.insert((port.protocol, port.published), (service.full_name(), true));
         }
+    }
+    let plain = cluster.info.as_ref().is_some_and(|info| info.fabric == FabricMode::Plain);
+    if let Some((name, _)) = spec.networks.iter().find(|(_, network)| plain && network.encrypted) {
+        let message = format!("network `{name}` must be encrypted, and this cluster's fabric is plain");
+        return Err(Refusal::new(Code::Conflict, message)
+            .hint("make the cluster without `--fabric plain`, or leave `driver_opts: encrypted` out"));
     }
     for (name, service) in &spec.services {
         if let Mode::Replicated { replicas } = service.mode {

@@ -30,7 +30,10 @@ use super::World;
 pub fn item(world: &World, node: NodeId, key: Key) -> Option<Item> {
     let cluster = world.cluster();
     match key {
-        Key::Cluster => cluster.info.as_ref().map(|info| Item::Cluster(ClusterItem { pool: info.pool })),
+        Key::Cluster => cluster
+            .info
+            .as_ref()
+            .map(|info| Item::Cluster(ClusterItem { pool: info.pool, fabric: info.fabric })),
         Key::Peer(id) => cluster.nodes.get(&id).map(|node| Item::Peer(peer(node))),
         Key::Network(id) => cluster.networks.get(&id).map(|network| {
             Item::Network(NetworkItem {
@@ -136,6 +139,8 @@ fn peer(node: &Node) -> PeerItem {
         control: node.info.control,
         underlay: node.info.underlay,
         fabric_port: node.info.fabric_port,
+        fabric_keys: node.info.fabric_keys.clone(),
+        fabric_turn: node.fabric_turn,
         fabric: node.fabric,
         manager: node.membership.is_some(),
         alive: is_alive(node),

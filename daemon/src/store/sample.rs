@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use raftup_proto::{
-    api::{Availability, Managers, NodeState, UpdateState, UpdateStatus},
+    api::{Availability, FabricMode, Managers, NodeState, UpdateState, UpdateStatus},
     id::{ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
-    peer::{NodeInfo, Platform, Role, TaskState, TaskStatus},
+    peer::{FabricKey, NodeInfo, Platform, Role, TaskState, TaskStatus},
     spec::{ContainerSpec, Mode, NetworkSpec, Placement, Resources, RestartPolicy, ServiceSpec, VolumeSpec},
     unit::UnixMillis,
 };
@@ -23,6 +23,7 @@ pub(crate) fn info() -> ClusterInfo {
         meta: Meta::default(),
         pool: "10.64.0.0/11".parse().unwrap(),
         managers: Managers::Auto,
+        fabric: FabricMode::Wireguard,
         ca_certificate: vec![1, 2],
         ca_key_sealed: vec![3, 4],
         tokens: TokenHashes { manager: [5; 32], worker: [6; 32], sealed: vec![7] },
@@ -46,6 +47,7 @@ pub(crate) fn node(number: u64) -> Node {
             control: format!("10.0.0.{number}:7238").parse().unwrap(),
             underlay: format!("10.0.0.{number}").parse().unwrap(),
             fabric_port: 7239,
+            fabric_keys: vec![FabricKey([8; 32])],
             version: "0.1.0".to_owned(),
             platform: Platform::default(),
         },
@@ -53,6 +55,7 @@ pub(crate) fn node(number: u64) -> Node {
         state: NodeState::Ready,
         state_message: None,
         state_since: AT,
+        fabric_turn: 0,
         fabric: "10.64.0.1".parse().unwrap(),
         blocks: BTreeMap::from([(NetworkId::from_random(3), vec!["10.64.32.0/26".parse().unwrap()])]),
     }

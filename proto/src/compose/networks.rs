@@ -50,8 +50,25 @@ fn network(item: &Item<'_>) -> NetworkSpec {
         on.error("a network without IPv4 is not supported yet");
     }
     let labels = fields.get("labels").map(|labels| environment::labels(&labels)).unwrap_or_default();
-    fields.finish(&["name", "ipam", "driver_opts"]);
-    NetworkSpec { labels }
+    let encrypted = fields.get("driver_opts").is_some_and(|options| encrypted(&options));
+    fields.finish(&["name", "ipam"]);
+    NetworkSpec { labels, encrypted }
+}
+
+/// Reads the one option that means something here, as Swarm has it: there, and not `false`.
+fn encrypted(options: &Item<'_>) -> bool {
+    let Some(fields) = options.fields() else { return false };
+    let wanted = fields.get("encrypted").is_some_and(|option| {
+        let off = option.text().is_some_and(|text| matches!(text, "false" | "0" | "no" | "off"));
+        if off {
+            let help =
+                "leave it out, or make the cluster with `raftup init --fabric plain`: then no network is";
+            option.error_help("a network cannot be left unencrypted by itself", help);
+        }
+        !off
+    });
+    fields.finish(&[]);
+    wanted
 }
 
 /// Reads a service's `networks`, in the order of the file; without any, it is on the default network.

@@ -74,6 +74,8 @@ impl Manager {
             control: self.peer.addr,
             underlay: self.peer.addr.ip(),
             fabric_port: 1,
+            fabric_keys: Vec::new(),
+            fabric_turn: 0,
             fabric: "10.64.0.2".parse().unwrap(),
             manager: true,
             alive: true,

@@ -5,6 +5,7 @@ use std::{
 
 use expect_test::{Expect, expect, expect_file};
 use raftup_proto::{
+    api::FabricMode,
     id::{NetworkId, NodeId, ServiceId, TaskId},
     spec::{PortSpec, Protocol},
     view::{ClusterItem, Endpoint, Item, NetworkItem, PeerItem, Revision, RouteItem, ServiceAddress, View},
@@ -28,6 +29,8 @@ fn peer(number: u64) -> PeerItem {
         control: format!("192.0.2.{number}:7238").parse().unwrap(),
         underlay: format!("192.0.2.{number}").parse().unwrap(),
         fabric_port: 7239,
+        fabric_keys: Vec::new(),
+        fabric_turn: 0,
         fabric: Ipv4Addr::new(10, 64, 0, number as u8),
         manager: false,
         alive: true,
@@ -64,13 +67,17 @@ fn view(routes: &[RouteItem]) -> View {
 }
 
 fn rules(view: &View) -> Ruleset {
-    let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap() };
+    rules_over(view, FabricMode::Wireguard)
+}
+
+fn rules_over(view: &View, fabric: FabricMode) -> Ruleset {
+    let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap(), fabric };
     Ruleset::of(&Table::of(view, &cluster, view.peers().next().unwrap(), &BTreeSet::new()))
 }
 
 /// The rules of node 1 while it cannot reach node 2.
 fn rules_in_doubt(view: &View) -> Ruleset {
-    let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap() };
+    let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap(), fabric: FabricMode::Wireguard };
     let unreachable = BTreeSet::from([NodeId::new(2)]);
     Ruleset::of(&Table::of(view, &cluster, view.peers().next().unwrap(), &unreachable))
 }
@@ -83,6 +90,15 @@ fn check_change(old: &[(u64, &str, bool)], new: &[(u64, &str, bool)], expected: 
 fn a_service_on_two_nodes() {
     let rules = rules(&view(&[web(&[(1, "10.64.32.2", true), (2, "10.64.32.66", true)])]));
     expect_file!["service.nft"].assert_eq(&rules.replace());
+}
+
+#[test]
+fn without_encryption_nodes_are_known_by_their_addresses() {
+    let view = view(&[]);
+    let plain = rules_over(&view, FabricMode::Plain).replace();
+    let encrypted = rules(&view).replace();
+    let differs: Vec<&str> = plain.lines().filter(|line| !encrypted.contains(line)).collect();
+    expect![].assert_eq(&differs.join("\n"));
 }
 
 #[test]

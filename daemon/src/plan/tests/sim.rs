@@ -7,7 +7,7 @@ use std::{
 };
 
 use raftup_proto::{
-    api::{Availability, Deploy, Managers, NodeState},
+    api::{Availability, Deploy, FabricMode, Managers, NodeState},
     id::{ClusterId, NodeId, ServiceId},
     peer::{JoinRequest, NodeInfo, Platform, Role, TaskState, TaskStatus},
     refusal::Refusal,
@@ -59,6 +59,7 @@ fn info(hostname: &str, memory: MemBytes, cpu: CpuMillis) -> NodeInfo {
         control: "192.0.2.1:7238".parse().unwrap(),
         underlay: "192.0.2.1".parse().unwrap(),
         fabric_port: 7239,
+        fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
         platform: Platform {
             os: "linux".to_owned(),
@@ -78,6 +79,7 @@ impl Sim {
             id: ClusterId::from_random(1),
             pool: pool.parse().unwrap(),
             managers: Managers::Auto,
+            fabric: FabricMode::Wireguard,
             ca_certificate: Vec::new(),
             ca_key_sealed: Vec::new(),
             tokens: TokenHashes { manager: [0; 32], worker: [0; 32], sealed: Vec::new() },

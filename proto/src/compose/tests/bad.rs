@@ -370,6 +370,10 @@ fn networks() {
     "#]],
     );
     check(
+        "services: {web: {image: a, networks: [n]}}\nnetworks:\n  n: {driver_opts: {encrypted: 'false', mtu: 9000}}\n",
+        expect![[r#""#]],
+    );
+    check(
         "services: {web: {image: a, networks: [n]}}\nnetworks:\n  n: {driver: macvlan, external: true, internal: \
          false, ipam: {}, name: x}\n  'bad name':\nvolumes:\n  v: {driver: nfs, external: yes, driver_opts: {}}\n",
         expect![[r#"

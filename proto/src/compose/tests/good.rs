@@ -98,7 +98,7 @@ services:
     networks: [back]
     deploy: {mode: global, restart_policy: {condition: on-failure, delay: 1s, max_attempts: 3, window: 120s}}
 networks:
-  front: {driver: overlay, labels: {a: b}}
+  front: {driver: overlay, driver_opts: {encrypted: ''}, labels: {a: b}}
   back:
   spare:
 volumes:

@@ -1,0 +1,144 @@
+//! The tunnel as a process: `raftupd fabric`.
+//!
+//! It is given a socket that listens as its standard input, does what is asked there, and lives on when the daemon does
+//! not. Only root can open the socket.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use anyhow::Context;
+use tracing::{info, warn};
+
+use super::{
+    TunnelSpec,
+    engine::Engine,
+    spec::{Answer, Order},
+    tun::Tun,
+};
+
+/// What one process runs. A daemon that finds another version here has it replaced.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The threads, and what they were told to be, once they were told.
+type Running = (Arc<Engine>, Option<TunnelSpec>);
+
+/// The one tunnel of this process.
+#[derive(Default)]
+struct Tunnel {
+    running: Mutex<Option<Running>>,
+}
+
+/// Answers on the socket that is the standard input, for ever. Errors: that is no socket.
+pub fn run() -> anyhow::Result<()> {
+    // Out of the daemon's session: what ends that one must not end this one. Fails where it is the first of one already.
+    let _ = rustix::process::setsid();
+    let listener =
+        UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned().context("taking the socket over")?);
+    let tunnel = Arc::new(Tunnel::default());
+    loop {
+        let (stream, _) = listener.accept().context("standard input is not a socket that listens")?;
+        let tunnel = Arc::clone(&tunnel);
+        thread::Builder::new().name("orders".to_owned()).spawn(move || {
+            if let Err(error) = tunnel.serve(&stream) {
+                warn!(error = format!("{error:#}"), "a daemon was not answered");
+            }
+        })?;
+    }
+}
+
+impl Tunnel {
+    fn serve(&self, stream: &UnixStream) -> anyhow::Result<()> {
+        let say = |answer: &Answer| -> anyhow::Result<()> {
+            let mut line = serde_json::to_vec(answer)?;
+            line.push(b'\n');
+            Ok((&mut &*stream).write_all(&line)?)
+        };
+        say(&Answer::Hello { version: VERSION.to_owned() })?;
+        for line in BufReader::new(stream).lines() {
+            let line = zeroize::Zeroizing::new(line?);
+            match serde_json::from_str(&line).context("an order that is not understood")? {
+                Order::HandOver => self.hand_over(stream)?,
+                order => say(&self.carry_out(order))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Helps whoever has asked until that one needs no help, and ends then. Errors: there is nothing to hand over.
+    fn hand_over(&self, stream: &UnixStream) -> anyhow::Result<()> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (engine, _) = running.context("nothing was set up yet")?;
+        match engine.hand_over(stream)? {}
+    }
+
+    fn carry_out(&self, order: Order) -> Answer {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        match order {
+            Order::Set(spec) => match set(&mut running, spec) {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Failed(format!("{error:#}")),
+            },
+            Order::Status => {
+                Answer::Links(running.as_ref().map(|(engine, _)| engine.status()).unwrap_or_default())
+            }
+            Order::TakeOver(path) => match take_over(&path) {
+                Ok(engine) => {
+                    *running = Some((engine, None));
+                    Answer::Done
+                }
+                Err(error) => Answer::Failed(format!("{error:#}")),
+            },
+            // Answered by what it asks for, not by a word.
+            Order::HandOver => Answer::Failed("not here".to_owned()),
+            Order::Stop => {
+                info!("the tunnel ends");
+                std::process::exit(0)
+            }
+        }
+    }
+}
+
+fn set(running: &mut Option<Running>, spec: TunnelSpec) -> anyhow::Result<()> {
+    let engine = match running {
+        Some((_, Some(known))) if *known == spec => return Ok(()),
+        Some((_, Some(known))) if known.listen != spec.listen => {
+            anyhow::bail!("it listens on {} and should on {}", known.listen, spec.listen)
+        }
+        Some((engine, _)) => Arc::clone(engine),
+        None => {
+            let tun = Tun::make().context("making the device (is there a `/dev/net/tun`?)")?;
+            let segments = tun.segments;
+            let engine = Engine::start(tun, spec.listen)
+                .with_context(|| format!("listening on UDP {}", spec.listen))?;
+            info!(listen = %spec.listen, segments, "the tunnel begins");
+            engine
+        }
+    };
+    engine.become_of(&spec);
+    *running = Some((engine, Some(spec)));
+    Ok(())
+}
+
+/// Device and socket of the process that answers at `path`. Errors: it does not, or has none.
+fn take_over(path: &Path) -> anyhow::Result<Arc<Engine>> {
+    let stream = UnixStream::connect(path).with_context(|| format!("asking at `{}`", path.display()))?;
+    // Byte by byte up to the end of the greeting: what is handed over comes right after the order.
+    let mut byte = [0];
+    while byte != *b"\n" {
+        (&stream).read_exact(&mut byte).context("no greeting")?;
+    }
+    let mut order = serde_json::to_vec(&Order::HandOver)?;
+    order.push(b'\n');
+    (&stream).write_all(&order)?;
+    let engine = Engine::take_over(&stream).context("device and socket are not handed over")?;
+    info!("goes on where the older tunnel was");
+    Ok(engine)
+}
