@@ -189,7 +189,7 @@ impl Applier {
                         applied.send_replace(now.generation);
                     }
                     // Nobody tells when another program lets go of a port.
-                    (!self.problems.borrow().is_empty()).then_some(LOOK_AGAIN)
+                    (!self.found.is_empty()).then_some(LOOK_AGAIN)
                 }
                 Err(error) => {
                     failures += 1;
@@ -203,7 +203,7 @@ impl Applier {
             // Each branch only waits, so nothing is lost with the one that is dropped.
             loop {
                 tokio::select! {
-                    _ = look.tick(), if wait.is_none() => { self.look_at_links(&now).await; continue }
+                    _ = look.tick(), if failures == 0 => { self.look_at_links(&now).await; continue }
                     changed = view.changed() => if changed.is_err() { return },
                     // Nobody changes keys any more: the view still does.
                     Ok(()) = self.keys.changed() => {}

@@ -138,8 +138,8 @@ mod tests {
     fn the_pool_is_cut_as_drawn() {
         let pool = net("10.64.0.0/11");
         assert_eq!(fabric(pool, NodeId::new(3)), Ok(Ipv4Addr::new(10, 64, 0, 3)));
-        assert_eq!(fabric(pool, NodeId::new(8190)), Ok(Ipv4Addr::new(10, 64, 31, 254)));
-        assert_eq!(fabric(pool, NodeId::new(8191)), Err(Exhausted::Nodes(pool)));
+        assert_eq!(fabric(pool, NodeId::new(4094)), Ok(Ipv4Addr::new(10, 64, 15, 254)));
+        assert_eq!(fabric(pool, NodeId::new(4095)), Err(Exhausted::Nodes(pool)));
         let shop = subnet(pool, &BTreeSet::new()).unwrap();
         assert_eq!(shop, net("10.64.32.0/19"));
         assert_eq!(subnet(pool, &[shop].into()), Ok(net("10.64.64.0/19")));

@@ -318,20 +318,90 @@ mod tests {
 
     #[test]
     fn a_new_device_is_told_everything() {
-        check(&spec(&[2]), &[], &[], expect![[r#""#]]);
+        check(
+            &spec(&[2]),
+            &[],
+            &[],
+            expect![[r#"
+            IfName("ru-wire")
+            ListenPort(7239)
+            PrivateKey
+            IfName("ru-wire")
+            peer 2 PersistentKeepalive(25) Endpoint(192.0.2.2:7239) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.2), Cidr(32)])])
+        "#]],
+        );
     }
 
     #[test]
     fn a_node_that_is_known_keeps_where_it_was_heard_from() {
-        check(&spec(&[2]), &[(2, agreed(990)), (9, agreed(990))], &[(2, "192.0.2.2:7239")], expect![[r#""#]]);
-        check(&spec(&[2]), &[(2, agreed(990))], &[(2, "192.0.2.7:7239")], expect![[r#""#]]);
+        check(
+            &spec(&[2]),
+            &[(2, agreed(990)), (9, agreed(990))],
+            &[(2, "192.0.2.2:7239")],
+            expect![[r#"
+            IfName("ru-wire")
+            ListenPort(7239)
+            PrivateKey
+            IfName("ru-wire")
+            peer 9 Flags(WireguardPeerFlags(RemoveMe))
+            peer 2 PersistentKeepalive(25) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.2), Cidr(32)])])
+        "#]],
+        );
+        check(
+            &spec(&[2]),
+            &[(2, agreed(990))],
+            &[(2, "192.0.2.7:7239")],
+            expect![[r#"
+            IfName("ru-wire")
+            ListenPort(7239)
+            PrivateKey
+            IfName("ru-wire")
+            peer 2 PersistentKeepalive(25) Endpoint(192.0.2.2:7239) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.2), Cidr(32)])])
+        "#]],
+        );
     }
 
     #[test]
     fn an_address_moves_to_a_new_key_once_both_agreed_on_it() {
-        check(&spec(&[2, 3]), &[(2, agreed(990)), (3, Known::default())], &[], expect![[r#""#]]);
-        check(&spec(&[2, 3]), &[(2, agreed(990)), (3, agreed(999))], &[], expect![[r#""#]]);
-        check(&spec(&[2, 3]), &[(2, agreed(990)), (3, agreed(700))], &[], expect![[r#""#]]);
+        check(
+            &spec(&[2, 3]),
+            &[(2, agreed(990)), (3, Known::default())],
+            &[],
+            expect![[r#"
+            IfName("ru-wire")
+            ListenPort(7239)
+            PrivateKey
+            IfName("ru-wire")
+            peer 3 PersistentKeepalive(25)
+            peer 2 PersistentKeepalive(25) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.2), Cidr(32)])])
+        "#]],
+        );
+        check(
+            &spec(&[2, 3]),
+            &[(2, agreed(990)), (3, agreed(999))],
+            &[],
+            expect![[r#"
+            IfName("ru-wire")
+            ListenPort(7239)
+            PrivateKey
+            IfName("ru-wire")
+            peer 2 PersistentKeepalive(25)
+            peer 3 PersistentKeepalive(25) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.2), Cidr(32)])])
+        "#]],
+        );
+        check(
+            &spec(&[2, 3]),
+            &[(2, agreed(990)), (3, agreed(700))],
+            &[],
+            expect![[r#"
+            IfName("ru-wire")
+            ListenPort(7239)
+            PrivateKey
+            IfName("ru-wire")
+            peer 3 PersistentKeepalive(25)
+            peer 2 PersistentKeepalive(25) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.2), Cidr(32)])])
+        "#]],
+        );
     }
 
     #[test]

@@ -371,7 +371,15 @@ fn networks() {
     );
     check(
         "services: {web: {image: a, networks: [n]}}\nnetworks:\n  n: {driver_opts: {encrypted: 'false', mtu: 9000}}\n",
-        expect![[r#""#]],
+        expect![[r#"
+            compose.yaml:3:32: networks.n.driver_opts.encrypted: a network cannot be left unencrypted by itself
+             3 |   n: {driver_opts: {encrypted: 'false', mtu: 9000}}
+               |                                ^^^^^^^
+               help: leave it out, or make the cluster with `raftup init --fabric plain`: then no network is
+            compose.yaml:3:41: networks.n.driver_opts.mtu: unknown key `mtu`
+             3 |   n: {driver_opts: {encrypted: 'false', mtu: 9000}}
+               |                                         ^^^
+        "#]],
     );
     check(
         "services: {web: {image: a, networks: [n]}}\nnetworks:\n  n: {driver: macvlan, external: true, internal: \
