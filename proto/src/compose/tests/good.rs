@@ -119,6 +119,7 @@ volumes:
             name: "shop"
             networks:
               front:
+                encrypted: true
                 labels:
                   a: "b"
             services:
