@@ -83,9 +83,8 @@ pub(super) fn take(stream: &UnixStream) -> io::Result<(OwnedFd, bool, OwnedFd, O
     let mut word = [0];
     let mut parts = [IoSliceMut::new(&mut word)];
     recvmsg(stream, &mut parts, &mut beside, RecvFlags::CMSG_CLOEXEC)?;
-    let mut fds = beside.drain().flat_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
-        _ => Vec::new(),
+    let mut fds = beside.drain().flat_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(fds) = message { fds.collect() } else { Vec::new() }
     });
     match (fds.next(), fds.next(), fds.next()) {
         (Some(device), Some(socket), Some(old)) => Ok((device, word == [SEGMENTS], socket, Old(old))),

@@ -64,9 +64,11 @@ impl Tunnel {
         say(&Answer::Hello { version: VERSION.to_owned() })?;
         for line in BufReader::new(stream).lines() {
             let line = zeroize::Zeroizing::new(line?);
-            match serde_json::from_str(&line).context("an order that is not understood")? {
-                Order::HandOver => self.hand_over(stream)?,
-                order => say(&self.carry_out(order))?,
+            let order: Order = serde_json::from_str(&line).context("an order that is not understood")?;
+            if matches!(order, Order::HandOver) {
+                self.hand_over(stream)?;
+            } else {
+                say(&self.carry_out(order))?;
             }
         }
         Ok(())
@@ -74,9 +76,11 @@ impl Tunnel {
 
     /// Helps whoever has asked until that one needs no help, and ends then. Errors: there is nothing to hand over.
     fn hand_over(&self, stream: &UnixStream) -> anyhow::Result<()> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (engine, _) = running.context("nothing was set up yet")?;
-        match engine.hand_over(stream)? {}
+        let taken = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (engine, spec) = taken.context("nothing was set up yet")?;
+        let Err(error) = engine.hand_over(stream);
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some((engine, spec));
+        Err(error).context("handing device and socket over")
     }
 
     fn carry_out(&self, order: Order) -> Answer {

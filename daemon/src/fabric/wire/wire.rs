@@ -92,7 +92,7 @@ impl Wire {
                 self.stop().await;
                 Err(WireError::Refused(reason))
             }
-            _ => Ok(()),
+            Answer::Hello { .. } | Answer::Done | Answer::Links(_) => Ok(()),
         }
     }
 
@@ -115,7 +115,7 @@ impl Wire {
         }
         match self.ask(&Order::Status).await? {
             Answer::Links(links) => Ok(links),
-            _ => Ok(Vec::new()),
+            Answer::Hello { .. } | Answer::Done | Answer::Failed(_) => Ok(Vec::new()),
         }
     }
 
@@ -197,7 +197,9 @@ impl Wire {
         self.link = Some(BufReader::new(stream));
         match self.hear().await? {
             Answer::Hello { version } => Ok(version),
-            _ => Err(self.lost(io::ErrorKind::InvalidData.into())),
+            Answer::Done | Answer::Links(_) | Answer::Failed(_) => {
+                Err(self.lost(io::ErrorKind::InvalidData.into()))
+            }
         }
     }
 
