@@ -104,6 +104,8 @@ fn a_leader_that_is_killed_costs_nothing() {
     let load = both(&lab, &[&others[0], &others[1]]);
     let died = Instant::now();
     first.kill_daemon().unwrap();
+    // On its way to a leader that is gone, it is asked again of the next one.
+    well(other.raftup(&["node", "update", "--label-add", "asked=once", other.name()]).unwrap());
     writable(other, "shop_web", 3);
     eprintln!(
         "a change was taken {:.1} s after the leader's daemon was killed",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    body::Body,
+    body::{Body, to_bytes},
     extract::{OriginalUri, Request, State},
     http::{HeaderName, HeaderValue},
     middleware::Next,
@@ -15,12 +15,13 @@ use raftup_proto::{
     peer::Hello,
     refusal::{Code, Refusal},
 };
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::{
     Manager, Member,
     refuse::{Refused, no_leader},
-    server::Api,
+    server::{Api, BODY_MAX},
 };
 use crate::net::Peer;
 
@@ -34,26 +35,71 @@ pub(super) struct Asked(pub(super) NodeId);
 /// How long a request waits for an election to end.
 const LEADER_WAIT: Duration = Duration::from_secs(2);
 
-/// Runs the handler where this node leads, else sends the request to the leader.
+/// Runs the handler where this node leads, else sends the request to the leader, and to the next one if that is lost
+/// before it answers.
+///
+/// A leader that is lost may have done what was asked. What HTTP calls idempotent is asked again; for the rest, the
+/// refusal says that this is not known.
 ///
 /// Handlers behind it find the leader's parts in their extensions as [`Manager`] and [`Member`].
-pub(super) async fn to_leader(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Next) -> Response {
     let Some(member) = api.member() else {
         return Refused(Refusal::no_cluster()).into_response();
     };
-    match find(&member).await {
-        Found::Here(manager) => {
-            let from = request.headers().get(FORWARDED).and_then(|from| from.to_str().ok()?.parse().ok());
-            request.extensions_mut().insert(Asked(from.unwrap_or(member.node)));
-            request.extensions_mut().insert(manager);
-            request.extensions_mut().insert(member);
-            next.run(request).await
+    let (mut parts, body) = request.into_parts();
+    let body = match to_bytes(body, BODY_MAX).await {
+        Ok(body) => body,
+        Err(error) => return Refused(incomplete(&error)).into_response(),
+    };
+    let sent_on = parts.headers.contains_key(FORWARDED);
+    loop {
+        match find(&member).await {
+            Found::Here(manager) => {
+                let from = parts.headers.get(FORWARDED).and_then(|from| from.to_str().ok()?.parse().ok());
+                parts.extensions.insert(Asked(from.unwrap_or(member.node)));
+                parts.extensions.insert(manager);
+                parts.extensions.insert(member);
+                return next.run(Request::from_parts(parts, Body::from(body))).await;
+            }
+            Found::There(leader) if !sent_on => {
+                let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
+                let refusal = tokio::select! {
+                    answer = send(&member, leader, request) => match answer {
+                        Ok(answer) => return answer,
+                        Err(refusal) => refusal,
+                    },
+                    () = deposed(&member, leader) => leader_lost(leader.node),
+                };
+                let again = refusal.code == Code::Unavailable
+                    && parts.method.is_idempotent()
+                    && timeout(LEADER_WAIT, deposed(&member, leader)).await.is_ok();
+                if !again {
+                    return Refused(refusal).into_response();
+                }
+            }
+            Found::There(_) | Found::Nowhere => return Refused(no_leader()).into_response(),
         }
-        Found::There(leader) if !request.headers().contains_key(FORWARDED) => {
-            send(&member, leader, request).await.unwrap_or_else(|refusal| Refused(refusal).into_response())
-        }
-        Found::There(_) | Found::Nowhere => Refused(no_leader()).into_response(),
     }
+}
+
+/// Waits until `leader` is not known as such any more.
+async fn deposed(member: &Member, leader: Peer) {
+    let mut known = member.leader.clone();
+    let lost = known.wait_for(|now| now.is_none_or(|now| now.node != leader.node)).await.is_ok();
+    if !lost {
+        // The node ends, and the request with it.
+        std::future::pending().await
+    }
+}
+
+fn incomplete(error: &axum::Error) -> Refusal {
+    let what = format!("the request did not arrive whole, or is larger than {} MiB: {error}", BODY_MAX >> 20);
+    Refusal::new(Code::Invalid, what)
+}
+
+fn leader_lost(leader: NodeId) -> Refusal {
+    let what = format!("the leader, node {leader}, was lost before it answered; whether it did this is not known");
+    Refusal::new(Code::Unavailable, what).hint("see whether it is done, and ask again if it is not")
 }
 
 enum Found {
@@ -78,7 +124,7 @@ async fn find(member: &Member) -> Found {
             }
         }
     };
-    tokio::time::timeout(LEADER_WAIT, wait).await.unwrap_or(Found::Nowhere)
+    timeout(LEADER_WAIT, wait).await.unwrap_or(Found::Nowhere)
 }
 
 /// Sends `request` to another node's API and gives its answer; bodies are passed on as they come.

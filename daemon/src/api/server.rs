@@ -24,7 +24,7 @@ use super::{Lifecycle, Member, native, refuse::Refused};
 use crate::net::Stream;
 
 /// Largest body of a request, in bytes. A stack of thousands of services fits.
-const BODY_MAX: usize = 16 << 20;
+pub(super) const BODY_MAX: usize = 16 << 20;
 
 /// The API of one node. Cheap to clone.
 #[derive(Clone)]

@@ -212,8 +212,8 @@ fn tunnel_rules(table: &Table) -> (String, String) {
     match table.fabric_mode {
         FabricMode::Plain => (
             format!(
-                "udp dport {port} fib daddr type local ip saddr != @nodes drop
-             udp dport {port} fib daddr type local notrack"
+                "udp dport {port} ip saddr @nodes notrack accept
+             udp dport {port} fib daddr type local drop"
             ),
             format!(
                 "udp dport {port} ip daddr @nodes meta mark != {TUNNEL_MARK:#x} drop
@@ -329,8 +329,9 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
         (
             "reaching",
             "type filter hook input priority -1; policy accept",
+            // What is not tracked comes out of the tunnel, and was looked at before.
             rules(format!(
-                "ct state established,related accept
+                "ct state established,related,untracked accept
              iifname \"lo\" ip daddr @gateways accept
              iifname != {OURS} ip daddr @gateways drop
              ip daddr != @gateways {port_of_ours} goto unanswered
@@ -343,7 +344,7 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
             "type filter hook output priority -1; policy accept",
             rules(
                 "oifname \"ru-*\" icmp type redirect drop
-             ct state established,related accept
+             ct state established,related,untracked accept
              ip daddr @services goto unanswered"
                     .to_owned(),
             ),
