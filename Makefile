@@ -60,7 +60,7 @@ fix:
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# Figures are of release builds; ARGS="--rounds 20", or names of measures: idle, begin, start, mesh, faults.
+# Figures are of release builds; ARGS="--rounds 20", or names of measures: idle, begin, start, mesh, fabric, faults.
 bench: setup
 	cargo build --locked --release --workspace --bins
 	cargo bench --locked -p raftup-tests --bench bench -- $(ARGS)

@@ -10,7 +10,7 @@ pub(crate) fn measure(rounds: u32) -> anyhow::Result<Vec<Row>> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let lab = lab_for_both()?;
-        ours.push(raftup(&lab)?);
+        ours.push(raftup(&lab, &[])?);
         theirs.push(swarm(&lab)?);
     }
     let row = |what: &str, figures: [Vec<f64>; 2]| {

@@ -54,10 +54,10 @@ pub(crate) struct Formed {
     pub(crate) joins: Vec<f64>,
 }
 
-/// Makes a raftup cluster of all hosts, all of them managers.
-pub(crate) fn raftup(lab: &Lab) -> anyhow::Result<Formed> {
+/// Makes a raftup cluster of all hosts, all of them managers, with these flags.
+pub(crate) fn raftup(lab: &Lab, flags: &[&str]) -> anyhow::Result<Formed> {
     let first = lab.host("h1");
-    let init = timed(first, &["raftup", "init"])?;
+    let init = timed(first, &[&["raftup", "init"], flags].concat())?;
     let token = well(first, &["raftup", "token", "--quiet"])?;
     let joins =
         lab.hosts().skip(1).map(|host| timed(host, &["raftup", "join", &token])).collect::<Result<_, _>>()?;

@@ -126,7 +126,7 @@ impl Side {
 
     fn form(self, lab: &Lab) -> anyhow::Result<Formed> {
         match self {
-            Self::Raftup => raftup(lab),
+            Self::Raftup => raftup(lab, &[]),
             Self::Swarm => swarm(lab),
         }
     }

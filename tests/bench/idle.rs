@@ -17,7 +17,7 @@ const SETTLE: Duration = Duration::from_secs(15);
 /// The worst of three nodes, once.
 pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
     let lab = lab()?;
-    raftup(&lab)?;
+    raftup(&lab, &[])?;
     let file = format!(
         "services:\n  web:\n    image: raftup/helper:1\n    ports: ['8080:8080']\n    deploy: {{replicas: {TASKS}}}\n"
     );

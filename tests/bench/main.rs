@@ -6,6 +6,7 @@
 //! | [`begin`] | making a cluster and joining it |
 //! | [`start`] | forty replicas of a small image |
 //! | [`mesh`] | bytes and requests through a published port, and from container to container |
+//! | [`fabric`] | the same over encrypted links, beside the cipher alone |
 //! | [`faults`] | daemons killed, hosts powered off |
 //! | [`cluster`] | clusters of both kinds in a lab, and what their engines say |
 //! | [`table`] | medians, targets, the table |
@@ -15,6 +16,7 @@
 
 mod begin;
 mod cluster;
+mod fabric;
 mod faults;
 mod idle;
 mod mesh;
@@ -55,6 +57,7 @@ enum Measure {
     Begin,
     Start,
     Mesh,
+    Fabric,
     Faults,
 }
 
@@ -65,6 +68,7 @@ impl Measure {
             Self::Begin => begin::measure(args.rounds),
             Self::Start => start::measure(args.rounds),
             Self::Mesh => mesh::measure(args.rounds),
+            Self::Fabric => fabric::measure(args.rounds),
             Self::Faults => faults::measure(args.fault_rounds.unwrap_or(args.rounds), !args.no_swarm_faults),
         }
     }

@@ -28,12 +28,12 @@ const MEMORY: i64 = 64 << 20;
 /// In seconds from the asking to the last container's start, its network included.
 pub(crate) fn measure(rounds: u32) -> anyhow::Result<Vec<Row>> {
     let lab = lab_for_both()?;
-    raftup(&lab)?;
+    raftup(&lab, &[])?;
     swarm(&lab)?;
     let (mut ours, mut told, mut engines, mut swarms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds {
         engines.push(by_engines(&lab)?);
-        let (started, answered) = by_raftup(&lab)?;
+        let (started, answered) = by_raftup(&lab, &[])?;
         ours.push(started);
         told.push(answered);
         swarms.push(by_swarm(&lab)?);

@@ -3,7 +3,7 @@
 use std::{
     net::Ipv4Addr,
     path::PathBuf,
-    process::{Child, Output, Stdio},
+    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -11,6 +11,8 @@ use raftup_tests::{
     lab::{Host, Lab, Options, wait_for},
     load::{Mode, Plan, Running},
 };
+
+use crate::cluster::well;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -49,13 +51,6 @@ fn cluster(id: &str, hosts: u8, init: &[&str]) -> Lab {
     std::fs::write(&file, STACK).unwrap();
     well(first.raftup(&["stack", "deploy", "-c", &file.display().to_string(), "shop"]).unwrap());
     lab
-}
-
-/// What a command printed; it must have succeeded.
-fn well(output: Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
 }
 
 /// A capture of one device of a host, for as long as it is not ended.

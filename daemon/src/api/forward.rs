@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     body::{Body, to_bytes},
     extract::{OriginalUri, Request, State},
-    http::{HeaderName, HeaderValue},
+    http::{HeaderName, HeaderValue, Method},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -38,8 +38,8 @@ const LEADER_WAIT: Duration = Duration::from_secs(2);
 /// Runs the handler where this node leads, else sends the request to the leader, and to the next one if that is lost
 /// before it answers.
 ///
-/// A leader that is lost may have done what was asked. What HTTP calls idempotent is asked again; for the rest, the
-/// refusal says that this is not known.
+/// A leader that is lost may have done what was asked. It is asked again all the same, where twice comes to the same as
+/// once: requests say what should be, but for those that are posted. Of these, the refusal says that it is not known.
 ///
 /// Handlers behind it find the leader's parts in their extensions as [`Manager`] and [`Member`].
 pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Next) -> Response {
@@ -71,7 +71,7 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
                     () = deposed(&member, leader) => leader_lost(leader.node),
                 };
                 let again = refusal.code == Code::Unavailable
-                    && parts.method.is_idempotent()
+                    && parts.method != Method::POST
                     && timeout(LEADER_WAIT, deposed(&member, leader)).await.is_ok();
                 if !again {
                     return Refused(refusal).into_response();
@@ -98,7 +98,8 @@ fn incomplete(error: &axum::Error) -> Refusal {
 }
 
 fn leader_lost(leader: NodeId) -> Refusal {
-    let what = format!("the leader, node {leader}, was lost before it answered; whether it did this is not known");
+    let what =
+        format!("the leader, node {leader}, was lost before it answered; whether it did this is not known");
     Refusal::new(Code::Unavailable, what).hint("see whether it is done, and ask again if it is not")
 }
 
@@ -112,6 +113,8 @@ async fn find(member: &Member) -> Found {
     let mut leader = member.leader.clone();
     let wait = async {
         loop {
+            // Taken before the look, so that nothing is missed: a node is known to lead before it can answer.
+            let mut own = member.manager.borrow().as_ref().map(|manager| manager.store.leadership());
             if let Some(manager) = member.leading() {
                 return Found::Here(Box::new(manager));
             }
@@ -119,7 +122,18 @@ async fn find(member: &Member) -> Found {
             if let Some(peer) = known.filter(|peer| peer.node != member.node) {
                 return Found::There(peer);
             }
-            if leader.changed().await.is_err() {
+            let here = async {
+                match &mut own {
+                    Some(own) => own.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Watch channels lose nothing when a wait on them is dropped.
+            let moved = tokio::select! {
+                moved = leader.changed() => moved,
+                moved = here => moved,
+            };
+            if moved.is_err() {
                 return Found::Nowhere;
             }
         }

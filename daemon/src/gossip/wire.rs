@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -15,12 +16,19 @@ use chitchat::{
     transport::{Socket, Transport},
 };
 use raftup_proto::id::NodeId;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::SendMessage;
 
 /// Messages that wait for the gossip task; more are dropped, newer ones say the same.
 const INBOX: usize = 256;
+
+/// For how long after an exchange that another node began this one begins none with it. Less than `super::INTERVAL`: of
+/// two nodes, it is always the same that begins.
+const FRESH: Duration = Duration::from_millis(200);
 
 /// The made-up address of a node.
 pub(super) fn addr_of(node: NodeId) -> SocketAddr {
@@ -95,24 +103,35 @@ impl Transport for Wire {
     async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
         let (inbox, messages) = mpsc::channel(INBOX);
         *lock(&self.0.inbox) = Some(inbox);
-        Ok(Box::new(End { wire: self.clone(), messages }))
+        Ok(Box::new(End { wire: self.clone(), messages, greeted_by: BTreeMap::new() }))
     }
 }
 
 struct End {
     wire: Wire,
     messages: mpsc::Receiver<Message>,
+    /// When each node last began an exchange with this one.
+    greeted_by: BTreeMap<SocketAddr, Instant>,
 }
 
 #[async_trait]
 impl Socket for End {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        self.wire.send(to, &message);
+        // An exchange tells both ends everything, whichever of them began it: one in each interval is enough.
+        let told = || self.greeted_by.get(&to).is_some_and(|at| at.elapsed() < FRESH);
+        if !(matches!(message, ChitchatMessage::Syn { .. }) && told()) {
+            self.wire.send(to, &message);
+        }
         Ok(())
     }
 
     async fn recv(&mut self) -> anyhow::Result<Message> {
-        self.messages.recv().await.ok_or_else(|| anyhow::anyhow!("another gossip task has begun"))
+        let received = self.messages.recv().await;
+        let (from, message) = received.ok_or_else(|| anyhow::anyhow!("another gossip task has begun"))?;
+        if matches!(message, ChitchatMessage::Syn { .. }) {
+            self.greeted_by.insert(from, Instant::now());
+        }
+        Ok((from, message))
     }
 }
 

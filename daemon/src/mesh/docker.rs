@@ -31,11 +31,16 @@ pub(super) async fn accept_ours() -> Result<(), MeshError> {
     // Fails where the chain is there already.
     let _ = iptables(&["-N", CHAIN], &[]).await;
     for (chain, rule) in RULES {
-        if iptables(&["-C", chain], rule).await.is_err() {
+        if iptables(&["-C", chain], rule).await.is_err() && !accepts_all(chain).await {
             iptables(&["-I", chain], rule).await?;
         }
     }
     come_first().await
+}
+
+/// Nothing needs to be let in where everything is: no chain is begun for that.
+async fn accepts_all(chain: &str) -> bool {
+    iptables(&["-S", chain], &[]).await.is_ok_and(|rules| rules.trim_end() == format!("-P {chain} ACCEPT"))
 }
 
 /// The chain must stand before those that keep bridges apart. Docker puts it there when a network is made, but a
