@@ -33,7 +33,7 @@ pub(crate) fn measure(rounds: u32) -> anyhow::Result<Vec<Row>> {
     let (mut ours, mut told, mut engines, mut swarms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 1..=rounds {
         engines.push(by_engines(&lab)?);
-        let (started, answered) = by_raftup(&lab, &[])?;
+        let (started, answered) = by_raftup(&lab)?;
         ours.push(started);
         told.push(answered);
         swarms.push(by_swarm(&lab)?);
