@@ -48,7 +48,11 @@ fn info(hostname: &str) -> NodeInfo {
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
-        platform: Platform { memory: MemBytes(1 << 30), ..Platform::default() },
+        platform: Platform {
+            memory: MemBytes(1 << 30),
+            engine: Some("28.5.2".to_owned()),
+            ..Platform::default()
+        },
     }
 }
 

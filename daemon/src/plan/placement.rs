@@ -1,6 +1,6 @@
 //! Which node a task goes to: filters, order of preference, explanation.
 //!
-//! Filters: ready, availability, constraints, memory, CPU. Order: where the slot's named volumes are, fewest tasks of the
+//! Filters: ready, availability, an engine that answers, constraints, memory, CPU. Order: where the slot's named volumes are, fewest tasks of the
 //! service, not where the slot's last task failed, most free reservation, fewest tasks, lowest id. Each node is counted under the first filter that turned it away.
 //!
 //! Owns: the choice. Leaves alone: whether the task should be there at all (`replicas`, `rollout`), its addresses.
@@ -25,10 +25,11 @@ pub struct NoPlace {
     not_ready: u32,
     paused: u32,
     drained: u32,
+    no_engine: u32,
     unmet: BTreeMap<String, u32>,
     memory: Short<MemBytes>,
     cpu: Short<CpuMillis>,
-    /// Of those that are not ready, how many would fit, empty.
+    /// Of those that are not ready, or without an engine now, how many would fit, empty.
     may_return: u32,
 }
 
@@ -48,7 +49,7 @@ impl<T: Ord + Copy> Short<T> {
 }
 
 impl NoPlace {
-    /// No node that is not ready would change it by coming back: constraints or resources are in the way on each.
+    /// No node that is away would change it by coming back: constraints or resources are in the way on each.
     pub fn is_hopeless(&self) -> bool {
         self.may_return == 0
     }
@@ -57,7 +58,12 @@ impl NoPlace {
 impl fmt::Display for NoPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
-        let counts = [(self.not_ready, "not ready"), (self.paused, "paused"), (self.drained, "drained")];
+        let counts = [
+            (self.not_ready, "not ready"),
+            (self.paused, "paused"),
+            (self.drained, "drained"),
+            (self.no_engine, "whose engine does not answer"),
+        ];
         parts.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
         parts.extend(self.unmet.iter().map(|(constraint, n)| format!("{n} not `{constraint}`")));
         if self.memory.nodes > 0 {
@@ -124,7 +130,8 @@ pub fn may_stay(node: &Node, spec: &ServiceSpec) -> bool {
 
 /// New tasks of the service may come to the node as far as it itself is concerned, resources aside.
 pub fn may_come(node: &Node, spec: &ServiceSpec) -> bool {
-    node.state == NodeState::Ready && node.availability == Availability::Active && unmet(node, spec).is_none()
+    let willing = node.state == NodeState::Ready && node.availability == Availability::Active;
+    willing && node.info.platform.engine.is_some() && unmet(node, spec).is_none()
 }
 
 fn unmet<'a>(node: &Node, spec: &'a ServiceSpec) -> Option<&'a Constraint> {
@@ -135,10 +142,7 @@ fn admit(world: &World, node: &Node, spec: &ServiceSpec, away: &mut NoPlace) -> 
     match node.state {
         NodeState::New | NodeState::Down => {
             away.not_ready += 1;
-            let (needs, platform) = (spec.resources.reservations, &node.info.platform);
-            let large_enough = needs.memory.unwrap_or_default() <= platform.memory
-                && needs.cpu.unwrap_or_default() <= platform.cpu;
-            away.may_return += u32::from(large_enough && may_stay(node, spec));
+            away.may_return += u32::from(would_fit(node, spec));
             return false;
         }
         NodeState::Ready => {}
@@ -146,9 +150,21 @@ fn admit(world: &World, node: &Node, spec: &ServiceSpec, away: &mut NoPlace) -> 
     match node.availability {
         Availability::Pause => away.paused += 1,
         Availability::Drain => away.drained += 1,
+        Availability::Active if node.info.platform.engine.is_none() => {
+            away.no_engine += 1;
+            away.may_return += u32::from(would_fit(node, spec));
+        }
         Availability::Active => return admit_needs(world, node, spec, away),
     }
     false
+}
+
+/// The task would fit on the node if nothing else were there.
+fn would_fit(node: &Node, spec: &ServiceSpec) -> bool {
+    let (needs, platform) = (spec.resources.reservations, &node.info.platform);
+    let large_enough =
+        needs.memory.unwrap_or_default() <= platform.memory && needs.cpu.unwrap_or_default() <= platform.cpu;
+    large_enough && may_stay(node, spec)
 }
 
 fn admit_needs(world: &World, node: &Node, spec: &ServiceSpec, away: &mut NoPlace) -> bool {

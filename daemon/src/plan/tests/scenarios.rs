@@ -33,4 +33,5 @@ scenarios!(
     deploy,
     progress,
     volumes,
+    engine_gone,
 );

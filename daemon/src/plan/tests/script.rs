@@ -178,6 +178,8 @@ fn node(sim: &mut Sim, words: &[&str]) -> Result<(), Refusal> {
         ["add", name, memory] => _ = sim.join(name, bytes(memory)),
         ["lost", name] => sim.lose(sim.node(name)),
         ["back", name] => sim.hear(sim.node(name)),
+        ["engine-gone", name] => sim.engine(sim.node(name), None),
+        ["engine-back", name] => sim.engine(sim.node(name), Some("28.5.2")),
         ["drain", name] => sim.availability(sim.node(name), Availability::Drain),
         ["pause", name] => sim.availability(sim.node(name), Availability::Pause),
         ["active", name] => sim.availability(sim.node(name), Availability::Active),

@@ -64,6 +64,7 @@ fn info(hostname: &str, memory: MemBytes, cpu: CpuMillis) -> NodeInfo {
         platform: Platform {
             os: "linux".to_owned(),
             arch: "amd64".to_owned(),
+            engine: Some("28.5.2".to_owned()),
             memory,
             cpu,
             ..Platform::default()
@@ -132,6 +133,14 @@ impl Sim {
     pub(super) fn hear(&mut self, node: NodeId) {
         self.dead.remove(&node);
         let info = self.cluster().nodes[&node].info.clone();
+        let set = plan::nodes::heard(self.cluster(), node, &info, self.now).unwrap();
+        self.apply(set);
+    }
+
+    /// The node says that its engine is of this version, or does not answer.
+    pub(super) fn engine(&mut self, node: NodeId, version: Option<&str>) {
+        let mut info = self.cluster().nodes[&node].info.clone();
+        info.platform.engine = version.map(str::to_owned);
         let set = plan::nodes::heard(self.cluster(), node, &info, self.now).unwrap();
         self.apply(set);
     }
