@@ -8,6 +8,7 @@
 //! | `lab` | the lab itself, with real engines |
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
+//! | `isolation` | who reaches whom: every pair of containers
 //! | `ports` | that two UDP ports between hosts are enough |
 //! | `faults` | daemons, engines and hosts that die under load |
 //! | `identity` | data directories that were wiped or copied |
@@ -24,6 +25,7 @@ mod examples;
 mod faults;
 mod identity;
 mod input;
+mod isolation;
 mod lab;
 mod layering;
 mod ports;
