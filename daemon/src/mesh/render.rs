@@ -216,8 +216,8 @@ fn tunnel_rules(table: &Table) -> (String, String) {
              udp dport {port} fib daddr type local drop"
             ),
             format!(
-                "udp dport {port} ip daddr @nodes meta mark != {TUNNEL_MARK:#x} drop
-             udp dport {port} ip daddr @nodes meta mark set 0 notrack"
+                "meta mark != {TUNNEL_MARK:#x} udp dport {port} ip daddr @nodes drop
+             meta mark {TUNNEL_MARK:#x} udp dport {port} meta mark set 0 notrack"
             ),
         ),
         FabricMode::Wireguard => (

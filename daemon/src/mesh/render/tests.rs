@@ -101,8 +101,8 @@ fn without_encryption_nodes_are_known_by_their_addresses() {
     expect![[r#"
         add rule ip raftup early udp dport 7239 ip saddr @nodes notrack accept
         add rule ip raftup early udp dport 7239 fib daddr type local drop
-        add rule ip raftup early_own udp dport 7239 ip daddr @nodes meta mark != 0x72370000 drop
-        add rule ip raftup early_own udp dport 7239 ip daddr @nodes meta mark set 0 notrack
+        add rule ip raftup early_own meta mark != 0x72370000 udp dport 7239 ip daddr @nodes drop
+        add rule ip raftup early_own meta mark 0x72370000 udp dport 7239 meta mark set 0 notrack
         add rule ip raftup passing udp dport 7239 ip daddr @nodes ip saddr != @nodes drop"#]]
     .assert_eq(&differs.join("\n"));
 }
