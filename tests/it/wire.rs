@@ -97,8 +97,11 @@ fn holds(frame: &[u8], text: &str) -> bool {
     frame.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// Source, destination, and the ports where it is UDP, of an IPv4 frame.
-fn addresses(frame: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr, Option<(u16, u16)>)> {
+/// Source, destination, and the ports where it is UDP.
+type Addresses = (Ipv4Addr, Ipv4Addr, Option<(u16, u16)>);
+
+/// Those of an IPv4 frame.
+fn addresses(frame: &[u8]) -> Option<Addresses> {
     let packet = frame.strip_prefix(&frame[..12])?.strip_prefix(&[8, 0])?;
     let address = |at: usize| <[u8; 4]>::try_from(packet.get(at..at + 4)?).ok().map(Ipv4Addr::from);
     let header = usize::from(packet.first()? & 15) * 4;

@@ -423,7 +423,7 @@ impl<'a> Outbox<'a> {
         let fits = self.to == Some(to)
             && self.count < self.most
             && length <= self.size
-            && self.used % self.size.max(1) == 0
+            && self.used.is_multiple_of(self.size.max(1))
             && self.used + length <= PAYLOAD_MAX;
         if !fits {
             self.flush();

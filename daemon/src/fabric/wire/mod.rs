@@ -25,8 +25,8 @@ mod peers;
 pub mod process;
 mod spec;
 mod tun;
-mod wire;
+mod tunnel;
 
 pub use keys::{Keys, PrivateKey};
 pub use spec::{LinkStatus, TunnelPeer, TunnelSpec};
-pub use wire::{Wire, WireError};
+pub use tunnel::{Wire, WireError};
