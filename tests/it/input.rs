@@ -198,6 +198,15 @@ fn who_is_not_root_is_told_so() {
         hint: run it as root, or join the socket's group: `sudo usermod -aG raftup $USER`, then log in again
     "#]]
     .assert_eq(&run(&["raftup", "status"]));
+    let page = "curl -s -o /dev/null -w '%{http_code}' --unix-socket /run/raftup/raftup.sock \
+        -H 'Origin: http://example.com' http://raftup/raftup/v1/status";
+    assert_eq!(host.sh(page).unwrap(), "403", "a web page");
+    assert_eq!(host.sh("stat -c %a /run/raftup/raftup.sock").unwrap(), "660\n");
+    well(host.raftup(&["init"]).unwrap());
+    let find = ["find", "/var/lib/raftup", "-type", "f", "-size", "+0", "-readable"];
+    let readable = |who: &[&str]| host.exec(&[who, &find].concat()).unwrap().stdout;
+    assert!(!readable(&[]).is_empty());
+    assert_eq!(String::from_utf8(readable(&nobody)).unwrap(), "", "files that others than root may read");
     expect![[r#"
         exit 1
         error: raftupd must run as root: it manages networks and containers; try `sudo raftupd`

@@ -7,14 +7,12 @@ use std::{
     time::Duration,
 };
 
-use raftup_tests::{
-    lab::{Host, Lab, Options, wait_for},
-    load::{Mode, Plan, Running},
-};
+use raftup_tests::lab::{Host, Lab, Options, wait_for};
 
-use crate::cluster::well;
+use crate::cluster::{SOON, deploy, join, lab, load, lossless, well};
 
-const SOON: Duration = Duration::from_secs(30);
+/// Where load goes.
+const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
 
 /// Goes along with every request; nobody may read it on the way.
 const CANARY: &str = "canary-5f3a9c1d77";
@@ -40,16 +38,11 @@ const STACK: &str = "services:
 
 /// A cluster with the stack on it.
 fn cluster(id: &str, hosts: u8, init: &[&str]) -> Lab {
-    let lab = Lab::up(&Options::new(id, hosts).unwrap()).unwrap_or_else(|error| panic!("{error:#}"));
+    let lab = lab(&Options::new(id, hosts).unwrap());
     let first = lab.host("h1");
     well(first.raftup(&[&["init"], init].concat()).unwrap());
-    let token = well(first.raftup(&["token", "--quiet"]).unwrap());
-    for host in lab.hosts().skip(1) {
-        well(host.raftup(&["join", token.trim()]).unwrap());
-    }
-    let file = lab.share().join("shop.yaml");
-    std::fs::write(&file, STACK).unwrap();
-    well(first.raftup(&["stack", "deploy", "-c", &file.display().to_string(), "shop"]).unwrap());
+    lab.hosts().skip(1).for_each(|host| join(first, host));
+    well(deploy(&lab, first, "shop", STACK));
     lab
 }
 
@@ -176,10 +169,8 @@ fn a_plain_fabric_is_readable_and_works() {
     assert_eq!(elsewhere, Vec::<String>::new());
     let h1 = lab.host("h1");
     assert!(h1.sh("ip link show ru-wire").is_err(), "no tunnel where none is wanted");
-    let secret = lab.share().join("secret.yaml");
     let wanted = format!("{STACK}networks: {{default: {{driver_opts: {{encrypted: 'true'}}}}}}\n");
-    std::fs::write(&secret, wanted).unwrap();
-    let refused = h1.raftup(&["stack", "deploy", "-c", &secret.display().to_string(), "shop"]).unwrap();
+    let refused = deploy(&lab, h1, "shop", &wanted);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("fabric is plain"), "{said}");
     // A program of a host is not taken for the fabric.
@@ -292,7 +283,7 @@ fn tunnel(host: &Host) -> String {
 fn the_tunnel_outlives_the_daemon_and_comes_back_if_it_dies() {
     let lab = cluster("ittunnel", 3, &[]);
     let before: Vec<String> = lab.hosts().map(tunnel).collect();
-    let running = load(&lab);
+    let running = load(&lab, &HOSTS);
     for host in lab.hosts() {
         host.kill_daemon().unwrap();
     }
@@ -310,7 +301,7 @@ fn the_tunnel_outlives_the_daemon_and_comes_back_if_it_dies() {
     };
     wait_for(SOON, "tunnels taken over", || Ok(lab.hosts().all(taken).then_some(()))).unwrap();
     talk(&lab);
-    lossless(running);
+    lossless(&running.stop().unwrap(), 100);
     assert_eq!(lab.hosts().map(tunnel).collect::<Vec<_>>(), before, "the same processes");
 
     // Whoever kills the tunnel gets another one.
@@ -354,22 +345,11 @@ impl<'a> Asking<'a> {
     }
 }
 
-fn load(lab: &Lab) -> Running {
-    let urls: Vec<String> = lab.hosts().map(|host| format!("http://{}:8080/", host.addr())).collect();
-    Running::start(lab, &Plan::new(Mode::Fresh, &urls, 60.0, Duration::from_secs(300))).unwrap()
-}
-
-fn lossless(running: Running) {
-    let report = running.stop().unwrap();
-    assert!(report.ok >= 100, "too little load to tell: {} requests", report.ok);
-    assert_eq!(report.failed, 0, "of {}: {:?} {:?}", report.sent, report.classes, report.failures);
-}
-
 #[test]
 fn a_newer_version_takes_the_tunnel_over_without_a_lost_packet() {
     let lab = cluster("itnewer", 3, &[]);
     let (h1, h2) = (lab.host("h1"), lab.host("h2"));
-    let (running, asking) = (load(&lab), Asking::start(h2, address_of_web(h1)));
+    let (running, asking) = (load(&lab, &HOSTS), Asking::start(h2, address_of_web(h1)));
     let before = tunnel(h1);
     h1.kill_daemon().unwrap();
     // The same program under another version, as the next release would be.
@@ -385,7 +365,7 @@ fn a_newer_version_takes_the_tunnel_over_without_a_lost_packet() {
     assert!(h1.log(raftup_tests::lab::What::Daemon).contains("goes on where the older tunnel was"));
     talk(&lab);
     asking.end(50);
-    lossless(running);
+    lossless(&running.stop().unwrap(), 100);
 }
 
 /// The program with one text in the place of another of the same length.
@@ -407,7 +387,7 @@ fn a_new_key_takes_over_without_a_lost_packet() {
     let h1 = lab.host("h1");
     let keys = || h1.sh("cat /var/lib/raftup/fabric-keys.json").unwrap().matches("private").count();
     assert_eq!(keys(), 1);
-    let (running, asking) = (load(&lab), Asking::start(lab.host("h2"), address_of_web(h1)));
+    let (running, asking) = (load(&lab, &HOSTS), Asking::start(lab.host("h2"), address_of_web(h1)));
     for name in ["h1", "h2"] {
         well(lab.host("h3").raftup(&["node", "update", "--rotate-fabric-key", name]).unwrap());
     }
@@ -416,5 +396,5 @@ fn a_new_key_takes_over_without_a_lost_packet() {
         .unwrap();
     talk(&lab);
     asking.end(300);
-    lossless(running);
+    lossless(&running.stop().unwrap(), 100);
 }

@@ -49,6 +49,7 @@ const RETRY_MOST: Duration = Duration::from_secs(15);
 
 /// Wait until what only an operator can mend is tried again.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// How often links between nodes are looked at. One that was silent twice in a row is told of.
 const LINKS: Duration = Duration::from_secs(10);
 
@@ -127,12 +128,6 @@ impl Routes {
     /// they are made.
     pub fn mtu(&self) -> watch::Receiver<Option<u32>> {
         self.mtu.clone()
-    }
-
-    /// Ends the loop and takes everything away: the node leaves the cluster. Errors: what could not be removed.
-    pub async fn remove_all(self, run_dir: &Path) -> anyhow::Result<()> {
-        self.task.abort();
-        remove_all(run_dir).await
     }
 }
 
