@@ -269,7 +269,7 @@ impl Launcher {
 }
 
 /// Waits between tries.
-struct Backoff(Duration);
+pub(super) struct Backoff(Duration);
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -278,7 +278,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    fn next(&mut self) -> Duration {
+    pub(super) fn next(&mut self) -> Duration {
         let now = self.0;
         self.0 = now.saturating_mul(2).min(RETRY_MOST);
         now

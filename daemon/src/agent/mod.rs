@@ -40,6 +40,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use anyhow::Context;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream::BoxStream};
 use raftup_proto::{
@@ -61,7 +62,7 @@ pub use self::host::{local, platform};
 use self::{
     follow::Follow,
     images::{Credentials, Images},
-    launch::Launcher,
+    launch::{Backoff, Launcher},
     networks::Networks,
     owner::Shared,
     report::Reports,
@@ -84,6 +85,8 @@ const SAVE: Duration = Duration::from_millis(10);
 /// What has begun with the engine when the agent ends may take so long, so that little is left half done; whoever starts
 /// next finds the rest.
 const LAST: Duration = Duration::from_secs(2);
+/// The engine may hold on to a network for so long after the last container on it has gone.
+const LET_GO: Duration = Duration::from_secs(10);
 /// Containers that are removed at a time when the node leaves.
 const LEAVES: usize = 8;
 
@@ -325,8 +328,14 @@ impl Agent {
         while let Some(removed) = removals.next().await {
             removed?;
         }
-        self.launcher.networks.remove_all().await?;
-        Ok(())
+        let mut again = Backoff::default();
+        let networks = async {
+            while !self.launcher.networks.remove_all().await? {
+                sleep(again.next()).await;
+            }
+            Ok(())
+        };
+        timeout(LET_GO, networks).await.context("the engine does not let networks go")?
     }
 }
 
@@ -374,16 +383,25 @@ async fn keep_saved(
     }
 }
 
-/// Removes networks that the cluster does not have any more, each time that some may have been let go.
+/// Removes networks that the cluster does not have any more, each time that some may have been let go, and
+/// once more a while after the engine refused: it can hold on to the last container's end for a moment.
 async fn keep_swept(launcher: Arc<Launcher>, mut fresh: watch::Receiver<bool>, sweep: Arc<Notify>) {
     if fresh.wait_for(|fresh| *fresh).await.is_err() {
         return;
     }
+    let mut again = Backoff::default();
     loop {
-        sweep.notified().await;
         let view = launcher.view.borrow().clone();
-        if let Err(error) = launcher.answered(|| launcher.networks.sweep(&view)).await {
+        let swept = launcher.answered(|| launcher.networks.sweep(&view)).await;
+        let all = swept.unwrap_or_else(|error| {
             tracing::warn!(%error, "networks cannot be removed");
+            false
+        });
+        if all {
+            again = Backoff::default();
+            sweep.notified().await;
+        } else {
+            _ = timeout(again.next(), sweep.notified()).await;
         }
     }
 }

@@ -46,38 +46,43 @@ impl Networks {
         self.lock().remove(&network);
     }
 
-    /// Removes networks that the cluster does not have any more. `view` must be fresh.
-    pub(super) async fn sweep(&self, view: &View) -> Result<(), EngineError> {
+    /// Removes networks that the cluster does not have any more; whether all could be. `view` must be fresh.
+    pub(super) async fn sweep(&self, view: &View) -> Result<bool, EngineError> {
+        let mut all = true;
         for network in self.engine.networks().await? {
             let Some((cluster, id)) = network.of else { continue };
             if cluster != self.cluster || view.networks().any(|item| item.network == id) {
                 continue;
             }
             self.forget(id);
-            self.remove(&network).await?;
+            all &= self.remove(&network).await?;
         }
-        Ok(())
+        Ok(all)
     }
 
-    /// Removes all networks of the cluster.
-    pub(super) async fn remove_all(&self) -> Result<(), EngineError> {
+    /// Removes all networks of the cluster; whether all could be.
+    pub(super) async fn remove_all(&self) -> Result<bool, EngineError> {
         self.lock().clear();
+        let mut all = true;
         for network in self.engine.networks().await? {
             if network.of.is_some_and(|(cluster, _)| cluster == self.cluster) {
-                self.remove(&network).await?;
+                all &= self.remove(&network).await?;
             }
         }
-        Ok(())
+        Ok(all)
     }
 
-    async fn remove(&self, network: &Network) -> Result<(), EngineError> {
+    /// Whether it could be removed: not while a container is on it, or the engine thinks so.
+    async fn remove(&self, network: &Network) -> Result<bool, EngineError> {
         match self.engine.remove_network(&network.id).await {
             Ok(()) => tracing::info!(network = network.name, "network removed"),
             Err(error) if error.is_down() => return Err(error),
-            // A container is on it; the end of that one brings us here again.
-            Err(error) => tracing::debug!(network = network.name, %error, "network stays for now"),
+            Err(error) => {
+                tracing::debug!(network = network.name, %error, "network stays for now");
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn make(&self, item: &NetworkItem) -> Result<String, EngineError> {
