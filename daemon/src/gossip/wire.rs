@@ -30,6 +30,9 @@ const INBOX: usize = 256;
 /// two nodes, it is always the same that begins.
 const FRESH: Duration = Duration::from_millis(200);
 
+/// Bytes of a delta without a change: the mark of its end.
+const NOTHING_NEW: usize = 1;
+
 /// The made-up address of a node.
 pub(super) fn addr_of(node: NodeId) -> SocketAddr {
     (Ipv6Addr::from(u128::from(node.number())), 1).into()
@@ -117,9 +120,13 @@ struct End {
 #[async_trait]
 impl Socket for End {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        // An exchange tells both ends everything, whichever of them began it: one in each interval is enough.
-        let told = || self.greeted_by.get(&to).is_some_and(|at| at.elapsed() < FRESH);
-        if !(matches!(message, ChitchatMessage::Syn { .. }) && told()) {
+        let needless = match &message {
+            // An exchange tells both ends everything, whichever of them began it: one in each interval is enough.
+            ChitchatMessage::Syn { .. } => self.greeted_by.get(&to).is_some_and(|at| at.elapsed() < FRESH),
+            ChitchatMessage::Ack { delta } => delta.serialized_len() == NOTHING_NEW,
+            _ => false,
+        };
+        if !needless {
             self.wire.send(to, &message);
         }
         Ok(())
