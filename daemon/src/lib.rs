@@ -9,6 +9,7 @@
 //! | folder | its one role |
 //! | --- | --- |
 //! | [`disk`] | files that are whole or not there; below all layers |
+//! | [`apart`] | parts that are processes of their own; below all layers |
 //! | [`model`] | the replicated state as data |
 //! | [`plan`] | pure decisions |
 //! | [`engine`] | Docker |
@@ -27,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod apart;
 pub mod api;
 pub mod config;
 pub mod control;

@@ -6,6 +6,7 @@ use std::{num::NonZeroU64, process::ExitCode};
 use clap::{Parser, Subcommand};
 use raftup_daemon::{
     config::{Config, LogFormat, Settings},
+    dns,
     fabric::wire,
     node::Node,
     store,
@@ -31,13 +32,17 @@ enum Part {
     /// The encrypted links between nodes; started by the daemon.
     #[command(hide = true)]
     Fabric,
+    /// The names of services, for containers; started by the daemon.
+    #[command(hide = true)]
+    Names,
 }
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let ended = match flags.part {
         None => start(flags.settings),
-        Some(Part::Fabric) => start_fabric(),
+        Some(Part::Fabric) => start_part(wire::process::run),
+        Some(Part::Names) => start_part(dns::process::run),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,17 +71,17 @@ fn be_unhurried() {
     }
 }
 
-fn start_fabric() -> anyhow::Result<()> {
+fn start_part(run: fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let config = Config::load(Settings::default())?;
     start_log(&config)?;
     abort_on_panic();
-    wire::process::run()
+    run()
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log)?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // The fabric outlives whoever reads its log.
+    // Parts outlive whoever reads their log.
     let lines = lines.log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => lines.with_ansi(false).init(),

@@ -37,13 +37,25 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
     let memory: Vec<f64> = lab.hosts().map(resident).collect::<Result<_, _>>()?;
     let percent = used.iter().map(|used| used / LENGTH.as_secs_f64() * 100.0).collect();
     let what = format!("idle, 3 nodes, {TASKS} tasks, worst node");
+    let part = |part: &str| -> anyhow::Result<Row> {
+        let memory: Vec<f64> = lab.hosts().map(|host| resident_part(host, part)).collect::<Result<_, _>>()?;
+        Ok(Row::new(format!("{what}: memory of `raftupd {part}`"), "MB", worst(&mut memory.into_iter())))
+    };
     Ok(vec![
         Row::new(format!("{what}: memory"), "MB", worst(&mut memory.into_iter()))
             .target(Target::AtMost(40.0)),
         Row::new(format!("{what}: CPU"), "% of a core", percent).target(Target::AtMost(0.5)),
+        part("fabric")?,
+        part("names")?,
     ])
 }
 
 fn resident(host: &Host) -> anyhow::Result<f64> {
     Ok(host.daemon_stats()?.rss_bytes as f64 / 1e6)
+}
+
+/// The same of a process that outlives the daemon.
+fn resident_part(host: &Host, part: &str) -> anyhow::Result<f64> {
+    let kib: f64 = host.sh(&format!("ps -o rss= -p $(pgrep -f '[r]aftupd {part}')"))?.trim().parse()?;
+    Ok(kib * 1024.0 / 1e6)
 }

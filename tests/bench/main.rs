@@ -8,6 +8,8 @@
 //! | [`mesh`] | bytes and requests through a published port, and from container to container |
 //! | [`fabric`] | the same over encrypted links, beside the cipher alone |
 //! | [`faults`] | daemons killed, hosts powered off |
+//! | [`dns`] | names, few and many, also while a host is lost |
+//! | [`lossless`] | requests that fail through changes |
 //! | [`cluster`] | clusters of both kinds in a lab, and what their engines say |
 //! | [`table`] | medians, targets, the table |
 //!
@@ -16,15 +18,18 @@
 
 mod begin;
 mod cluster;
+mod dns;
 mod fabric;
 mod faults;
 mod idle;
+mod lossless;
 mod mesh;
 mod start;
 mod table;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
+use raftup_tests::lab::EngineKind;
 
 use table::Row;
 
@@ -43,6 +48,12 @@ pub(crate) struct Args {
     /// Leave Docker Swarm out of the faults: it takes most of the time.
     #[arg(long)]
     no_swarm_faults: bool,
+    /// How many requests each change has to bear.
+    #[arg(long, default_value_t = 100_000)]
+    requests: u64,
+    /// Engines that changes are made on, in place of each kind.
+    #[arg(long, value_enum)]
+    engine: Vec<EngineKind>,
     /// Print JSON, with each round's figures.
     #[arg(long)]
     json: bool,
@@ -59,6 +70,8 @@ enum Measure {
     Mesh,
     Fabric,
     Faults,
+    Dns,
+    Lossless,
 }
 
 impl Measure {
@@ -70,6 +83,8 @@ impl Measure {
             Self::Mesh => mesh::measure(args.rounds),
             Self::Fabric => fabric::measure(args.rounds),
             Self::Faults => faults::measure(args.fault_rounds.unwrap_or(args.rounds), !args.no_swarm_faults),
+            Self::Dns => dns::measure(args.fault_rounds.unwrap_or(args.rounds)),
+            Self::Lossless => lossless::measure(args.requests, &args.engine),
         }
     }
 }

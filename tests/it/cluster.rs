@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Output, time::Duration};
 
 use raftup_tests::{
     lab::{Host, Lab, Options, wait_for},
-    load::{Mode, Plan, Report, Running},
+    load::{Class, Mode, Plan, Report, Running},
 };
 
 /// Longest wait for anything that takes seconds on a machine that has nothing else to do.
@@ -105,6 +105,44 @@ pub(crate) fn load_in(mode: Mode, lab: &Lab, hosts: &[&str]) -> Running {
     let targets: Vec<String> =
         hosts.iter().map(|host| format!("http://{}:8080/", lab.host(host).addr())).collect();
     Running::start(lab, &Plan::new(mode, &targets, 100.0, Duration::from_secs(600))).unwrap()
+}
+
+/// Names that lead to the service `web` of the stack `shop`.
+const NAMES: [&str; 4] = ["web", "shop_web", "tasks.web", "web.shop.internal"];
+
+/// Questions for these names from within a task of `shop_web` on a host: at the engine's resolver, and at ours.
+pub(crate) struct Asking {
+    through_engine: Running,
+    ours: Running,
+}
+
+impl Asking {
+    pub(crate) fn start(lab: &Lab, host: &Host) -> Self {
+        let look = "docker inspect -f '{{.State.Pid}}{{range .NetworkSettings.Networks}} {{.Gateway}}{{end}}' \
+            $(docker ps -q -f name=shop_web | head -1)";
+        let said = host.sh(look).unwrap();
+        let (process, gateway) = said.trim().split_once(' ').unwrap();
+        let ask = |server: &str| {
+            let targets = NAMES.map(|name| format!("{server}:53/{name}"));
+            let plan =
+                Plan { timeout_s: 3.0, ..Plan::new(Mode::Dns, &targets, 50.0, Duration::from_secs(600)) };
+            Running::start_beside(lab, host, process, &plan).unwrap()
+        };
+        Self { through_engine: ask("127.0.0.11"), ours: ask(gateway) }
+    }
+
+    /// Every question had its answer.
+    pub(crate) fn all_answered(self, least: u64) {
+        lossless(&self.ours.stop().unwrap(), least);
+        lossless(&self.through_engine.stop().unwrap(), least);
+    }
+
+    /// As [`Asking::all_answered`], but the engine was away, and its resolver with it.
+    pub(crate) fn all_answered_but_by_the_engine(self, least: u64) {
+        lossless(&self.ours.stop().unwrap(), least);
+        let report = self.through_engine.stop().unwrap();
+        assert!(!report.classes.contains_key(&Class::NoName), "{:?}", report.classes);
+    }
 }
 
 pub(crate) fn lossless(report: &Report, least: u64) {

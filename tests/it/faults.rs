@@ -2,15 +2,20 @@
 //!
 //! Load goes through two hosts; what dies is on the third. Tasks run on all three.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::BTreeSet,
+    net::Ipv4Addr,
+    time::{Duration, Instant, SystemTime},
+};
 
 use raftup_tests::{
-    lab::{Host, Lab, wait_for},
+    lab::{Host, Lab, What, wait_for},
     load::{Mode, Running},
 };
 
 use crate::cluster::{
-    SOON, WEB, cluster, containers, deploy, get, leader, load, load_in, lossless, nodes, well, writable,
+    Asking, SOON, WEB, cluster, containers, deploy, get, leader, load, load_in, lossless, nodes, well,
+    writable,
 };
 
 /// New connections may fail for that long after a host has died.
@@ -45,7 +50,7 @@ fn a_daemon_that_is_killed_ten_times_costs_nothing() {
     let lab = served("itten");
     let (h1, h3) = (lab.host("h1"), lab.host("h3"));
     let before = containers(&lab);
-    let load = both(&lab, &["h1", "h2"]);
+    let (load, names) = (both(&lab, &["h1", "h2"]), Asking::start(&lab, h3));
     for _ in 0..10 {
         h3.kill_daemon().unwrap();
         h3.start_daemon().unwrap();
@@ -58,6 +63,7 @@ fn a_daemon_that_is_killed_ten_times_costs_nothing() {
     writable(h1, "shop_web", 3);
     nodes(h1, "Ready", 3);
     all_lossless(load, 100);
+    names.all_answered(100);
     assert_eq!(containers(&lab), before, "nothing was restarted");
 }
 
@@ -65,7 +71,7 @@ fn a_daemon_that_is_killed_ten_times_costs_nothing() {
 fn all_daemons_killed_at_once_cost_nothing() {
     let lab = served("itkill");
     let before = containers(&lab);
-    let load = both(&lab, &["h1", "h2", "h3"]);
+    let (load, names) = (both(&lab, &["h1", "h2", "h3"]), Asking::start(&lab, lab.host("h2")));
     for host in lab.hosts() {
         host.kill_daemon().unwrap();
     }
@@ -75,6 +81,7 @@ fn all_daemons_killed_at_once_cost_nothing() {
     writable(lab.host("h2"), "shop_web", 3);
     nodes(lab.host("h2"), "Ready", 3);
     all_lossless(load, 30);
+    names.all_answered(30);
     assert_eq!(containers(&lab), before, "nothing was restarted");
 }
 
@@ -83,7 +90,7 @@ fn an_engine_that_is_killed_costs_nothing() {
     let lab = served("itdockerd");
     let (h1, h3) = (lab.host("h1"), lab.host("h3"));
     let before = containers(&lab);
-    let load = both(&lab, &["h1", "h2"]);
+    let (load, names) = (both(&lab, &["h1", "h2"]), Asking::start(&lab, h3));
     h3.kill_engine().unwrap();
     nodes(h1, "answer", 1);
     writable(h1, "shop_web", 3);
@@ -91,6 +98,7 @@ fn an_engine_that_is_killed_costs_nothing() {
     nodes(h1, "answer", 0);
     writable(h1, "shop_web", 3);
     all_lossless(load, 30);
+    names.all_answered_but_by_the_engine(30);
     assert_eq!(containers(&lab), before, "nothing was restarted");
 }
 
@@ -102,6 +110,7 @@ fn a_leader_that_is_killed_costs_nothing() {
     let others = others(&lab, first);
     let other = lab.host(&others[0]);
     let load = both(&lab, &[&others[0], &others[1]]);
+    let names = [Asking::start(&lab, first), Asking::start(&lab, other)];
     let died = Instant::now();
     first.kill_daemon().unwrap();
     // On its way to a leader that is gone, it is asked again of the next one.
@@ -112,6 +121,8 @@ fn a_leader_that_is_killed_costs_nothing() {
         died.elapsed().as_secs_f64()
     );
     nodes(other, "Down", 1);
+    // Where no daemon is, names are answered for as long as containers run.
+    names.into_iter().for_each(|names| names.all_answered(100));
     first.start_daemon().unwrap();
     nodes(other, "Ready", 3);
     writable(other, "shop_web", 3);
@@ -138,7 +149,7 @@ fn a_lost_leader_is_replaced() {
 fn lose(lab: &Lab, lost: &Host) {
     let others = others(lab, lost);
     let other = lab.host(&others[0]);
-    let load = both(lab, &[&others[0], &others[1]]);
+    let (load, names) = (both(lab, &[&others[0], &others[1]]), Asking::start(lab, other));
     // Long enough for connections to be kept to all tasks.
     std::thread::sleep(Duration::from_secs(1));
     let (died, at) = (SystemTime::now(), Instant::now());
@@ -162,27 +173,119 @@ fn lose(lab: &Lab, lost: &Host) {
         assert!(late.is_empty(), "{late:?}");
         assert!(report.ok > 100, "too little load to tell: {}", report.ok);
     }
+    names.all_answered(100);
     lost.power_on().unwrap();
     nodes(other, "Ready", 3);
     let back = || Ok((containers(lab).len() == 4).then_some(()));
     wait_for(SOON, "the old tasks to go", back).unwrap();
 }
 
+/// Longest time until a node that has missed news has the tables of the others.
+const CONVERGED: Duration = Duration::from_secs(5);
+
+/// The tasks that a host leads connections to.
+fn led_to(host: &Host) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
+    let map = host.sh("nft list map ip raftup vip_endpoints")?;
+    let ends = map.lines().flat_map(|line| line.split(',')).filter_map(|element| element.split_once(" : "));
+    Ok(ends.filter_map(|(_, to)| to.trim_end_matches([' ', '}']).parse().ok()).collect())
+}
+
+#[test]
+fn who_has_missed_news_has_the_tables_of_the_others_within_seconds() {
+    let lab = served("itmissed");
+    let first = leader(&lab, lab.host("h1"));
+    let others = others(&lab, first);
+    let (deaf, last) = (lab.host(&others[0]), lab.host(&others[1]));
+    let stop = || deaf.signal(What::Daemon, "STOP").unwrap();
+    let go_on = || deaf.signal(What::Daemon, "CONT").unwrap();
+    let cut = || {
+        deaf.cut().unwrap();
+        nodes(first, "Down", 1);
+    };
+    let heal = || deaf.heal().unwrap();
+    let away: [(&str, &dyn Fn(), &dyn Fn(), &str); 2] =
+        [("stopped", &stop, &go_on, "shop_web=6"), ("cut off", &cut, &heal, "shop_web=9")];
+    for (what, go, come_back, scale) in away {
+        let before = led_to(deaf).unwrap();
+        assert_eq!(before, led_to(last).unwrap());
+        go();
+        well(first.raftup(&["service", "scale", "--detach", scale]).unwrap());
+        let more = || Ok(led_to(last)?.difference(&before).next().is_some().then_some(()));
+        wait_for(SOON, "news on another host", more).unwrap();
+        assert_eq!(led_to(deaf).unwrap().difference(&before).count(), 0, "it is {what}");
+        come_back();
+        let back = Instant::now();
+        let same = || {
+            let (there, here) = (led_to(last)?, led_to(deaf)?);
+            anyhow::ensure!(there == here, "there {there:?}, here {here:?}");
+            Ok(Some(()))
+        };
+        wait_for(CONVERGED, "equal tables", same).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        eprintln!(
+            "tables were equal {:.1} s after a node that was {what} came back",
+            back.elapsed().as_secs_f64()
+        );
+        nodes(first, "Ready", 3);
+        writable(first, "shop_web", 3);
+        let settled = || Ok((led_to(deaf)?.len() == 3 && led_to(deaf)? == led_to(last)?).then_some(()));
+        wait_for(SOON, "three endpoints", settled).unwrap();
+    }
+}
+
 /// Longest time until rules that someone took away are back.
 const REPAIRED: Duration = Duration::from_secs(5);
 
+/// What others do to a host, and what the daemon says of it.
+const DISTURBANCES: [(&str, &str); 9] = [
+    ("nft flush ruleset", RULES),
+    ("nft delete table ip raftup", RULES),
+    ("iptables -F DOCKER-USER", RULES),
+    // As a firewall does that is loaded anew.
+    ("for table in filter nat mangle; do iptables -t $table -F; iptables -t $table -X; done", RULES),
+    ("ip route flush dev ru-fabric", WAYS),
+    ("ip neigh flush dev ru-fabric nud permanent; ip rule del pref 7239", WAYS),
+    ("ip link set ru-fabric down", WAYS),
+    ("ip link del ru-fabric", WAYS),
+    ("ip link del ru-wire", WAYS),
+];
+const RULES: &str = "someone else has changed rules of ours";
+const WAYS: &str = "someone else has removed links or routes of ours";
+
 #[test]
-fn rules_that_someone_flushes_come_back() {
+fn what_someone_takes_away_comes_back() {
     let lab = cluster("itflush", 2);
-    let h1 = lab.host("h1");
+    let (h1, h2) = (lab.host("h1"), lab.host("h2"));
     well(deploy(&lab, h1, "shop", WEB));
-    for flush in ["nft flush ruleset", "nft delete table ip raftup", "iptables -F DOCKER-USER"] {
-        h1.sh(flush).unwrap();
+    // All of it, but for what differs from time to time: numbers of devices and of generations.
+    let ours = || -> anyhow::Result<String> {
+        h1.sh("nft list map ip raftup ports; iptables -S DOCKER-USER | grep ru- | sort; iptables -S FORWARD | grep -c DOCKER-USER; \
+            ip -4 -o addr show dev ru-wire | cut -d: -f2; ip -o link show ru-wire | grep -o UP,LOWER_UP; \
+            ip -4 -o addr show dev ru-fabric | cut -d: -f2; ip -o link show ru-fabric | grep -o UP,LOWER_UP; \
+            ip -4 route show table all dev ru-fabric | sort; ip rule; \
+            ip neigh show dev ru-fabric | sort; bridge fdb show dev ru-fabric | sort")
+    };
+    let before = ours().unwrap();
+    for (disturb, said) in DISTURBANCES {
+        let told = || h1.log(What::Daemon).matches(said).count();
+        let earlier = told();
+        h1.sh(disturb).unwrap();
         let whole = || {
-            let ours = h1.sh("nft list map ip raftup ports; iptables -S DOCKER-USER").unwrap_or_default();
-            Ok((ours.contains("8080") && ours.contains("-i ru-fabric -j ACCEPT")).then_some(()))
+            let now = ours()?;
+            let less: Vec<_> = before.lines().filter(|line| !now.lines().any(|one| one == *line)).collect();
+            let more: Vec<_> = now.lines().filter(|line| !before.lines().any(|one| one == *line)).collect();
+            anyhow::ensure!(now == before, "missing {less:#?}, and there is {more:#?}");
+            Ok(Some(()))
         };
-        wait_for(REPAIRED, flush, whole).unwrap();
-        get(&lab, h1, "8080/").unwrap();
+        wait_for(REPAIRED, disturb, whole).unwrap_or_else(|error| panic!("{disturb}: {error:#}"));
+        assert!(told() > earlier, "{disturb}: nothing was said");
+        // From outside through this host, and from the other one to the tasks of this one.
+        let all = |host| {
+            (0..6).try_for_each(|_| get(&lab, host, "8080/").map(drop))?;
+            Ok(Some(()))
+        };
+        for host in [h1, h2] {
+            wait_for(REPAIRED, "answers of all tasks", || all(host))
+                .unwrap_or_else(|error| panic!("{disturb}: {error:#}"));
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! | `lab` | the lab itself, with real engines |
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
-//! | `isolation` | who reaches whom: every pair of containers
+//! | `isolation` | who reaches whom: every pair of containers |
+//! | `names` | each kind of name, asked from containers on both kinds of engine; what others answer |
 //! | `ports` | that two UDP ports between hosts are enough |
 //! | `faults` | daemons, engines and hosts that die under load |
 //! | `identity` | data directories that were wiped or copied |
@@ -28,6 +29,7 @@ mod input;
 mod isolation;
 mod lab;
 mod layering;
+mod names;
 mod ports;
 mod stacks;
 mod wire;

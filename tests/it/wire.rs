@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use raftup_tests::lab::{Host, Lab, Options, wait_for};
+use raftup_tests::lab::{Host, Lab, Options, What, wait_for};
 
-use crate::cluster::{SOON, deploy, join, lab, load, lossless, well};
+use crate::cluster::{Asking, SOON, deploy, join, lab, load, lossless, well};
 
 /// Where load goes.
 const HOSTS: [&str; 3] = ["h1", "h2", "h3"];
@@ -275,19 +275,25 @@ fn send(lab: &Lab, from: &Host, user: Option<&str>, to: Ipv4Addr, port: u16, dat
     assert!(output.status.success() || said.contains("not permitted"), "{said}");
 }
 
-fn tunnel(host: &Host) -> String {
-    host.sh("pgrep -f '[r]aftupd fabric'").unwrap()
+/// Processes of a host that outlive its daemon: the tunnel and the resolver.
+const PARTS: [&str; 2] = ["fabric", "names"];
+
+fn process(host: &Host, part: &str) -> String {
+    host.sh(&format!("pgrep -f '[r]aftupd {part}'")).unwrap()
+}
+
+fn parts(host: &Host) -> [String; 2] {
+    PARTS.map(|part| process(host, part))
 }
 
 #[test]
-fn the_tunnel_outlives_the_daemon_and_comes_back_if_it_dies() {
+fn tunnel_and_resolver_outlive_the_daemon_and_come_back_if_they_die() {
     let lab = cluster("ittunnel", 3, &[]);
-    let before: Vec<String> = lab.hosts().map(tunnel).collect();
-    let running = load(&lab, &HOSTS);
+    let before: Vec<_> = lab.hosts().map(parts).collect();
+    let (running, names) = (load(&lab, &HOSTS), Asking::start(&lab, lab.host("h2")));
     for host in lab.hosts() {
         host.kill_daemon().unwrap();
     }
-    // By address: names are the daemon's to answer.
     let addresses: Vec<Ipv4Addr> = lab.hosts().map(address_of_web).collect();
     for (host, to) in lab.hosts().flat_map(|host| addresses.iter().map(move |to| (host, to))) {
         host.sh(&format!("docker exec $(docker ps -q -f name=shop_asker) /helper get http://{to}:8080/"))
@@ -297,34 +303,40 @@ fn the_tunnel_outlives_the_daemon_and_comes_back_if_it_dies() {
         host.start_daemon().unwrap();
     }
     let taken = |host: &Host| {
-        host.log(raftup_tests::lab::What::Daemon).contains("tunnel of an earlier run is taken over")
+        let log = host.log(What::Daemon);
+        ["tunnel", "resolver"]
+            .iter()
+            .all(|what| log.contains(&format!("{what} of an earlier run is taken over")))
     };
-    wait_for(SOON, "tunnels taken over", || Ok(lab.hosts().all(taken).then_some(()))).unwrap();
+    wait_for(SOON, "parts taken over", || Ok(lab.hosts().all(taken).then_some(()))).unwrap();
     talk(&lab);
     lossless(&running.stop().unwrap(), 100);
-    assert_eq!(lab.hosts().map(tunnel).collect::<Vec<_>>(), before, "the same processes");
+    names.all_answered(100);
+    assert_eq!(lab.hosts().map(parts).collect::<Vec<_>>(), before, "the same processes");
 
-    // Whoever kills the tunnel gets another one.
+    // Whoever kills one gets another.
     let h2 = lab.host("h2");
-    h2.sh("kill -9 $(pgrep -f '[r]aftupd fabric')").unwrap();
-    let to = address_of_web(lab.host("h3"));
-    let ask = format!("docker exec $(docker ps -q -f name=shop_asker) /helper get http://{to}:8080/");
-    wait_for(SOON, "an answer through the new tunnel", || Ok(h2.sh(&ask).ok())).unwrap();
+    let asker = "docker exec $(docker ps -q -f name=shop_asker) /helper";
+    for (part, to) in PARTS.into_iter().zip([address_of_web(lab.host("h3")).to_string(), "web".to_owned()]) {
+        h2.sh(&format!("kill -9 {}", process(h2, part))).unwrap();
+        let ask = format!("{asker} get http://{to}:8080/");
+        wait_for(SOON, &format!("an answer with a new {part}"), || Ok(h2.sh(&ask).ok())).unwrap();
+    }
     well(h2.raftup(&["leave"]).unwrap());
     let clean = || {
-        Ok((h2.sh("pgrep -f '[r]aftupd fabric'").is_err() && h2.sh("ip link show ru-wire").is_err())
+        Ok((h2.sh("pgrep -f '[r]aftupd [fn]a'").is_err() && h2.sh("ip link show ru-wire").is_err())
             .then_some(()))
     };
-    wait_for(SOON, "the tunnel to end with the membership", clean).unwrap();
+    wait_for(SOON, "the parts to end with the membership", clean).unwrap();
 }
 
 /// Requests from h2's container to h1's, one after the other, for as long as this is not ended.
-struct Asking<'a> {
+struct Datagrams<'a> {
     host: &'a Host,
     child: Child,
 }
 
-impl<'a> Asking<'a> {
+impl<'a> Datagrams<'a> {
     fn start(host: &'a Host, to: Ipv4Addr) -> Self {
         let asker = "docker exec $(docker ps -q -f name=shop_asker) /helper";
         let ask = format!(
@@ -346,11 +358,11 @@ impl<'a> Asking<'a> {
 }
 
 #[test]
-fn a_newer_version_takes_the_tunnel_over_without_a_lost_packet() {
+fn a_newer_version_takes_over_without_a_lost_packet_or_name() {
     let lab = cluster("itnewer", 3, &[]);
     let (h1, h2) = (lab.host("h1"), lab.host("h2"));
-    let (running, asking) = (load(&lab, &HOSTS), Asking::start(h2, address_of_web(h1)));
-    let before = tunnel(h1);
+    let (running, asking) = (load(&lab, &HOSTS), Datagrams::start(h2, address_of_web(h1)));
+    let (names, before) = (Asking::start(&lab, h1), parts(h1));
     h1.kill_daemon().unwrap();
     // The same program under another version, as the next release would be.
     let bin = lab.tool().with_file_name("raftupd");
@@ -360,10 +372,15 @@ fn a_newer_version_takes_the_tunnel_over_without_a_lost_packet() {
     std::fs::write(bin.with_extension("new"), replaced(&program, version, &newer)).unwrap();
     h1.sh(&format!("chmod +x {0}.new && mv {0}.new {0}", bin.display())).unwrap();
     h1.start_daemon().unwrap();
-    let after = || Ok(Some(tunnel(h1)).filter(|now| now.lines().count() == 1 && *now != before));
-    wait_for(SOON, "the older tunnel to be let go", after).unwrap();
-    assert!(h1.log(raftup_tests::lab::What::Daemon).contains("goes on where the older tunnel was"));
+    let other = |now: &[String; 2]| {
+        now.iter().zip(&before).all(|(now, before)| now.lines().count() == 1 && now != before)
+    };
+    wait_for(SOON, "the older parts to be let go", || Ok(Some(parts(h1)).filter(other))).unwrap();
+    for what in ["tunnel", "resolver"] {
+        assert!(h1.log(What::Daemon).contains(&format!("goes on where the older {what} was")));
+    }
     talk(&lab);
+    names.all_answered(100);
     asking.end(50);
     lossless(&running.stop().unwrap(), 100);
 }
@@ -387,7 +404,7 @@ fn a_new_key_takes_over_without_a_lost_packet() {
     let h1 = lab.host("h1");
     let keys = || h1.sh("cat /var/lib/raftup/fabric-keys.json").unwrap().matches("private").count();
     assert_eq!(keys(), 1);
-    let (running, asking) = (load(&lab, &HOSTS), Asking::start(lab.host("h2"), address_of_web(h1)));
+    let (running, asking) = (load(&lab, &HOSTS), Datagrams::start(lab.host("h2"), address_of_web(h1)));
     for name in ["h1", "h2"] {
         well(lab.host("h3").raftup(&["node", "update", "--rotate-fabric-key", name]).unwrap());
     }

@@ -19,7 +19,7 @@ use raftup_proto::{
     api::FabricMode,
     id::NodeId,
     unit::UnixMillis,
-    view::{ClusterItem, PeerItem, Revision, View},
+    view::{PeerItem, Revision, View},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -29,19 +29,19 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    dns::{Dns, Names},
+    dns::Resolver,
     fabric::{
-        Fabric,
+        self, Fabric,
         bridges::Bridges,
         wire::{Keys, LinkStatus, TunnelSpec, Wire},
     },
-    mesh::{Guard, Mesh, Table},
+    mesh::{self, Mesh, Table},
 };
 
 /// First wait after a failure; each further one doubles it.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Pause before rules are put back that someone else has changed.
+/// Pause before what someone else has changed is put back.
 const CALM: Duration = Duration::from_millis(300);
 
 /// Longest wait after failures.
@@ -72,7 +72,7 @@ pub struct RoutesConfig {
     pub applied: watch::Sender<Revision>,
 }
 
-/// Handle of the loop. Dropping it ends the loop and the answering of names; all else stays in force.
+/// Handle of the loop. Dropping it ends the loop; what is in force stays.
 #[derive(Debug)]
 pub struct Routes {
     again: Arc<Notify>,
@@ -94,7 +94,8 @@ impl Routes {
         let (problems, problems_now) = watch::channel(Vec::new());
         let (mtu, mtu_now) = watch::channel(None);
         let bridges = Bridges::start().context("following the host's links")?;
-        let guard = Guard::start().context("following the host's rules")?;
+        let ways = fabric::Guard::start().context("following the host's routes")?;
+        let rules = mesh::Guard::start().context("following the host's rules")?;
         let applier = Applier {
             node: config.node,
             unreachable: config.unreachable,
@@ -102,8 +103,9 @@ impl Routes {
             keys: config.keys,
             fabric: Fabric::open().context("setting up links between nodes")?,
             mesh: Mesh::default(),
-            guard,
-            dns: Dns::default(),
+            ways,
+            rules,
+            names: Resolver::new(&config.run_dir),
             problems,
             found: Vec::new(),
             silent: BTreeMap::new(),
@@ -136,6 +138,7 @@ pub async fn remove_all(run_dir: &Path) -> anyhow::Result<()> {
     let rules = Mesh::default().remove_all().await.context("removing rules");
     let links = async { Fabric::open()?.remove_all().await }.await.context("removing links");
     Wire::new(run_dir).stop().await;
+    Resolver::new(run_dir).stop().await;
     rules.and(links)
 }
 
@@ -146,8 +149,9 @@ struct Applier {
     keys: watch::Receiver<Keys>,
     fabric: Fabric,
     mesh: Mesh,
-    guard: Guard,
-    dns: Dns,
+    ways: fabric::Guard,
+    rules: mesh::Guard,
+    names: Resolver,
     problems: watch::Sender<Vec<String>>,
     /// What was wrong when the view was last applied.
     found: Vec<String>,
@@ -176,7 +180,8 @@ impl Applier {
             let now = Arc::clone(&view.borrow_and_update());
             unreachable.mark_unchanged();
             let done = if waits_for_leader { self.take_over(&now).await } else { self.apply(&now).await };
-            self.guard.settle();
+            self.ways.settle();
+            self.rules.settle();
             let wait = match done {
                 Ok(done) => {
                     failures = 0;
@@ -203,14 +208,18 @@ impl Applier {
                     // Nobody changes keys any more: the view still does.
                     Ok(()) = self.keys.changed() => {}
                     () = self.wire.gone() => {}
+                    () = self.names.gone() => {}
                     Ok(()) = unreachable.changed() => {}
                     Ok(()) = fresh.changed(), if waits_for_leader => waits_for_leader = false,
-                    () = self.guard.disturbed() => {
-                        // Whoever does this is often not done yet.
-                        sleep(CALM).await;
+                    () = self.rules.disturbed() => {
                         warn!("someone else has changed rules of ours; they are put back");
                         waits_for_leader = false;
-                        self.forget();
+                        self.calm().await;
+                    }
+                    () = self.ways.disturbed(self.fabric.index()) => {
+                        warn!("someone else has removed links or routes of ours; they are put back");
+                        waits_for_leader = false;
+                        self.calm().await;
                     }
                     () = again.notified() => {
                         // Someone took away what was there.
@@ -224,13 +233,19 @@ impl Applier {
         }
     }
 
+    /// Whoever changes what is ours is often not done yet.
+    async fn calm(&mut self) {
+        sleep(CALM).await;
+        self.forget();
+    }
+
     fn forget(&mut self) {
         self.fabric.forget();
         self.mesh.forget();
     }
 
-    /// Goes on answering names; the kernel is left as it was found. Nothing is in force by this.
-    async fn take_over(&mut self, view: &View) -> anyhow::Result<bool> {
+    /// Leaves all as it was found. Nothing is in force by this.
+    async fn take_over(&mut self, view: &Arc<View>) -> anyhow::Result<bool> {
         let me = view.peers().find(|peer| peer.node == self.node);
         if let (Some(me), Some(cluster)) = (me, view.cluster()) {
             if cluster.fabric == FabricMode::Wireguard {
@@ -239,7 +254,7 @@ impl Applier {
             }
             let wiring = self.fabric.wiring(view, cluster, me).await?;
             self.mtu.send_replace(Some(wiring.mtu()));
-            self.found = self.apply_names(view, cluster, me);
+            self.found = self.names.begin(view, cluster.pool, gateways(view, me)).await?;
             self.tell(Vec::new());
             info!(generation = %view.generation, "routing state of an earlier process is in force until a leader is heard");
         }
@@ -247,7 +262,7 @@ impl Applier {
     }
 
     /// Answers whether there is anything to apply yet.
-    async fn apply(&mut self, view: &View) -> anyhow::Result<bool> {
+    async fn apply(&mut self, view: &Arc<View>) -> anyhow::Result<bool> {
         let me = view.peers().find(|peer| peer.node == self.node);
         let (Some(me), Some(cluster)) = (me, view.cluster()) else {
             debug!(generation = %view.generation, "the view does not name this node yet");
@@ -264,7 +279,7 @@ impl Applier {
         self.mtu.send_replace(Some(wiring.mtu()));
         let unreachable = self.unreachable.borrow().clone();
         let mut problems = self.mesh.apply(&Table::of(view, cluster, me, &unreachable)).await?;
-        problems.extend(self.apply_names(view, cluster, me));
+        problems.extend(self.names.set(view, cluster.pool, gateways(view, me)).await?);
         self.found = problems;
         self.tell(Vec::new());
         let took_ms = begun.elapsed().as_millis() as u64;
@@ -277,18 +292,6 @@ impl Applier {
         let now = super::now();
         let keys = self.keys.borrow_and_update();
         (TunnelSpec::of(view, me, keys.private(), keys.alone(now)), now)
-    }
-
-    fn apply_names(&mut self, view: &View, cluster: &ClusterItem, me: &PeerItem) -> Vec<String> {
-        self.dns.set_names(Names::of(view), cluster.pool);
-        // This node is a home of the networks that it has addresses of.
-        let here = |subnet: &Ipv4Net| me.blocks.iter().any(|block| subnet.contains(block));
-        let gateways: BTreeSet<Ipv4Addr> = view
-            .networks()
-            .filter(|network| here(&network.subnet))
-            .map(|network| network.gateway())
-            .collect();
-        self.dns.listen_on(&gateways)
     }
 
     /// Finds nodes that should be there, and whose packets do not come: a firewall between the hosts, above all.
@@ -319,4 +322,10 @@ impl Applier {
             differs
         });
     }
+}
+
+/// Where names are asked for on the node: it is a home of the networks that it has addresses of.
+fn gateways(view: &View, me: &PeerItem) -> BTreeSet<Ipv4Addr> {
+    let here = |subnet: &Ipv4Net| me.blocks.iter().any(|block| subnet.contains(block));
+    view.networks().filter(|network| here(&network.subnet)).map(|network| network.gateway()).collect()
 }

@@ -198,4 +198,4 @@ fn encode(question: &Message, query: &Query, records: Records, carrier: Carrier)
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use ipnet::Ipv4Net;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,7 +25,10 @@ use super::answer::Carrier;
 const MOST_RESOLVERS: usize = 3;
 
 /// Time for one resolver; all of them must be through before the engine's resolver gives up, after 4 s.
-const PATIENCE: Duration = Duration::from_millis(1250);
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// After so much silence the next resolver is asked beside those that were.
+const IMPATIENCE: Duration = Duration::from_millis(300);
 
 /// How long a look at the file counts.
 const FRESH: Duration = Duration::from_secs(1);
@@ -64,26 +68,7 @@ impl Forwarder {
         carrier: Carrier,
         pool: Option<Ipv4Net>,
     ) -> io::Result<Vec<u8>> {
-        let mut last = Err(io::Error::other("the host has no resolver"));
-        for resolver in self.resolvers(pool).iter() {
-            let asked = match carrier {
-                Carrier::Udp => timeout(PATIENCE, over_udp(*resolver, question)).await,
-                Carrier::Tcp => timeout(PATIENCE, over_tcp(*resolver, question)).await,
-            };
-            match asked {
-                Ok(Ok(answer)) => {
-                    let willing = answer.get(3).is_some_and(|code| !UNWILLING.contains(&(code & 0x0f)));
-                    last = Ok(answer);
-                    if willing {
-                        break;
-                    }
-                }
-                Ok(Err(error)) if last.is_err() => last = Err(error),
-                Err(late) if last.is_err() => last = Err(late.into()),
-                Ok(Err(_)) | Err(_) => {}
-            }
-        }
-        last
+        ask_all(&self.resolvers(pool), question, carrier).await
     }
 
     fn resolvers(&self, pool: Option<Ipv4Net>) -> Arc<[SocketAddr]> {
@@ -99,6 +84,39 @@ impl Forwarder {
             }
         }
         Arc::clone(&known.resolvers)
+    }
+}
+
+/// The first willing answer of `resolvers`, in their order as far as they answer soon.
+async fn ask_all(resolvers: &[SocketAddr], question: &[u8], carrier: Carrier) -> io::Result<Vec<u8>> {
+    let mut last = Err(io::Error::other("the host has no resolver"));
+    let mut left = resolvers.iter();
+    let mut asked = FuturesUnordered::new();
+    loop {
+        if let Some(resolver) = left.next() {
+            asked.push(timeout(PATIENCE, ask_one(*resolver, question, carrier)));
+        }
+        let wait = if left.len() > 0 { IMPATIENCE } else { PATIENCE };
+        match timeout(wait, asked.next()).await {
+            Ok(None) => return last,
+            Ok(Some(Ok(Ok(answer)))) => {
+                if answer.get(3).is_some_and(|code| !UNWILLING.contains(&(code & 0x0f))) {
+                    return Ok(answer);
+                }
+                last = Ok(answer);
+            }
+            Ok(Some(Ok(Err(error)))) if last.is_err() => last = Err(error),
+            Ok(Some(Err(late))) if last.is_err() => last = Err(late.into()),
+            // Silent so far, or of no more use than what another one said.
+            Ok(Some(_)) | Err(_) => {}
+        }
+    }
+}
+
+async fn ask_one(resolver: SocketAddr, question: &[u8], carrier: Carrier) -> io::Result<Vec<u8>> {
+    match carrier {
+        Carrier::Udp => over_udp(resolver, question).await,
+        Carrier::Tcp => over_tcp(resolver, question).await,
     }
 }
 
@@ -243,6 +261,49 @@ mod tests {
     async fn without_resolvers_the_answer_is_an_error() {
         let forwarder = Forwarder::new("/nonexistent/resolv.conf");
         assert!(forwarder.ask(b"\0\0\0\0", Carrier::Udp, None).await.is_err());
+    }
+
+    /// A resolver that answers each question over UDP with this code, or not at all.
+    async fn answering(code: Option<u8>) -> SocketAddr {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = udp.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
+                buffer[2] |= 0x80;
+                if let Some(code) = code {
+                    buffer[3] = code;
+                    udp.send_to(&buffer[..length], from).await.unwrap();
+                }
+            }
+        });
+        at
+    }
+
+    #[tokio::test]
+    async fn the_next_resolver_answers_where_one_fails_or_is_silent() {
+        let question = b"\x12\x34\x01\x00\x00\x01\0\0\0\0\0\0\x03web\x00\x00\x01\x00\x01";
+        let well = answering(Some(0)).await;
+        let closed = {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            socket.local_addr().unwrap()
+        };
+        let silent = answering(None).await;
+        for bad in [closed, silent, answering(Some(2)).await, answering(Some(5)).await] {
+            let begun = Instant::now();
+            let answer = ask_all(&[bad, well], question, Carrier::Udp).await.unwrap();
+            assert_eq!(answer[3] & 0x0f, 0, "{bad}");
+            assert!(begun.elapsed() < PATIENCE, "{bad}: not after all patience");
+        }
+        // No such name is an answer.
+        let answer = ask_all(&[answering(Some(3)).await, well], question, Carrier::Udp).await.unwrap();
+        assert_eq!(answer[3] & 0x0f, 3);
+        // Of those that are unwilling, one says so; if nobody says anything, it is an error in time.
+        let unwilling = [silent, answering(Some(5)).await, closed];
+        assert_eq!(ask_all(&unwilling, question, Carrier::Udp).await.unwrap()[3] & 0x0f, 5);
+        let begun = Instant::now();
+        assert!(ask_all(&[silent; MOST_RESOLVERS], question, Carrier::Udp).await.is_err());
+        assert!(begun.elapsed() < Duration::from_secs(4), "the engine's resolver waits no longer");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Names of services and tasks for containers.
 //!
-//! Owns: a server on port 53 of each network's gateway on this node. Answers with addresses of services and tasks, as
+//! Owns: port 53 of each network's gateway on this node. Answers with addresses of services and tasks, as
 //! far as the asking task shares a network with them; all else is passed on to the host's resolvers. Leaves alone: the
 //! engine's own resolver, which hands its containers' questions to this one.
 //! Holds: a name of a service that exists is never said not to exist, whatever state its tasks are in.
@@ -12,12 +12,25 @@
 //! | `3.web` | the task in slot 3 |
 //! | any of them and `.internal` | the same |
 //!
-//! [`Names`] (pure) is built once for each view, `answer` (pure) works on bytes, [`Dns`] has the sockets.
+//! A process of its own answers, so that names are answered as long as containers run:
+//!
+//! ```text
+//! raftupd ── socket ──> raftupd names (outlives the daemon, as `raftupd fabric` does)
+//!                         └ UDP and TCP port 53 of each gateway
+//! ```
+//!
+//! [`Resolver`] is the daemon's side and [`process::run`] the other one. There, `Names` (pure) is built anew for each
+//! change, `answer` (pure) works on bytes, `server` has the sockets.
 
 mod answer;
 mod forward;
+mod handover;
 mod names;
+mod orders;
+pub mod process;
+mod resolver;
 mod server;
 
-pub use names::Names;
-pub use server::Dns;
+pub use resolver::{Resolver, ResolverError};
+
+use names::Names;

@@ -16,7 +16,7 @@ const ENDING: &str = ".internal";
 
 /// Names and addresses, as of one view. Looking one up costs a few hash lookups.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(super) struct Names {
     /// The networks of a task, by each of its addresses, in the task's order.
     askers: HashMap<Ipv4Addr, Vec<NetworkId>>,
     /// The networks by their first address, for those whom no view names yet.
@@ -57,7 +57,7 @@ pub(super) struct Found {
 
 impl Names {
     /// All names of a view.
-    pub fn of(view: &View) -> Self {
+    pub(super) fn of(view: &View) -> Self {
         let mut names = Self::default();
         for network in view.networks() {
             names.subnets.insert(network.subnet.network(), (network.subnet, network.network));

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
@@ -16,31 +17,35 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinHandle,
     time::timeout,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use super::{
     Names,
     answer::{Carrier, Verdict, answer, failure},
     forward::{Forwarder, framed},
+    handover::Sockets,
 };
 
 const PORT: u16 = 53;
 
 /// Questions that wait for the host's resolvers; above it the answer is a failure at once, and memory stays small.
-const MOST_FORWARDED: usize = 512;
+const MOST_FORWARDED: u32 = 512;
 
 /// Connections that are open; above it new ones are closed.
-const MOST_CONNECTIONS: usize = 128;
+const MOST_CONNECTIONS: u32 = 128;
 
 /// A connection without a question for so long is closed.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Questions that came before a hand-over have their answers by then, or never.
+const DRAINED: Duration = Duration::from_secs(10);
+
 /// The server. Dropping it closes all sockets.
 #[derive(Debug)]
-pub struct Dns {
+pub(super) struct Dns {
     shared: Arc<Shared>,
     gateways: BTreeMap<Ipv4Addr, Listeners>,
 }
@@ -54,16 +59,12 @@ struct Shared {
     connections: Arc<Semaphore>,
 }
 
-/// The tasks of one gateway.
+/// The sockets of one gateway, which are read until this is dropped.
 #[derive(Debug)]
-struct Listeners([JoinHandle<()>; 2]);
-
-impl Drop for Listeners {
-    fn drop(&mut self) {
-        for task in &self.0 {
-            task.abort();
-        }
-    }
+struct Listeners {
+    udp: Arc<UdpSocket>,
+    tcp: Arc<TcpListener>,
+    _reading: DropGuard,
 }
 
 impl Default for Dns {
@@ -74,72 +75,101 @@ impl Default for Dns {
 
 impl Dns {
     /// A server without sockets that passes questions on to the resolvers in `resolv_conf`.
-    pub fn new(resolv_conf: &str) -> Self {
+    fn new(resolv_conf: &str) -> Self {
         let shared = Shared {
             names: ArcSwap::default(),
             pool: ArcSwap::default(),
             forwarder: Forwarder::new(resolv_conf),
-            forwarded: Arc::new(Semaphore::new(MOST_FORWARDED)),
-            connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            forwarded: Arc::new(Semaphore::new(MOST_FORWARDED as usize)),
+            connections: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
         };
         Self { shared: Arc::new(shared), gateways: BTreeMap::new() }
     }
 
     /// From the next question on, these names count; `pool` has all of our addresses.
-    pub fn set_names(&self, names: Names, pool: Ipv4Net) {
+    pub(super) fn set_names(&self, names: Names, pool: Ipv4Net) {
         self.shared.pool.store(Arc::new(Some(pool)));
         self.shared.names.store(Arc::new(names));
     }
 
     /// Listens on these addresses and no others; a bridge need not be there yet.
     ///
-    /// Answers what an operator should know, one line a matter; those are tried again next time.
-    pub fn listen_on(&mut self, gateways: &BTreeSet<Ipv4Addr>) -> Vec<String> {
+    /// Answers what an operator should know, one line a matter; those are tried again next time. Panics: outside of a
+    /// tokio runtime.
+    pub(super) fn listen_on(&mut self, gateways: &BTreeSet<Ipv4Addr>) -> Vec<String> {
         self.gateways.retain(|gateway, _| gateways.contains(gateway));
         let mut problems = Vec::new();
         for gateway in gateways {
             if self.gateways.contains_key(gateway) {
                 continue;
             }
-            match self.open(*gateway) {
-                Ok(listeners) => {
-                    self.gateways.insert(*gateway, listeners);
-                }
-                Err(error) => {
-                    warn!(%gateway, %error, "names cannot be answered");
-                    problems.push(format!("names cannot be answered on {gateway} port {PORT}: {error}"));
-                }
+            if let Err(error) = open(*gateway, PORT).and_then(|sockets| self.adopt(sockets)) {
+                warn!(%gateway, %error, "names cannot be answered");
+                problems.push(format!("names cannot be answered on {gateway} port {PORT}: {error}"));
             }
         }
         problems
     }
 
-    fn open(&self, gateway: Ipv4Addr) -> io::Result<Listeners> {
-        let udp: std::net::UdpSocket = bind(gateway, Type::DGRAM)?.into();
-        let udp = UdpSocket::from_std(udp)?;
-        let tcp = bind(gateway, Type::STREAM)?;
-        tcp.listen(128)?;
-        let tcp = TcpListener::from_std(tcp.into())?;
-        let udp = tokio::spawn(serve_udp(Arc::clone(&self.shared), Arc::new(udp)));
-        let tcp = tokio::spawn(serve_tcp(Arc::clone(&self.shared), tcp));
-        Ok(Listeners([udp, tcp]))
+    /// Reads these sockets from now on. Panics: outside of a tokio runtime.
+    pub(super) fn adopt(&mut self, sockets: Sockets) -> io::Result<()> {
+        sockets.udp.set_nonblocking(true)?;
+        sockets.tcp.set_nonblocking(true)?;
+        let udp = Arc::new(UdpSocket::from_std(sockets.udp)?);
+        let tcp = Arc::new(TcpListener::from_std(sockets.tcp)?);
+        let stop = CancellationToken::new();
+        tokio::spawn(serve_udp(Arc::clone(&self.shared), Arc::clone(&udp), stop.clone()));
+        tokio::spawn(serve_tcp(Arc::clone(&self.shared), Arc::clone(&tcp), stop.clone()));
+        let listeners = Listeners { udp, tcp, _reading: stop.drop_guard() };
+        self.gateways.insert(sockets.gateway, listeners);
+        Ok(())
+    }
+
+    /// The sockets once more, for another process. They are read here too.
+    pub(super) fn sockets(&self) -> io::Result<Vec<Sockets>> {
+        let copy = |(gateway, listeners): (&Ipv4Addr, &Listeners)| {
+            let udp = listeners.udp.as_fd().try_clone_to_owned()?.into();
+            let tcp = listeners.tcp.as_fd().try_clone_to_owned()?.into();
+            Ok(Sockets { gateway: *gateway, udp, tcp })
+        };
+        self.gateways.iter().map(copy).collect()
+    }
+
+    /// Takes no more questions, and waits until those that were taken have their answers.
+    pub(super) async fn drain(&mut self) {
+        self.gateways.clear();
+        let all = async {
+            // Closed by nobody; and with all permits in hand, no question is on its way.
+            let _forwarded = self.shared.forwarded.acquire_many(MOST_FORWARDED).await;
+            let _connections = self.shared.connections.acquire_many(MOST_CONNECTIONS).await;
+        };
+        if timeout(DRAINED, all).await.is_err() {
+            warn!("some questions have no answer");
+        }
     }
 }
 
-fn bind(gateway: Ipv4Addr, kind: Type) -> io::Result<Socket> {
+fn open(gateway: Ipv4Addr, port: u16) -> io::Result<Sockets> {
+    let udp = bind(gateway, port, Type::DGRAM)?.into();
+    let tcp = bind(gateway, port, Type::STREAM)?;
+    tcp.listen(128)?;
+    Ok(Sockets { gateway, udp, tcp: tcp.into() })
+}
+
+fn bind(gateway: Ipv4Addr, port: u16, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, kind, None)?;
-    socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     // The bridge with this address may come later, and may go for a moment.
     socket.set_freebind_v4(true)?;
-    socket.bind(&SocketAddr::from((gateway, PORT)).into())?;
+    socket.bind(&SocketAddr::from((gateway, port)).into())?;
     Ok(socket)
 }
 
-async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
+async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, stop: CancellationToken) {
     let mut buffer = vec![0; 4096];
-    loop {
-        let (length, from) = match socket.recv_from(&mut buffer).await {
+    // Cancel-safe: a question is taken whole or not at all.
+    while let Some(received) = stop.run_until_cancelled(socket.recv_from(&mut buffer)).await {
+        let (length, from) = match received {
             Ok(received) => received,
             // Someone hung up before an answer of ours; the next question is not touched by it.
             Err(error) => {
@@ -187,9 +217,10 @@ async fn reply(socket: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
     }
 }
 
-async fn serve_tcp(shared: Arc<Shared>, listener: TcpListener) {
-    loop {
-        match listener.accept().await {
+async fn serve_tcp(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: CancellationToken) {
+    // Cancel-safe: a connection is taken or not.
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
             Ok((stream, from)) => {
                 if let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() {
                     tokio::spawn(converse(Arc::clone(&shared), stream, from, permit));
@@ -252,5 +283,103 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::{op::Message, rr::RecordType};
+    use raftup_proto::view::{Item, Revision, View};
+
+    use super::*;
+    use crate::dns::answer::tests::{network, question, route};
+
+    const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+    /// Answers on the loopback address, whose network has `web` with that many tasks, every second one ready.
+    fn server(tasks: u32) -> (Dns, Sockets) {
+        let addresses: Vec<String> =
+            (0..tasks).map(|task| Ipv4Addr::from(0x7f00_0100 + task).to_string()).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let route = route("web", &[(1, "127.0.31.2", "www", &addresses)]);
+        let items = [Item::Network(network(1, "127.0.0.0/19")), Item::Route(route)];
+        let items = items.into_iter().map(|item| (item.key(), item)).collect();
+        let dns = Dns::new("/nonexistent/resolv.conf");
+        dns.set_names(Names::of(&View { generation: Revision(1), items }), "127.0.0.0/8".parse().unwrap());
+        (dns, open(HERE, 0).unwrap())
+    }
+
+    async fn over_udp(to: SocketAddr, question: &[u8]) -> Message {
+        let socket = UdpSocket::bind((HERE, 0)).await.unwrap();
+        socket.send_to(question, to).await.unwrap();
+        let mut buffer = [0; 4096];
+        let length = timeout(IDLE, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
+        Message::from_vec(&buffer[..length]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_gets_a_part_over_udp_gets_all_of_it_over_tcp() {
+        let (mut dns, sockets) = server(800);
+        let (udp, tcp) = (sockets.udp.local_addr().unwrap(), sockets.tcp.local_addr().unwrap());
+        dns.adopt(sockets).unwrap();
+        let question = question("tasks.web.", RecordType::A);
+        let part = over_udp(udp, &question).await;
+        assert!(part.metadata.truncation && part.answers.len() < 400, "{}", part.answers.len());
+        let mut stream = TcpStream::connect(tcp).await.unwrap();
+        // One connection serves several questions.
+        for _ in 0..3 {
+            stream.write_all(&framed(&question)).await.unwrap();
+            let answer = read_question(&mut stream).await.unwrap();
+            assert_eq!(Message::from_vec(&answer).unwrap().answers.len(), 400);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_can_answer_fails_at_once() {
+        let (mut dns, sockets) = server(1);
+        let udp = sockets.udp.local_addr().unwrap();
+        dns.adopt(sockets).unwrap();
+        let answer = over_udp(udp, &question("example.com.", RecordType::A)).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    }
+
+    #[tokio::test]
+    async fn sockets_go_to_the_next_one_without_a_lost_question() {
+        let (mut older, sockets) = server(2);
+        let udp = sockets.udp.local_addr().unwrap();
+        older.adopt(sockets).unwrap();
+        let asking = tokio::spawn(async move {
+            let question = question("web.", RecordType::A);
+            for _ in 0..2000 {
+                assert_eq!(over_udp(udp, &question).await.answers.len(), 1);
+            }
+        });
+        // Each has them for a while.
+        while !asking.is_finished() {
+            let (mut newer, _) = server(2);
+            for sockets in older.sockets().unwrap() {
+                newer.adopt(sockets).unwrap();
+            }
+            older.drain().await;
+            older = newer;
+            tokio::task::yield_now().await;
+        }
+        asking.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_the_addresses_that_are_named_are_listened_on() {
+        let (mut dns, sockets) = server(2);
+        let udp = sockets.udp.local_addr().unwrap();
+        dns.adopt(sockets).unwrap();
+        assert!(dns.listen_on(&BTreeSet::from([HERE])).is_empty(), "it has it");
+        assert_eq!(over_udp(udp, &question("web.", RecordType::A)).await.answers.len(), 1);
+        dns.listen_on(&BTreeSet::new());
+        let closed = async {
+            while std::net::UdpSocket::bind(udp).is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(IDLE, closed).await.expect("the address is free again");
     }
 }

@@ -39,6 +39,11 @@ const GATE_PLACE: u32 = 7238;
 const RETURN_PLACE: u32 = GATE_PLACE + 1;
 const GATE_END_PLACE: u32 = RETURN_PLACE + 1;
 
+/// One of the rules there is ours.
+pub(super) fn is_place_of_ours(place: u32) -> bool {
+    (GATE_PLACE..=GATE_END_PLACE).contains(&place)
+}
+
 /// Routing tables, other than the local one, that routes of ours are in: the main one, or one named by a mark.
 const LOCAL_TABLE: u32 = 255;
 const MAIN_TABLE: u32 = 254;
@@ -103,6 +108,11 @@ impl Fabric {
     /// The kernel may have been changed by others: read it again before the next change.
     pub fn forget(&mut self) {
         self.known = None;
+    }
+
+    /// The device's number, once it is there.
+    pub fn index(&self) -> Option<u32> {
+        self.known.as_ref().map(|known| known.index)
     }
 
     /// What `me` needs to reach the others. Where the fabric is encrypted, the device of the encrypted links must be there

@@ -7,10 +7,11 @@
 //! Holds: nothing is learned and nothing flooded, and no daemon is needed for what is in the kernel.
 //!
 //! [`Wiring::of`] says what should be there, [`Fabric::apply`] changes what differs, [`bridges::Bridges`] follows links.
-//! [`ping`] asks whether a host is reached.
+//! [`Guard`] sees what others take away, [`ping`] asks whether a host is reached.
 //! What the tunnel runs over is told by an [`Underlay`]: the bare link, or the encrypted links of [`wire`].
 
 pub mod bridges;
+mod guard;
 mod kernel;
 mod ping;
 mod underlay;
@@ -18,6 +19,7 @@ pub mod wire;
 mod wiring;
 
 pub use bridges::network_options;
+pub use guard::Guard;
 pub use kernel::{Fabric, FabricError};
 pub use ping::ping;
 pub use underlay::Underlay;

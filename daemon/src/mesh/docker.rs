@@ -1,8 +1,8 @@
-//! Two rules in the chain that Docker leaves to users, and one for hosts that let nothing in by themselves.
+//! Three rules in the chain that Docker leaves to users, and one for hosts that let nothing in by themselves.
 //!
 //! Docker drops all that it does not forward itself. What may pass between our devices is decided by our own table,
 //! which can drop but cannot accept in Docker's place. Docker keeps the chain's rules over its restarts; where the chain
-//! is not there yet, it is made, and Docker takes it over.
+//! is not there yet, or was flushed with all others, it is made, and Docker takes it over.
 
 use super::apply::{MeshError, run};
 
@@ -15,9 +15,11 @@ pub(super) const TABLE: &str = "filter";
 /// The chains that ours depend on.
 pub(super) const CHAINS: [&str; 3] = [CHAIN, "FORWARD", "INPUT"];
 
-/// From the fabric to anywhere of ours, and from anywhere to the fabric and our bridges; and VXLAN as it comes out of the
-/// encrypted links, for which nobody opens a port.
-const RULES: [(&str, &[&str]); 3] = [
+/// From the fabric to anywhere of ours, and from anywhere to the fabric and our bridges, and the answers to that, which
+/// are Docker's to accept until its rules are flushed; and VXLAN as it comes out of the encrypted links, for which nobody
+/// opens a port.
+const RULES: [(&str, &[&str]); 4] = [
+    (CHAIN, &["-i", "ru-+", "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"]),
     (CHAIN, &["-i", "ru-fabric", "-j", "ACCEPT"]),
     (CHAIN, &["-o", "ru-+", "-j", "ACCEPT"]),
     ("INPUT", &["-i", "ru-wire", "-p", "udp", "--dport", "7240", "-j", "ACCEPT"]),
@@ -44,11 +46,15 @@ async fn accepts_all(chain: &str) -> bool {
 }
 
 /// The chain must stand before those that keep bridges apart. Docker puts it there when a network is made, but a
-/// restarted engine puts the others before it.
+/// restarted engine puts the others before it, and whoever flushes all rules leaves Docker's refusal of what nobody
+/// accepts.
 async fn come_first() -> Result<(), MeshError> {
     let first = iptables(&["-S", "FORWARD", "1"], &[]).await?;
-    if first.trim_end().ends_with(&JUMP.join(" ")) || iptables(&["-C", "FORWARD"], &JUMP).await.is_err() {
+    if first.trim_end().ends_with(&JUMP.join(" ")) {
         return Ok(());
+    }
+    if iptables(&["-C", "FORWARD"], &JUMP).await.is_err() {
+        return iptables(&["-I", "FORWARD"], &JUMP).await.map(drop);
     }
     // One transaction: without the jump, Docker would drop what passes in between.
     let jump = JUMP.join(" ");

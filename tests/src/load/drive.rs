@@ -66,9 +66,16 @@ async fn run(plan: &Plan, targets: Vec<Target>) -> Report {
         let (samples, pool, mode) = (samples.clone(), pool.clone(), plan.mode);
         tokio::spawn(async move {
             let due = start + at;
-            let late = due.elapsed() > LATE;
-            let (resent, result) = request(mode, &target, &pool, within).await;
-            let result = result.map(|body| Good { latency: due.elapsed(), body });
+            let (begun, late) = (Instant::now(), due.elapsed() > LATE);
+            let keep = mode == Mode::Keepalive;
+            let (resent, result) = match mode {
+                Mode::Fresh | Mode::Keepalive => request(keep, &target, &pool, within).await,
+                Mode::Udp => (false, send::udp(&target, within).await),
+                Mode::Dns => (false, send::dns(&target, within).await),
+            };
+            // Timers here are of whole milliseconds, which is longer than an answer of a name server takes.
+            let from = if mode == Mode::Dns { begun } else { due };
+            let result = result.map(|body| Good { latency: from.elapsed(), body });
             // The collector lives until all senders are gone.
             let _ = samples.send(Sample { at, target: target.name, resent, late, result }).await;
         });
@@ -78,16 +85,11 @@ async fn run(plan: &Plan, targets: Vec<Target>) -> Report {
 }
 
 async fn request(
-    mode: Mode,
+    keep: bool,
     target: &Target,
     pool: &Pool,
     within: Duration,
 ) -> (bool, Result<String, send::Wrong>) {
-    let keep = match mode {
-        Mode::Udp => return (false, send::udp(target, within).await),
-        Mode::Fresh => false,
-        Mode::Keepalive => true,
-    };
     let mut resent = false;
     loop {
         // All idle connections may be stale at once; each is tried only once, and then a new one.

@@ -17,12 +17,15 @@ pub enum Mode {
     Keepalive,
     /// A datagram there and one back.
     Udp,
+    /// A question for the address of a name, over UDP.
+    Dns,
 }
 
 /// One run of load.
 #[derive(Clone, Debug, Args)]
 pub struct Plan {
-    /// Where to: `http://10.99.0.11:8080/path`, or host:port for UDP; used in turn. Only addresses of labs.
+    /// Where to: `http://10.99.0.11:8080/path`, host:port for UDP, or host:port/name for DNS; used in turn. Only addresses
+    /// of labs, and of clusters in them.
     #[arg(long = "target", required = true)]
     pub targets: Vec<String>,
     /// Requests a second, over all targets.
@@ -57,6 +60,7 @@ impl Plan {
             Mode::Fresh => "fresh",
             Mode::Keepalive => "keepalive",
             Mode::Udp => "udp",
+            Mode::Dns => "dns",
         };
         let mut words = vec![format!("--rate={}", self.rate), format!("--duration={}", self.duration_s)];
         words.extend([format!("--mode={mode}"), format!("--timeout={}", self.timeout_s)]);
@@ -95,7 +99,7 @@ impl Target {
         let addr =
             found.find(SocketAddr::is_ipv4).with_context(|| format!("target `{text}` has no address"))?;
         if !is_of_a_lab(addr.ip()) {
-            bail!("target `{text}` is not in a lab (10.99.0.0/16) nor on this host");
+            bail!("target `{text}` is not in a lab (10.99.0.0/16, 10.64.0.0/11) nor on this host");
         }
         Ok(Self { name: text.to_owned(), addr, path: format!("/{path}") })
     }
@@ -103,7 +107,8 @@ impl Target {
 
 fn is_of_a_lab(addr: IpAddr) -> bool {
     match addr {
-        IpAddr::V4(addr) => addr.is_loopback() || addr.octets()[..2] == [10, 99],
+        // The machine itself reaches no cluster of a lab: containers there have its addresses.
+        IpAddr::V4(addr) => addr.is_loopback() || matches!(addr.octets(), [10, 99, ..] | [10, 64..=95, ..]),
         IpAddr::V6(_) => false,
     }
 }
@@ -120,6 +125,7 @@ mod tests {
             ("10.99.4.11:8080".into(), "/slow?ms=5".into())
         );
         assert_eq!(check("http://127.0.0.1").unwrap(), ("127.0.0.1:80".into(), "/".into()));
+        assert_eq!(check("10.64.32.1:53/web").unwrap(), ("10.64.32.1:53".into(), "/web".into()));
         for outside in ["http://192.0.2.1:80/", "10.98.0.1:80", "8.8.8.8:53"] {
             assert!(check(outside).unwrap_err().to_string().contains("not in a lab"), "{outside}");
         }

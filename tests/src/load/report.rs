@@ -17,8 +17,10 @@ pub enum Class {
     Reset,
     /// No answer in time; also no connection in time.
     Timeout,
-    /// An answer other than 2xx.
+    /// An answer other than 2xx; of a name server, one that says that it failed, or names no address.
     Status,
+    /// The name server says that there is no such name.
+    NoName,
     /// Anything else: no route, an answer that is none.
     Other,
 }

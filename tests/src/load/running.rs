@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use super::{plan::Plan, report::Report};
-use crate::lab::Lab;
+use crate::lab::{Host, Lab};
 
 /// Load that is being sent. Dropped, it ends and its report is lost.
 pub struct Running {
@@ -18,10 +18,19 @@ pub struct Running {
 impl Running {
     /// Starts `plan` on the lab's client; it ends after its time, or when [`stop`](Self::stop) is called.
     pub fn start(lab: &Lab, plan: &Plan) -> anyhow::Result<Self> {
+        Self::start_on(lab, lab.client(), &[], plan)
+    }
+
+    /// Starts `plan` on a host, with the network of the process that has this number there: a container's.
+    pub fn start_beside(lab: &Lab, host: &Host, process: &str, plan: &Plan) -> anyhow::Result<Self> {
+        Self::start_on(lab, host, &["nsenter", "--target", process, "--net", "--"], plan)
+    }
+
+    fn start_on(lab: &Lab, host: &Host, before: &[&str], plan: &Plan) -> anyhow::Result<Self> {
         let mut argv = vec![lab.tool().display().to_string(), "load".to_owned()];
         argv.extend(Plan { until_eof: true, ..plan.clone() }.to_args());
-        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-        let mut command = lab.client().command(&argv)?;
+        let argv: Vec<&str> = before.iter().copied().chain(argv.iter().map(String::as_str)).collect();
+        let mut command = host.command(&argv)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(Self { child: command.spawn().context("starting the load")? })
     }

@@ -126,6 +126,49 @@ pub(crate) async fn udp(target: &Target, within: Duration) -> Result<String, Wro
     }
 }
 
+/// Asks for the address of a name.
+pub(crate) async fn dns(target: &Target, within: Duration) -> Result<String, Wrong> {
+    let exchange = async {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+        socket.connect(target.addr).await?;
+        let question = question(target.path.trim_start_matches('/'));
+        socket.send(&question).await?;
+        let mut buffer = [0; 2048];
+        let length = socket.recv(&mut buffer).await?;
+        Ok(buffer.get(..length).unwrap_or_default().to_vec())
+    };
+    match timeout(within, exchange).await {
+        Ok(Ok(answer)) => named(&answer),
+        Ok(Err(error)) => Err(class(&error)),
+        Err(_) => Err((Class::Timeout, format!("no answer in {within:?}"))),
+    }
+}
+
+/// A question for the address of a name. The port that it is sent from tells questions apart.
+fn question(name: &str) -> Vec<u8> {
+    let mut packet = vec![0x72, 0x75, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        packet.push(u8::try_from(label.len()).unwrap_or_default());
+        packet.extend(label.as_bytes());
+    }
+    packet.extend([0, 0, 1, 0, 1]);
+    packet
+}
+
+/// Whether an answer names an address.
+fn named(answer: &[u8]) -> Result<String, Wrong> {
+    let (code, count) = match answer {
+        [_, _, _, flags, _, _, high, low, ..] => (flags & 0xf, u16::from_be_bytes([*high, *low])),
+        _ => return Err((Class::Other, "not an answer".to_owned())),
+    };
+    match (code, count) {
+        (0, 1..) => Ok(String::new()),
+        (0, 0) => Err((Class::Status, "no address".to_owned())),
+        (3, _) => Err((Class::NoName, "NXDOMAIN".to_owned())),
+        (code, _) => Err((Class::Status, format!("code {code}"))),
+    }
+}
+
 fn failed(error: &io::Error) -> NoAnswer {
     NoAnswer::Failed(class(error))
 }

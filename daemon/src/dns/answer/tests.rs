@@ -10,7 +10,7 @@ use raftup_proto::{
 
 use super::*;
 
-fn network(number: u64, subnet: &str) -> NetworkItem {
+pub(in crate::dns) fn network(number: u64, subnet: &str) -> NetworkItem {
     NetworkItem {
         network: NetworkId::from_random(number),
         stack: "shop".parse().unwrap(),
@@ -20,7 +20,7 @@ fn network(number: u64, subnet: &str) -> NetworkItem {
 }
 
 /// `networks`: number, VIP, alias, addresses of the tasks in slots 1, 2, ..; only odd slots are ready.
-fn route(name: &str, networks: &[(u64, &str, &str, &[&str])]) -> RouteItem {
+pub(in crate::dns) fn route(name: &str, networks: &[(u64, &str, &str, &[&str])]) -> RouteItem {
     let on = |number| NetworkId::from_random(number);
     let tasks = networks.iter().map(|(.., tasks)| tasks.len()).max().unwrap_or(0);
     let endpoints = (0..tasks).map(|index| Endpoint {
@@ -69,7 +69,7 @@ fn names() -> Names {
     })
 }
 
-fn question(name: &str, kind: RecordType) -> Vec<u8> {
+pub(in crate::dns) fn question(name: &str, kind: RecordType) -> Vec<u8> {
     let mut message = Message::new(0, hickory_proto::op::MessageType::Query, OpCode::Query);
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     message.metadata.recursion_desired = true;

@@ -187,6 +187,11 @@ impl Engine {
                         }
                     }
                     Ok(None) => break,
+                    // Someone has removed it. The daemon sees this end and begins anew.
+                    Err(error) if error.raw_os_error() == Some(Errno::BADFD.raw_os_error()) => {
+                        warn!("the device is gone, and so the tunnel ends");
+                        std::process::exit(1)
+                    }
                     Err(error) => {
                         warn!(%error, "the device cannot be read");
                         thread::sleep(TICK);

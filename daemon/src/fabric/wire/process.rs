@@ -4,11 +4,8 @@
 //! not. Only root can open the socket.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    os::{
-        fd::AsFd,
-        unix::net::{UnixListener, UnixStream},
-    },
+    io::{BufRead, BufReader},
+    os::unix::net::UnixStream,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -23,9 +20,7 @@ use super::{
     spec::{Answer, Order},
     tun::Tun,
 };
-
-/// What one process runs. A daemon that finds another version here has it replaced.
-pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::apart::{self, VERSION};
 
 /// The threads, and what they were told to be, once they were told.
 type Running = (Arc<Engine>, Option<TunnelSpec>);
@@ -38,10 +33,7 @@ struct Tunnel {
 
 /// Answers on the socket that is the standard input, for ever. Errors: that is no socket.
 pub fn run() -> anyhow::Result<()> {
-    // Out of the daemon's session: what ends that one must not end this one. Fails where it is the first of one already.
-    let _ = rustix::process::setsid();
-    let listener =
-        UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned().context("taking the socket over")?);
+    let listener = apart::listener().context("taking the socket over")?;
     let tunnel = Arc::new(Tunnel::default());
     loop {
         let (stream, _) = listener.accept().context("standard input is not a socket that listens")?;
@@ -56,19 +48,14 @@ pub fn run() -> anyhow::Result<()> {
 
 impl Tunnel {
     fn serve(&self, stream: &UnixStream) -> anyhow::Result<()> {
-        let say = |answer: &Answer| -> anyhow::Result<()> {
-            let mut line = serde_json::to_vec(answer)?;
-            line.push(b'\n');
-            Ok((&mut &*stream).write_all(&line)?)
-        };
-        say(&Answer::Hello { version: VERSION.to_owned() })?;
+        apart::say(stream, &Answer::Hello { version: VERSION.to_owned() })?;
         for line in BufReader::new(stream).lines() {
             let line = zeroize::Zeroizing::new(line?);
             let order: Order = serde_json::from_str(&line).context("an order that is not understood")?;
             if matches!(order, Order::HandOver) {
                 self.hand_over(stream)?;
             } else {
-                say(&self.carry_out(order))?;
+                apart::say(stream, &self.carry_out(order))?;
             }
         }
         Ok(())
@@ -133,15 +120,8 @@ fn set(running: &mut Option<Running>, spec: TunnelSpec) -> anyhow::Result<()> {
 
 /// Device and socket of the process that answers at `path`. Errors: it does not, or has none.
 fn take_over(path: &Path) -> anyhow::Result<Arc<Engine>> {
-    let stream = UnixStream::connect(path).with_context(|| format!("asking at `{}`", path.display()))?;
-    // Byte by byte up to the end of the greeting: what is handed over comes right after the order.
-    let mut byte = [0];
-    while byte != *b"\n" {
-        (&stream).read_exact(&mut byte).context("no greeting")?;
-    }
-    let mut order = serde_json::to_vec(&Order::HandOver)?;
-    order.push(b'\n');
-    (&stream).write_all(&order)?;
+    let stream =
+        apart::order(path, &Order::HandOver).with_context(|| format!("asking at `{}`", path.display()))?;
     let engine = Engine::take_over(&stream).context("device and socket are not handed over")?;
     info!("goes on where the older tunnel was");
     Ok(engine)

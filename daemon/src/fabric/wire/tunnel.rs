@@ -4,34 +4,24 @@
 
 use std::{
     io,
-    os::unix::{fs::PermissionsExt, net::UnixListener},
     path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
 };
 
 use raftup_proto::{peer::FabricKey, unit::UnixMillis};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
-    process::Command,
-    time::timeout,
-};
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
 use super::{
     LinkStatus, PrivateKey, TunnelSpec,
     kernel::{self, Kernel},
-    process::VERSION,
     spec::{Answer, Order},
 };
+use crate::apart::{self, Link, VERSION};
+
+/// The process, as `raftupd` is told it.
+const PART: &str = "fabric";
 
 /// Name of the socket in the directory of sockets.
 const SOCKET: &str = "fabric.sock";
-
-/// How long the tunnel may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// The tunnel is not as wanted.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +49,7 @@ pub enum WireError {
 #[derive(Debug)]
 pub struct Wire {
     socket: PathBuf,
-    link: Option<BufReader<UnixStream>>,
+    link: Option<Link>,
     kernel: Option<Kernel>,
     /// What was set last.
     own: Option<FabricKey>,
@@ -122,8 +112,7 @@ impl Wire {
     /// Waits until the tunnel is gone; for ever where there is none. Cancel-safe.
     pub async fn gone(&mut self) {
         match &mut self.link {
-            // It says nothing that it was not asked, so whatever comes is its end.
-            Some(link) => _ = link.fill_buf().await,
+            Some(link) => link.gone().await,
             None => std::future::pending().await,
         }
         warn!("the tunnel between nodes has ended");
@@ -137,9 +126,9 @@ impl Wire {
         }
         self.kernel = None;
         if self.link.is_none()
-            && let Ok(stream) = UnixStream::connect(&self.socket).await
+            && let Ok(link) = Link::open(&self.socket).await
         {
-            self.link = Some(BufReader::new(stream));
+            self.link = Some(link);
         }
         if self.link.is_some() {
             // The answer is its end.
@@ -152,8 +141,8 @@ impl Wire {
 
     /// Answers whether it goes on as it was.
     async fn open(&mut self) -> Result<bool, WireError> {
-        if let Ok(stream) = UnixStream::connect(&self.socket).await {
-            match self.greeted(stream).await {
+        if let Ok(link) = Link::open(&self.socket).await {
+            match self.greeted(link).await {
                 Ok(version) if version == VERSION => {
                     info!("the tunnel of an earlier run is taken over");
                     return Ok(true);
@@ -171,18 +160,14 @@ impl Wire {
             self.kernel = Some(kernel);
             return Ok(existed);
         }
-        self.start().map_err(WireError::Start)?;
-        let stream = UnixStream::connect(&self.socket).await.map_err(WireError::Start)?;
-        self.greeted(stream).await.map(|_| false)
+        self.start().await.map(|_| false)
     }
 
     /// Starts a tunnel that goes on with device and socket of the one that is there.
     async fn replace(&mut self) -> Result<(), WireError> {
         let old = self.socket.with_extension("old.sock");
         std::fs::rename(&self.socket, &old).map_err(WireError::Start)?;
-        self.start().map_err(WireError::Start)?;
-        let stream = UnixStream::connect(&self.socket).await.map_err(WireError::Start)?;
-        self.greeted(stream).await?;
+        self.start().await?;
         let taken = self.ask(&Order::TakeOver(old.clone())).await?;
         if let Answer::Failed(reason) = &taken {
             warn!(reason, "the older tunnel does not hand over; it is ended");
@@ -192,73 +177,34 @@ impl Wire {
         Ok(())
     }
 
-    /// Takes the stream if the other end says who it is. Answers the version that it runs.
-    async fn greeted(&mut self, stream: UnixStream) -> Result<String, WireError> {
-        self.link = Some(BufReader::new(stream));
-        match self.hear().await? {
-            Answer::Hello { version } => Ok(version),
-            Answer::Done | Answer::Links(_) | Answer::Failed(_) => {
-                Err(self.lost(io::ErrorKind::InvalidData.into()))
-            }
-        }
+    async fn start(&mut self) -> Result<String, WireError> {
+        apart::start(PART, &self.socket).map_err(WireError::Start)?;
+        let link = Link::open(&self.socket).await.map_err(WireError::Start)?;
+        self.greeted(link).await
     }
 
-    fn start(&self) -> io::Result<()> {
-        // Made here, not there: it can be spoken to as soon as this returns.
-        let _ = std::fs::remove_file(&self.socket);
-        let listener = UnixListener::bind(&self.socket)?;
-        std::fs::set_permissions(&self.socket, std::fs::Permissions::from_mode(0o600))?;
-        let program = std::env::current_exe()?;
-        let mut command = if in_a_unit_of_systemd() {
-            // It would be ended with the daemon's unit, and so has one of its own.
-            let mut command = Command::new("systemd-run");
-            command
-                .args(["--scope", "--quiet", "--collect", "--description=raftup fabric", "--"])
-                .arg(program);
-            command
-        } else {
-            Command::new(program)
-        };
-        command.arg("fabric").current_dir("/").stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
-        command.stdout(Stdio::null()).kill_on_drop(false);
-        let mut child = command.spawn()?;
-        tokio::spawn(async move {
-            // Collected, or it would stay in the table of processes.
-            let _ = child.wait().await;
-        });
-        Ok(())
+    /// Takes the link if the other end says who it is. Answers the version that it runs.
+    async fn greeted(&mut self, mut link: Link) -> Result<String, WireError> {
+        match link.hear().await {
+            Ok(Answer::Hello { version }) => {
+                self.link = Some(link);
+                Ok(version)
+            }
+            Ok(Answer::Done | Answer::Links(_) | Answer::Failed(_)) => {
+                Err(self.lost(io::ErrorKind::InvalidData.into()))
+            }
+            Err(error) => Err(self.lost(error)),
+        }
     }
 
     async fn ask(&mut self, order: &Order) -> Result<Answer, WireError> {
-        let mut line = Zeroizing::new(serde_json::to_vec(order).map_err(|error| self.lost(error.into()))?);
-        line.push(b'\n');
         let Some(link) = &mut self.link else { return Err(self.lost(io::ErrorKind::NotConnected.into())) };
-        if let Err(error) = link.get_mut().write_all(&line).await {
-            return Err(self.lost(error));
-        }
-        self.hear().await
-    }
-
-    async fn hear(&mut self) -> Result<Answer, WireError> {
-        let Some(link) = &mut self.link else { return Err(self.lost(io::ErrorKind::NotConnected.into())) };
-        let mut line = String::new();
-        let heard = match timeout(ANSWER, link.read_line(&mut line)).await {
-            Ok(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(Ok(_)) => serde_json::from_str(&line).map_err(io::Error::from),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        heard.map_err(|error| self.lost(error))
+        let answer = link.ask(order).await;
+        answer.map_err(|error| self.lost(error))
     }
 
     fn lost(&mut self, source: io::Error) -> WireError {
         self.link = None;
         WireError::Silent { socket: self.socket.clone(), source }
     }
-}
-
-/// This process belongs to a service of systemd's, all of which is ended together.
-fn in_a_unit_of_systemd() -> bool {
-    let ours = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    Path::new("/run/systemd/system").is_dir() && ours.trim_end().ends_with(".service")
 }
