@@ -146,8 +146,28 @@ pub(crate) async fn follow(client: &Client, changes: &[Change], limit: Limit) ->
         Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted(goes_on(first))),
     };
     board.into_inner().close();
-    ended?.iter().for_each(show::note);
+    for End { text, problems } in ended? {
+        show::note(text);
+        problems.iter().for_each(show::warning);
+    }
     Ok(())
+}
+
+/// What there is to say of a change that is done.
+struct End {
+    text: String,
+    /// What does not work all the same, one line a matter.
+    problems: Vec<String>,
+}
+
+impl End {
+    fn of(change: &Change, services: &[ServiceProgress]) -> Self {
+        let of = |service: &ServiceProgress| {
+            let name = service.name.clone();
+            service.problems.clone().into_iter().map(move |problem| format!("{name}: {problem}"))
+        };
+        Self { text: change.done(services), problems: services.iter().flat_map(of).collect() }
+    }
 }
 
 async fn over(limit: Limit) {
@@ -168,13 +188,13 @@ fn goes_on(change: &Change) -> String {
     format!("not watched any more; {} goes on, and {} shows how it stands", change.kind.act(), change.look())
 }
 
-/// Watches one change. The answer is what there is to say of it in the end.
+/// Watches one change to its end.
 async fn watch(
     client: &Client,
     index: usize,
     change: &Change,
     board: &RefCell<Board>,
-) -> Result<String, Refusal> {
+) -> Result<End, Refusal> {
     let mut contact = Contact::default();
     loop {
         let refusal = match attempt(client, index, change, board, &mut contact).await {
@@ -182,7 +202,7 @@ async fn watch(
             Err(refusal) => refusal,
         };
         match refusal.code {
-            Code::NotFound if change.kind == Kind::Removal => return Ok(change.done(&[])),
+            Code::NotFound if change.kind == Kind::Removal => return Ok(End::of(change, &[])),
             Code::Unavailable => {
                 contact.lost(refusal, board).await.map_err(|refusal| refusal.hint(goes_on(change)))?;
             }
@@ -203,14 +223,14 @@ async fn attempt(
     change: &Change,
     board: &RefCell<Board>,
     contact: &mut Contact,
-) -> Result<Result<String, Refusal>, Refusal> {
+) -> Result<Result<End, Refusal>, Refusal> {
     let mut lines = client.stream::<Progress>(change.path()).await?;
     while let Some(Progress { services, outcome }) = lines.next().await? {
         contact.made();
         board.borrow_mut().update(index, &services);
         match outcome {
             Outcome::Running => {}
-            Outcome::Done => return Ok(Ok(change.done(&services))),
+            Outcome::Done => return Ok(Ok(End::of(change, &services))),
             Outcome::Failed { reason } => return Ok(Err(change.failed(&reason, &services))),
         }
     }

@@ -218,6 +218,8 @@ pub struct NodeView {
     pub tasks: u32,
     /// When it was admitted.
     pub created: UnixMillis,
+    /// Published ports that it does not answer on, one line each.
+    pub problems: Vec<String>,
     /// It is the node that answered.
     pub this: bool,
 }
@@ -341,12 +343,14 @@ pub struct ServiceView {
     pub desired: u32,
     /// The image as asked for.
     pub image: String,
-    /// Ports that every node answers on.
+    /// Ports that nodes answer on.
     pub ports: Vec<PortSpec>,
     /// It is being removed.
     pub removing: bool,
     /// Why it is not as it should be, one line a reason.
     pub waiting: Vec<String>,
+    /// Where it does not answer although its tasks run, one line a matter.
+    pub problems: Vec<String>,
     /// How the last update stands, if there was one.
     pub update: Option<UpdateStatus>,
     /// The number of the version that is asked for.
@@ -581,6 +585,8 @@ pub struct ServiceProgress {
     pub waiting: Vec<String>,
     /// How its last update stands, if there was one.
     pub update: Option<UpdateStatus>,
+    /// Where it does not answer although its tasks run, one line a matter.
+    pub problems: Vec<String>,
 }
 
 /// One line that a container wrote.

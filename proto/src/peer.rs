@@ -3,7 +3,7 @@
 //! A stream begins with one [`Hello`] frame that names its kind; the kind fixes what follows and how large a frame
 //! may be. Enums here only grow at their end: bincode numbers variants by position.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use crate::{
     api::Credential,
     id::{NodeId, TaskId},
     refusal::Refusal,
+    spec::Protocol,
     unit::{CpuMillis, MemBytes, UnixMillis},
     view::{Revision, ViewUpdate},
 };
@@ -84,6 +85,41 @@ pub struct NodeInfo {
     pub version: String,
     /// What it runs on.
     pub platform: Platform,
+    /// Published ports that it does not answer on, in order.
+    pub deaf: Vec<Deaf>,
+}
+
+/// A published port that a node does not answer on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Deaf {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port on the node.
+    pub published: u16,
+    /// The one address that it is on; all of the node's where not given.
+    pub host_ip: Option<Ipv4Addr>,
+    /// Why.
+    pub why: DeafTo,
+}
+
+impl std::fmt::Display for Deaf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("port ")?;
+        if let Some(address) = self.host_ip {
+            write!(f, "{address}:")?;
+        }
+        write!(f, "{}/{}", self.published, self.protocol)
+    }
+}
+
+/// Why a node does not answer on a published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeafTo {
+    /// Another program has it, and keeps its clients.
+    Taken,
+    /// The node does not have the address.
+    NoAddress,
 }
 
 /// Public half of a key of the encrypted links between nodes (X25519, as WireGuard has it).

@@ -3,7 +3,7 @@
 //!
 //! Stored as JSON (see [`crate::codec::spec`]): fields may be added with `#[serde(default)]`, never renamed.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +39,11 @@ pub struct ServiceSpec {
     pub container: ContainerSpec,
     /// The networks of each task, by their key in the stack, the primary one first.
     pub networks: Vec<NetworkAttachment>,
-    /// Ports that every node of the cluster answers on.
+    /// Ports that nodes answer on.
     pub ports: Vec<PortSpec>,
+    /// What its name stands for.
+    #[serde(default, skip_serializing_if = "EndpointMode::is_vip")]
+    pub endpoint_mode: EndpointMode,
     /// What happens when a task ends.
     pub restart: RestartPolicy,
     /// Which nodes may run it.
@@ -190,7 +193,36 @@ pub struct NetworkAttachment {
     pub aliases: Vec<String>,
 }
 
-/// A port that every node answers on.
+impl ServiceSpec {
+    /// The ports that every node answers on.
+    pub fn ingress_ports(&self) -> impl Iterator<Item = &PortSpec> {
+        self.ports.iter().filter(|port| port.mode == PublishMode::Ingress)
+    }
+
+    /// The ports that only the nodes of its tasks answer on.
+    pub fn host_ports(&self) -> impl Iterator<Item = &PortSpec> {
+        self.ports.iter().filter(|port| port.mode == PublishMode::Host)
+    }
+}
+
+/// What the name of a service stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointMode {
+    /// One virtual address on each of its networks.
+    #[default]
+    Vip,
+    /// The addresses of its tasks, in turn.
+    Dnsrr,
+}
+
+impl EndpointMode {
+    fn is_vip(&self) -> bool {
+        *self == Self::Vip
+    }
+}
+
+/// A port that nodes answer on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PortSpec {
@@ -200,6 +232,54 @@ pub struct PortSpec {
     pub published: u16,
     /// The port in the container, not 0.
     pub target: u16,
+    /// The one address that it is on, wherever a node has it; all of a node's addresses where not given.
+    #[serde(default)]
+    pub host_ip: Option<Ipv4Addr>,
+    /// Which nodes answer.
+    #[serde(default)]
+    pub mode: PublishMode,
+}
+
+impl PortSpec {
+    /// A port of all addresses of all nodes.
+    pub fn new(protocol: Protocol, published: u16, target: u16) -> Self {
+        Self { protocol, published, target, host_ip: None, mode: PublishMode::Ingress }
+    }
+
+    /// One node cannot have both: they are one port, of an address in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let address = match (self.host_ip, other.host_ip) {
+            (Some(one), Some(other)) => one == other,
+            (None, _) | (_, None) => true,
+        };
+        address && (self.protocol, self.published) == (other.protocol, other.published)
+    }
+
+    /// Two services cannot have both: some node would have to. Ports of tasks' own nodes are kept apart by placement.
+    pub fn clashes(&self, other: &Self) -> bool {
+        self.overlaps(other) && (self.mode, other.mode) != (PublishMode::Host, PublishMode::Host)
+    }
+}
+
+/// As people write it: `8080/tcp`, `127.0.0.1:8080/tcp`.
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(address) = self.host_ip {
+            write!(f, "{address}:")?;
+        }
+        write!(f, "{}/{}", self.published, self.protocol)
+    }
+}
+
+/// Which nodes answer on a published port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PublishMode {
+    /// Every node, whichever nodes run the tasks.
+    #[default]
+    Ingress,
+    /// Those that run a task, each for its own.
+    Host,
 }
 
 /// A transport protocol that can be published.

@@ -201,7 +201,7 @@ pub struct RouteItem {
     pub stack: StackName,
     /// Its name in the stack.
     pub name: ServiceName,
-    /// One virtual address on each of its networks, and its further names there.
+    /// Where its names lead on each of its networks.
     pub networks: BTreeMap<NetworkId, ServiceAddress>,
     /// Ports that every node answers on.
     pub ports: Vec<PortSpec>,
@@ -212,8 +212,8 @@ pub struct RouteItem {
 /// A service on one of its networks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceAddress {
-    /// Virtual address that stands for all endpoints.
-    pub vip: Ipv4Addr,
+    /// Virtual address that stands for all endpoints; none where names stand for the endpoints themselves.
+    pub vip: Option<Ipv4Addr>,
     /// Names besides the service's own.
     pub aliases: Vec<String>,
 }
@@ -231,6 +231,8 @@ pub struct Endpoint {
     pub addresses: Vec<(NetworkId, Ipv4Addr)>,
     /// New connections may go there. One that is not ready keeps those it has.
     pub ready: bool,
+    /// Ports of its own node that lead to it alone.
+    pub host_ports: Vec<PortSpec>,
 }
 
 /// A task of this node.

@@ -183,6 +183,9 @@ fn lose(lab: &Lab, lost: &Host) {
 /// Longest time until a node that has missed news has the tables of the others.
 const CONVERGED: Duration = Duration::from_secs(5);
 
+/// What is done to a host.
+type Act<'a> = &'a dyn Fn();
+
 /// The tasks that a host leads connections to.
 fn led_to(host: &Host) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
     let map = host.sh("nft list map ip raftup vip_endpoints")?;
@@ -203,7 +206,7 @@ fn who_has_missed_news_has_the_tables_of_the_others_within_seconds() {
         nodes(first, "Down", 1);
     };
     let heal = || deaf.heal().unwrap();
-    let away: [(&str, &dyn Fn(), &dyn Fn(), &str); 2] =
+    let away: [(&str, Act<'_>, Act<'_>, &str); 2] =
         [("stopped", &stop, &go_on, "shop_web=6"), ("cut off", &cut, &heal, "shop_web=9")];
     for (what, go, come_back, scale) in away {
         let before = led_to(deaf).unwrap();

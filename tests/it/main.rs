@@ -10,6 +10,7 @@
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
 //! | `isolation` | who reaches whom: every pair of containers |
 //! | `names` | each kind of name, asked from containers on both kinds of engine; what others answer |
+//! | `publish` | ports of one address, of tasks' own nodes, taken ones; names without a virtual address |
 //! | `ports` | that two UDP ports between hosts are enough |
 //! | `faults` | daemons, engines and hosts that die under load |
 //! | `identity` | data directories that were wiped or copied |
@@ -31,5 +32,6 @@ mod lab;
 mod layering;
 mod names;
 mod ports;
+mod publish;
 mod stacks;
 mod wire;

@@ -40,6 +40,7 @@ pub(super) async fn list(client: &Client, stack: Option<&str>, listing: LongList
     }
     show::answer(show::services(&services, Look::stdout().full(listing.no_trunc)))?;
     show::updates(&services).iter().chain(&show::waiting(&services)).for_each(show::note);
+    show::problems(&services).iter().for_each(show::warning);
     Ok(())
 }
 
@@ -59,6 +60,7 @@ async fn ps(
     task::print(&tasks, listing)?;
     if !listing.listing.json && !listing.listing.quiet {
         show::updates(&views).iter().for_each(show::note);
+        show::problems(&views).iter().for_each(show::warning);
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ pub(crate) use debug::controllers;
 pub(crate) use log::Log;
 pub(crate) use look::Look;
 pub(crate) use node::{inspect as node, list as nodes, notes as node_notes};
-pub(crate) use service::{inspect as service, list as services, updates, waiting};
+pub(crate) use service::{inspect as service, list as services, problems, updates, waiting};
 pub(crate) use stack::{changes, list as stacks};
 pub(crate) use status::status;
 pub(crate) use task::list as tasks;

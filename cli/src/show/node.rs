@@ -46,7 +46,11 @@ pub(crate) fn list(nodes: &[NodeView], look: Look) -> String {
 pub(crate) fn notes(nodes: &[NodeView]) -> Vec<String> {
     let away = nodes.iter().filter(|node| node.state != NodeState::Ready);
     let reasons = away.filter_map(|node| Some(format!("{}: {}", node.hostname, node.message.as_ref()?)));
-    reasons.chain(two_nodes(nodes)).collect()
+    let problems = |node: &NodeView| {
+        let name = node.hostname.clone();
+        node.problems.clone().into_iter().map(move |problem| format!("{name}: {problem}"))
+    };
+    reasons.chain(nodes.iter().flat_map(problems)).chain(two_nodes(nodes)).collect()
 }
 
 fn two_nodes(nodes: &[NodeView]) -> Option<String> {
@@ -69,6 +73,7 @@ pub(crate) fn inspect(node: &NodeView, look: Look) -> String {
         .put("Hostname", &node.hostname)
         .put("Status", state(node.state))
         .some("Reason", node.message.as_ref())
+        .list("Problems", &node.problems)
         .put("Availability", availability(node.availability))
         .put("Role", role(node))
         .some("Manager status", node.manager.map(manager))

@@ -3,8 +3,8 @@
 use raftup_proto::{
     api::{ServiceView, UpdateState, UpdateStatus, VersionView},
     spec::{
-        Amounts, Healthcheck, Mode, Mount, MountSource, PortSpec, RestartCondition, RestartPolicy,
-        ServiceSpec, UpdatePolicy,
+        Amounts, EndpointMode, Healthcheck, Mode, Mount, MountSource, PortSpec, PublishMode,
+        RestartCondition, RestartPolicy, ServiceSpec, UpdatePolicy,
     },
 };
 
@@ -32,7 +32,7 @@ pub(crate) fn list(services: &[ServiceView], look: Look) -> String {
             cell(mode(service.mode), Tone::Plain),
             cell(format!("{}/{}{removing}", service.running, service.desired), tone),
             cell(look.image(&service.image), Tone::Plain),
-            cell(service.ports.iter().map(port).collect::<Vec<_>>().join(", "), Tone::Plain),
+            cell(ports(&service.ports).join(", "), Tone::Plain),
         ]);
     }
     table.render(look)
@@ -42,6 +42,12 @@ pub(crate) fn list(services: &[ServiceView], look: Look) -> String {
 pub(crate) fn waiting(services: &[ServiceView]) -> Vec<String> {
     let of = |service| move |reason| format!("{} waits: {reason}", full_name(service));
     services.iter().flat_map(|service| service.waiting.iter().map(of(service))).collect()
+}
+
+/// Where services do not answer although their tasks run, one line a matter.
+pub(crate) fn problems(services: &[ServiceView]) -> Vec<String> {
+    let of = |service| move |problem| format!("{}: {problem}", full_name(service));
+    services.iter().flat_map(|service| service.problems.iter().map(of(service))).collect()
 }
 
 /// Updates of services that are under way, stand, or were undone, one line each.
@@ -67,6 +73,7 @@ pub(crate) fn inspect(service: &ServiceView, look: Look) -> String {
         .some("Status", service.removing.then_some("removing"))
         .list("Update", service.update.as_ref().map(|status| update(status, look)))
         .list("Waiting for", &service.waiting)
+        .list("Problems", &service.problems)
         .put("Image", &service.image);
     spec(head, &service.spec)
         .put("Created", time::exact(look.now, service.created))
@@ -99,12 +106,14 @@ fn policy(policy: &UpdatePolicy) -> String {
 
 fn spec(head: Fields, spec: &ServiceSpec) -> Fields {
     let container = &spec.container;
+    let dnsrr = spec.endpoint_mode == EndpointMode::Dnsrr;
     head.some("Entrypoint", container.entrypoint.as_deref().map(words))
         .some("Command", container.command.as_deref().map(words))
         .list("Environment", pairs(&container.env))
         .some("User", container.user.as_ref())
         .some("Directory", container.working_dir.as_ref())
-        .list("Ports", spec.ports.iter().map(port))
+        .list("Ports", ports(&spec.ports))
+        .some("Endpoint mode", dnsrr.then_some("dnsrr: its name stands for its tasks"))
         .list("Networks", spec.networks.iter().map(|to| with_aliases(to.network.as_str(), &to.aliases)))
         .list("Mounts", container.mounts.iter().map(mount))
         .some("Health check", container.healthcheck.as_ref().map(healthcheck))
@@ -129,8 +138,38 @@ fn mode(mode: Mode) -> &'static str {
     }
 }
 
-fn port(port: &PortSpec) -> String {
-    format!("*:{}->{}/{}", port.published, port.target, port.protocol)
+/// Published ports, ranges of them as such; those of tasks' own nodes say so.
+fn ports(ports: &[PortSpec]) -> Vec<String> {
+    let mut sorted = ports.to_vec();
+    sorted.sort_by_key(|port| (port.protocol, port.host_ip, port.mode, port.published));
+    let mut ranges: Vec<(PortSpec, u16)> = Vec::new();
+    for port in sorted {
+        match ranges.last_mut() {
+            Some((first, more)) if follows(first, *more, &port) => *more += 1,
+            Some(_) | None => ranges.push((port, 0)),
+        }
+    }
+    ranges.into_iter().map(|(first, more)| range(&first, more)).collect()
+}
+
+/// `port` comes next in a range of `first` and `more` others.
+fn follows(first: &PortSpec, more: u16, port: &PortSpec) -> bool {
+    let next = |number: u16| number.checked_add(more).and_then(|last| last.checked_add(1));
+    (first.protocol, first.host_ip, first.mode) == (port.protocol, port.host_ip, port.mode)
+        && next(first.published) == Some(port.published)
+        && next(first.target) == Some(port.target)
+}
+
+fn range(first: &PortSpec, more: u16) -> String {
+    let PortSpec { protocol, published, target, host_ip, mode } = first;
+    let numbers =
+        |first: u16| if more == 0 { first.to_string() } else { format!("{first}-{}", first + more) };
+    let address = host_ip.map_or_else(|| "*".to_owned(), |address| address.to_string());
+    let own = match mode {
+        PublishMode::Ingress => "",
+        PublishMode::Host => " (host)",
+    };
+    format!("{address}:{}->{}/{protocol}{own}", numbers(*published), numbers(*target))
 }
 
 /// Words of a command; one with blanks in it is quoted, so that the borders are seen.

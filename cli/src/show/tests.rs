@@ -51,6 +51,7 @@ fn node(number: u64, manager: Option<ManagerState>) -> NodeView {
         },
         tasks: 7,
         created: ago(90_000),
+        problems: Vec::new(),
         this: number == 1,
     }
 }
@@ -85,7 +86,8 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
             network: "default".parse().unwrap(),
             aliases: vec!["www".to_owned()],
         }],
-        ports: vec![PortSpec { protocol: Protocol::Tcp, published: 80, target: 8080 }],
+        ports: vec![PortSpec::new(Protocol::Tcp, 80, 8080)],
+        endpoint_mode: Default::default(),
         restart: RestartPolicy { delay: Duration::from_secs(5), ..RestartPolicy::default() },
         placement: Placement {
             constraints: vec![Constraint {
@@ -118,6 +120,7 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
         ports: spec.ports.clone(),
         removing: false,
         waiting,
+        problems: Vec::new(),
         update: Some(UpdateStatus {
             state: UpdateState::Completed,
             started: ago(90),
@@ -167,11 +170,80 @@ fn tasks() -> Vec<TaskView> {
 
 fn progress(name: &str, running: u32, desired: u32, waiting: &[&str]) -> ServiceProgress {
     let waiting = waiting.iter().map(|reason| (*reason).to_owned()).collect();
-    ServiceProgress { name: name.to_owned(), running, desired, waiting, update: None }
+    ServiceProgress { name: name.to_owned(), running, desired, waiting, update: None, problems: Vec::new() }
 }
 
 fn failure(failure: &Failure) -> String {
     anstream::adapter::strip_str(&error::failure(failure)).to_string()
+}
+
+#[test]
+fn ports_that_do_not_answer_everywhere() {
+    let port = |published, target| PortSpec::new(Protocol::Tcp, published, target);
+    let mut web = service("web", 3, 3);
+    let address = "127.0.0.1".parse().ok();
+    web.ports = vec![
+        port(80, 8080),
+        PortSpec { mode: PublishMode::Host, ..port(81, 8080) },
+        port(8000, 80),
+        PortSpec { host_ip: address, ..port(8001, 81) },
+        port(8001, 81),
+        PortSpec { host_ip: address, ..port(8002, 82) },
+        port(8002, 83),
+    ];
+    web.spec.ports.clone_from(&web.ports);
+    web.spec.endpoint_mode = EndpointMode::Dnsrr;
+    web.problems = vec!["port 81/tcp is taken by another program on h2: it does not answer there".to_owned()];
+    check(
+        super::services(std::slice::from_ref(&web), PLAIN),
+        expect![[r#"
+        ID             NAME       MODE         REPLICAS   IMAGE        PORTS
+        00000000000b   shop_web   replicated   3/3        nginx:1.27   *:80->8080/tcp, *:8000-8001->80-81/tcp, *:8002->83/tcp, *:81->8080/tcp (host), 127.0.0.1:8001-8002->81-82/tcp"#]],
+    );
+    check(
+        super::problems(std::slice::from_ref(&web)).join("\n"),
+        expect!["shop_web: port 81/tcp is taken by another program on h2: it does not answer there"],
+    );
+    check(
+        super::service(&web, PLAIN),
+        expect![[r#"
+        ID:               00000000000b
+        Name:             shop_web
+        Stack:            shop
+        Mode:             replicated
+        Replicas:         3 of 3 running
+        Update:           completed 1 minute ago: update completed
+        Problems:         port 81/tcp is taken by another program on h2: it does not answer there
+        Image:            nginx:1.27
+        Command:          nginx -g "daemon off;"
+        Environment:      A=1
+                          B=
+        Ports:            *:80->8080/tcp
+                          *:8000-8001->80-81/tcp
+                          *:8002->83/tcp
+                          *:81->8080/tcp (host)
+                          127.0.0.1:8001-8002->81-82/tcp
+        Endpoint mode:    dnsrr: its name stands for its tasks
+        Networks:         default (also www)
+        Mounts:           /data <- volume data (read-only)
+        Constraints:      node.labels.disk == ssd
+        Reserved:         0.5 CPUs, 64MiB memory
+        Restart:          always, after 5s
+        Update policy:    1 at a time, stop-first, watched for 5s, on failure pause
+        Rollback policy:  1 at a time, stop-first, watched for 5s, on failure pause
+        Created:          2026-11-21 08:02:00 UTC (2 hours ago)
+        Updated:          2026-11-21 10:00:59 UTC (1 minute ago)
+        Versions:         2 (now) nginx:1.27 1 minute ago
+                          1 nginx:1.26 2 hours ago
+    "#]],
+    );
+    let mut node = node(1, None);
+    node.problems =
+        vec!["port 81/tcp is taken by another program: no service answers on it there".to_owned()];
+    check(
+        super::node_notes(&[node]).join("\n"),
+        expect!["web1: port 81/tcp is taken by another program: no service answers on it there"],
+    );
 }
 
 #[test]

@@ -39,7 +39,14 @@ fn deployed(action: Action) -> Reply {
 
 fn at(running: u32, waiting: &[&str], outcome: Outcome) -> Progress {
     let waiting = waiting.iter().map(|reason| (*reason).to_owned()).collect();
-    let web = ServiceProgress { name: "shop_web".to_owned(), running, desired: 2, waiting, update: None };
+    let web = ServiceProgress {
+        name: "shop_web".to_owned(),
+        running,
+        desired: 2,
+        waiting,
+        update: None,
+        problems: Vec::new(),
+    };
     Progress { services: vec![web], outcome }
 }
 
@@ -282,6 +289,24 @@ async fn credentials_come_from_the_users_docker() {
 }
 
 #[tokio::test]
+async fn what_does_not_answer_is_told_at_the_end() {
+    let mut done = at(2, &[], Outcome::Done);
+    done.services[0].problems =
+        vec!["port 8080/tcp is taken by another program on h2: it does not answer there".to_owned()];
+    let daemon = accepting().on(PROGRESS, [Reply::lines([done])]);
+    let dir = project(COMPOSE);
+    expect![[r#"
+        Creating service shop_web
+        -- stderr
+        shop_web: 2/2 running
+        stack `shop` runs: 2 tasks of 1 service
+        warning: shop_web: port 8080/tcp is taken by another program on h2: it does not answer there
+        -- status 0
+    "#]]
+    .assert_eq(&run_in(&daemon, dir.path(), &DEPLOY).await.to_string());
+}
+
+#[tokio::test]
 async fn services_are_scaled_together() {
     let progress = |name: &str, running| {
         let service = ServiceProgress {
@@ -290,6 +315,7 @@ async fn services_are_scaled_together() {
             desired: running,
             waiting: Vec::new(),
             update: None,
+            problems: Vec::new(),
         };
         Reply::lines([Progress { services: vec![service], outcome: Outcome::Done }])
     };
@@ -484,6 +510,7 @@ async fn a_node_is_watched_until_it_is_empty() {
             desired: 0,
             waiting: vec!["1 starting".to_owned()],
             update: None,
+            problems: Vec::new(),
         }],
         outcome: Outcome::Running,
     };
@@ -538,6 +565,7 @@ fn node() -> NodeView {
         platform: Platform::default(),
         tasks: 0,
         created: UnixMillis(1),
+        problems: Vec::new(),
         this: false,
     }
 }

@@ -247,6 +247,11 @@ impl Agent {
         self.info.send_if_modified(|info| std::mem::replace(&mut info.fabric_keys, keys.clone()) != keys);
     }
 
+    /// What the node says of itself; the leader is told.
+    pub fn info(&self) -> watch::Sender<NodeInfo> {
+        self.info.clone()
+    }
+
     /// Where the generation is put whose routing state is in force; the leader is told.
     pub fn applied(&self) -> watch::Sender<Revision> {
         self.applied.clone()

@@ -18,6 +18,7 @@ use ipnet::Ipv4Net;
 use raftup_proto::{
     api::FabricMode,
     id::NodeId,
+    peer::{DeafTo, NodeInfo},
     unit::UnixMillis,
     view::{PeerItem, Revision, View},
 };
@@ -68,6 +69,8 @@ pub struct RoutesConfig {
     pub keys: watch::Receiver<Keys>,
     /// Directory of the daemon's sockets; the tunnel's is there too.
     pub run_dir: PathBuf,
+    /// What the node says of itself; published ports that it does not answer on are put there.
+    pub info: watch::Sender<NodeInfo>,
     /// Told each generation that is in force.
     pub applied: watch::Sender<Revision>,
 }
@@ -107,6 +110,7 @@ impl Routes {
             rules,
             names: Resolver::new(&config.run_dir),
             problems,
+            info: config.info,
             found: Vec::new(),
             silent: BTreeMap::new(),
             mtu,
@@ -153,6 +157,7 @@ struct Applier {
     rules: mesh::Guard,
     names: Resolver,
     problems: watch::Sender<Vec<String>>,
+    info: watch::Sender<NodeInfo>,
     /// What was wrong when the view was last applied.
     found: Vec<String>,
     /// Nodes whose links were silent when they were last looked at, and what to say if they are again.
@@ -174,8 +179,9 @@ impl Applier {
         let saved = view.borrow().generation;
         let mut waits_for_leader = !*fresh.borrow_and_update() && Mesh::has_in_force(saved).await;
         let mut unreachable = self.unreachable.clone();
-        let mut look = interval(LINKS);
+        let (mut look, mut ports) = (interval(LINKS), interval(LOOK_AGAIN));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = Arc::clone(&view.borrow_and_update());
             unreachable.mark_unchanged();
@@ -188,7 +194,7 @@ impl Applier {
                     if done {
                         applied.send_replace(now.generation);
                     }
-                    // Nobody tells when another program lets go of a port.
+                    // Nobody tells when another program lets go of an address.
                     (!self.found.is_empty()).then_some(LOOK_AGAIN)
                 }
                 Err(error) => {
@@ -204,6 +210,8 @@ impl Applier {
             loop {
                 tokio::select! {
                     _ = look.tick(), if failures == 0 => { self.look_at_links(&now).await; continue }
+                    // Nobody tells when another program lets go of a port, either.
+                    _ = ports.tick(), if failures == 0 => if !self.mesh.look_again().await { continue },
                     changed = view.changed() => if changed.is_err() { return },
                     // Nobody changes keys any more: the view still does.
                     Ok(()) = self.keys.changed() => {}
@@ -278,9 +286,8 @@ impl Applier {
         self.fabric.apply(&wiring).await?;
         self.mtu.send_replace(Some(wiring.mtu()));
         let unreachable = self.unreachable.borrow().clone();
-        let mut problems = self.mesh.apply(&Table::of(view, cluster, me, &unreachable)).await?;
-        problems.extend(self.names.set(view, cluster.pool, gateways(view, me)).await?);
-        self.found = problems;
+        self.mesh.apply(Table::of(view, cluster, me, &unreachable)).await?;
+        self.found = self.names.set(view, cluster.pool, gateways(view, me)).await?;
         self.tell(Vec::new());
         let took_ms = begun.elapsed().as_millis() as u64;
         info!(generation = %view.generation, took_ms, "routing state is in force");
@@ -315,7 +322,16 @@ impl Applier {
     }
 
     fn tell(&self, links: Vec<String>) {
-        let problems: Vec<String> = self.found.iter().cloned().chain(links).collect();
+        let deaf = self.mesh.deaf();
+        let taken = deaf.iter().filter(|deaf| deaf.why == DeafTo::Taken);
+        let taken =
+            taken.map(|deaf| format!("{deaf} is taken by another program: no service answers on it here"));
+        let problems: Vec<String> = self.found.iter().cloned().chain(taken).chain(links).collect();
+        self.info.send_if_modified(|info| {
+            let differs = info.deaf != deaf;
+            info.deaf.clone_from(&deaf);
+            differs
+        });
         self.problems.send_if_modified(|now| {
             let differs = *now != problems;
             *now = problems;

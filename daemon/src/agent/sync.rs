@@ -210,7 +210,13 @@ impl Sync {
                     moved.mark_unchanged();
                     say.push(Up::Status(self.reports.take_news()));
                 }
-                Ok(()) = applied.changed() => say.push(Up::Applied(*applied.borrow_and_update())),
+                Ok(()) = applied.changed() => {
+                    // What came to light while it was put in force is told before.
+                    if info.has_changed().unwrap_or(false) {
+                        say.push(Up::Info(info.borrow_and_update().clone()));
+                    }
+                    say.push(Up::Applied(*applied.borrow_and_update()));
+                }
                 Ok(()) = info.changed() => say.push(Up::Info(info.borrow_and_update().clone())),
                 () = sleep_until(sent + BEAT) => say.push(Up::Alive),
                 () = sleep_until(heard + SILENCE) => return End::Silence,

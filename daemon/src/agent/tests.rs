@@ -44,6 +44,7 @@ fn info() -> NodeInfo {
         fabric_keys: Vec::new(),
         version: "0".to_owned(),
         platform: Platform::default(),
+        deaf: Vec::new(),
     }
 }
 

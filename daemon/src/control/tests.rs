@@ -53,6 +53,7 @@ fn info(hostname: &str) -> NodeInfo {
             engine: Some("28.5.2".to_owned()),
             ..Platform::default()
         },
+        deaf: Vec::new(),
     }
 }
 
@@ -98,6 +99,7 @@ impl Lab {
             container: ContainerSpec { image: image.to_owned(), ..ContainerSpec::default() },
             networks: vec![NetworkAttachment { network: "default".parse().unwrap(), aliases: Vec::new() }],
             ports: Vec::new(),
+            endpoint_mode: Default::default(),
             restart: Default::default(),
             placement: Default::default(),
             resources: Default::default(),

@@ -31,7 +31,8 @@ pub(super) struct Names {
 /// A service on one of its networks.
 #[derive(Debug)]
 struct Service {
-    vip: Ipv4Addr,
+    /// Stands for all tasks; without one, names stand for the tasks themselves.
+    vip: Option<Ipv4Addr>,
     /// `web.shop`, all lower case.
     name: String,
     /// Ports in the containers that are published.
@@ -75,7 +76,8 @@ impl Names {
                 self.askers.insert(*address, networks.clone());
             }
         }
-        let mut ports: Vec<u16> = route.ports.iter().map(|port| port.target).collect();
+        let of_tasks = route.endpoints.iter().flat_map(|endpoint| &endpoint.host_ports);
+        let mut ports: Vec<u16> = route.ports.iter().chain(of_tasks).map(|port| port.target).collect();
         ports.sort_unstable();
         ports.dedup();
         let (service, stack) = (lower(route.name.as_str()), lower(route.stack.as_str()));
@@ -83,7 +85,7 @@ impl Names {
             let name = format!("{service}.{stack}");
             let tasks = self.tasks(route, *network, &name);
             let index = self.services.len();
-            self.addresses.insert(address.vip, (*network, format!("{name}{ENDING}.")));
+            self.addresses.extend(address.vip.map(|vip| (vip, (*network, format!("{name}{ENDING}.")))));
             self.services.push(Service { vip: address.vip, name: name.clone(), ports: ports.clone(), tasks });
             let on_network = self.names.entry(*network).or_default();
             let own = [service.clone(), name, format!("{stack}_{service}")];
@@ -119,7 +121,10 @@ impl Names {
         if let Some(services) = self.services(scope, name) {
             let mut found = Found::default();
             for service in services {
-                found.addresses.push(service.vip);
+                match service.vip {
+                    Some(vip) => found.addresses.push(vip),
+                    None => found.addresses.extend(service.ready().map(|(_, address, _)| address)),
+                }
                 found.tasks.extend(service.ready());
             }
             return Some(found);

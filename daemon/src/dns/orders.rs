@@ -79,7 +79,7 @@ mod tests {
     }
 
     fn route(service: u64, vip: &str) -> Item {
-        let address = ServiceAddress { vip: vip.parse().unwrap(), aliases: vec!["www".to_owned()] };
+        let address = ServiceAddress { vip: vip.parse().ok(), aliases: vec!["www".to_owned()] };
         Item::Route(RouteItem {
             service: ServiceId::from_random(service),
             stack: "shop".parse().unwrap(),

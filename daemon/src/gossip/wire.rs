@@ -124,7 +124,7 @@ impl Socket for End {
             // An exchange tells both ends everything, whichever of them began it: one in each interval is enough.
             ChitchatMessage::Syn { .. } => self.greeted_by.get(&to).is_some_and(|at| at.elapsed() < FRESH),
             ChitchatMessage::Ack { delta } => delta.serialized_len() == NOTHING_NEW,
-            _ => false,
+            ChitchatMessage::SynAck { .. } | ChitchatMessage::BadCluster => false,
         };
         if !needless {
             self.wire.send(to, &message);

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, io, net::Ipv4Addr, process::Stdio};
 
-use raftup_proto::view::Revision;
+use ipnet::Ipv4Net;
+use raftup_proto::{peer::Deaf, view::Revision};
 use tokio::{io::AsyncWriteExt, process::Command};
 use tracing::{debug, warn};
 
@@ -10,7 +11,7 @@ use super::{
     Ruleset, Table, conntrack, docker,
     reserve::Reserved,
     ruleset::{GENERATION, TABLE, generation_mark},
-    table::Port,
+    table::{Front, Port},
 };
 
 /// Rules could not be applied.
@@ -42,6 +43,9 @@ pub struct Mesh {
     /// Endpoints and UDP ports that may have flows in the kernel's memory.
     flows: Option<(BTreeSet<Ipv4Addr>, BTreeSet<Port>)>,
     reserved: Reserved,
+    /// Ports that this node should answer on, those that others have among them.
+    fronts: BTreeSet<Front>,
+    pool: Option<Ipv4Net>,
 }
 
 impl Mesh {
@@ -59,19 +63,38 @@ impl Mesh {
         mark.is_some_and(|mark| mark >= generation_mark(generation))
     }
 
-    /// Makes the rules those of `table`. Answers what an operator should know, one line a matter.
+    /// Makes the rules those of `table`, but for ports that other programs of this host have.
     ///
     /// Errors: nothing of the table is in force; the next call starts over.
-    pub async fn apply(&mut self, table: &Table) -> Result<Vec<String>, MeshError> {
-        let rules = Ruleset::of(table);
+    pub async fn apply(&mut self, mut table: Table) -> Result<(), MeshError> {
+        self.fronts = table.published.keys().copied().collect();
+        self.pool = Some(table.pool);
+        self.reserved.hold(&self.fronts, table.pool).await;
+        table.withhold(self.reserved.taken());
+        let rules = Ruleset::of(&table);
         if self.known.is_none() {
             // Docker drops what it does not know; it also makes the chain anew when it is started first.
             docker::accept_ours().await?;
         }
         self.apply_rules(&rules).await?;
         self.known = Some(rules);
-        self.forget_flows(table).await;
-        Ok(self.reserved.hold(table.published.keys().copied().collect()))
+        self.forget_flows(&table).await;
+        self.reserved.release(&self.fronts);
+        Ok(())
+    }
+
+    /// The published ports that this node does not answer on, in order.
+    pub fn deaf(&self) -> Vec<Deaf> {
+        self.reserved.deaf()
+    }
+
+    /// Looks again at ports that could not be had, and at addresses that come and go. Answers whether the rules have to be
+    /// applied anew for that.
+    pub async fn look_again(&mut self) -> bool {
+        let Some(pool) = self.pool.filter(|_| self.reserved.may_change(&self.fronts)) else { return false };
+        let before = self.reserved.deaf();
+        self.reserved.hold(&self.fronts, pool).await;
+        self.reserved.deaf() != before
     }
 
     async fn apply_rules(&mut self, rules: &Ruleset) -> Result<(), MeshError> {
@@ -90,7 +113,7 @@ impl Mesh {
 
     /// Flows to endpoints that are gone are re-aimed with their next packet instead of lost.
     async fn forget_flows(&mut self, table: &Table) {
-        let ports: BTreeSet<Port> = table.published.keys().copied().collect();
+        let ports: BTreeSet<Port> = table.published.keys().map(|(_, port)| *port).collect();
         if let Some((endpoints, published)) = &self.flows {
             let gone: Vec<Ipv4Addr> = endpoints.difference(&table.endpoints).copied().collect();
             let moved: Vec<Port> = published.symmetric_difference(&ports).copied().collect();
@@ -103,7 +126,7 @@ impl Mesh {
     pub async fn remove_all(&mut self) -> Result<(), MeshError> {
         self.known = None;
         self.flows = None;
-        self.reserved.hold(BTreeSet::new());
+        self.reserved = Reserved::default();
         nft(&format!("table ip {TABLE}\ndelete table ip {TABLE}\n")).await?;
         docker::forget_ours().await
     }

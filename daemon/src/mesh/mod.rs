@@ -1,4 +1,4 @@
-//! The routing table as an nftables ruleset: published ports on every node, virtual addresses, isolation of networks.
+//! The routing table as an nftables ruleset: published ports, virtual addresses, isolation of networks.
 //!
 //! Owns: the table `ip raftup`, two rules in Docker's chain for users and one for input, the sockets that keep published ports for us, and
 //! the kernel's memory of flows to endpoints that are gone. Leaves alone: all other rules; device and routes are the
@@ -13,6 +13,7 @@ mod apply;
 mod conntrack;
 mod docker;
 mod guard;
+mod others;
 mod render;
 mod reserve;
 mod ruleset;

@@ -32,7 +32,7 @@ use raftup_proto::{
 
 use super::{
     ruleset::{Chain, Ruleset, Set},
-    table::{Net, Port, Published, Table},
+    table::{Front, Net, Published, Table},
 };
 
 /// Numbers of endpoints up to which the chains that draw one are always there: `nft` needs ten times as long for a change
@@ -78,16 +78,14 @@ impl Ruleset {
             let rule = |count| format!("dnat to ip daddr . numgen random mod {count} map @vip_endpoints");
             add(format!("vip_of_{count}"), one_of(count, rule));
         }
-        let counts = answered(table).map(|(_, published)| published.endpoints.len()).chain(1..=USUAL);
-        for count in counts.collect::<BTreeSet<_>>() {
-            let rule = |count| {
-                let choice =
-                    format!("meta l4proto . th dport . numgen random mod {count} map @port_endpoints");
-                format!(
-                    "meta l4proto {{ tcp, udp }} dnat ip to {choice} : meta l4proto . th dport map @port_targets"
-                )
-            };
-            add(format!("port_of_{count}"), one_of(count, rule));
+        for kind in &FRONTS {
+            // Few ports are on one address alone.
+            let usual = if kind.one_address { 0 } else { USUAL };
+            let counts = answered(table, kind).map(|(_, published)| published.endpoints.len());
+            for count in counts.chain(1..=usual).collect::<BTreeSet<_>>() {
+                let (chain, rule) = (format!("{}_of_{count}", kind.chain), |count| kind.rule(count));
+                add(chain, one_of(count, rule));
+            }
         }
         rules
     }
@@ -99,13 +97,62 @@ fn one_of(count: usize, rule: impl Fn(usize) -> String) -> Vec<String> {
     if count > 1 { vec![rule(count), rule(1)] } else { vec![rule(1)] }
 }
 
-/// The published ports that lead somewhere.
-fn answered(table: &Table) -> impl Iterator<Item = (&Port, &Published)> {
-    table.published.iter().filter(|(_, published)| !published.endpoints.is_empty())
+/// Ports of all addresses and ports of one address are looked up in maps of their own.
+struct FrontKind {
+    one_address: bool,
+    /// What chains that draw an endpoint begin with.
+    chain: &'static str,
+    /// What is looked up in the maps.
+    key: &'static str,
+    endpoints: &'static str,
+    targets: &'static str,
+}
+
+static FRONTS: [FrontKind; 2] = [
+    FrontKind {
+        one_address: false,
+        chain: "port",
+        key: "meta l4proto . th dport",
+        endpoints: "port_endpoints",
+        targets: "port_targets",
+    },
+    FrontKind {
+        one_address: true,
+        chain: "at",
+        key: "ip daddr . meta l4proto . th dport",
+        endpoints: "at_endpoints",
+        targets: "at_targets",
+    },
+];
+
+impl FrontKind {
+    fn rule(&self, count: usize) -> String {
+        let Self { key, endpoints, targets, .. } = self;
+        let choice = format!("{key} . numgen random mod {count} map @{endpoints}");
+        format!("meta l4proto {{ tcp, udp }} dnat ip to {choice} : {key} map @{targets}")
+    }
+}
+
+/// A front as an element.
+fn element((at, (protocol, port)): &Front) -> String {
+    let at = at.map(|address| format!("{address} . ")).unwrap_or_default();
+    format!("{at}{protocol} . {port}")
+}
+
+/// The published ports of a kind.
+fn fronts<'a>(table: &'a Table, kind: &FrontKind) -> impl Iterator<Item = (&'a Front, &'a Published)> {
+    let one_address = kind.one_address;
+    table.published.iter().filter(move |((at, _), _)| at.is_some() == one_address)
+}
+
+/// Those of them that lead somewhere.
+fn answered<'a>(table: &'a Table, kind: &FrontKind) -> impl Iterator<Item = (&'a Front, &'a Published)> {
+    fronts(table, kind).filter(|(_, published)| !published.endpoints.is_empty())
 }
 
 fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
-    let published = table.published.keys().map(|(protocol, port)| format!("{protocol} . {port}"));
+    let [port, at] = &FRONTS;
+    let published = |kind: &'static FrontKind| fronts(table, kind).map(|(front, _)| element(front));
     let targets = table.here.iter().flat_map(|(address, ports)| {
         ports.iter().map(move |(protocol, port)| format!("{address} . {protocol} . {port}"))
     });
@@ -117,12 +164,14 @@ fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
             "services",
             set("type ipv4_addr; flags interval", table.networks.iter().map(|network| network.vips)),
         ),
-        ("published", set("type inet_proto . inet_service", published)),
+        ("published", set("type inet_proto . inet_service", published(port))),
+        ("published_at", set("type ipv4_addr . inet_proto . inet_service", published(at))),
         ("targets", set("type ipv4_addr . inet_proto . inet_service", targets)),
         ("itself", set("type ipv4_addr . ipv4_addr", itself)),
     ]);
     sets.extend(link_maps(table));
-    sets.extend(endpoint_maps(table));
+    sets.extend(vip_maps(table));
+    sets.extend(port_maps(table));
     sets
 }
 
@@ -144,33 +193,49 @@ fn link_maps(table: &Table) -> [(&'static str, Set); 4] {
 }
 
 /// Where new connections go: how many endpoints there are, and each of them by its number.
-fn endpoint_maps(table: &Table) -> [(&'static str, Set); 5] {
+fn vip_maps(table: &Table) -> [(&'static str, Set); 2] {
     let vips =
         table.virtuals.iter().map(|(vip, endpoints)| (vip, format!("goto vip_of_{}", endpoints.len())));
     let vip_endpoints = table.virtuals.iter().flat_map(|(vip, endpoints)| {
         endpoints.iter().enumerate().map(move |(number, endpoint)| (format!("{vip} . {number}"), endpoint))
     });
-    let ports = answered(table).map(|((protocol, port), published)| {
-        (format!("{protocol} . {port}"), format!("goto port_of_{}", published.endpoints.len()))
-    });
-    let port_endpoints = answered(table).flat_map(|((protocol, port), published)| {
-        published
-            .endpoints
-            .iter()
-            .enumerate()
-            .map(move |(number, endpoint)| (format!("{protocol} . {port} . {number}"), endpoint))
-    });
-    let port_targets = answered(table)
-        .map(|((protocol, port), published)| (format!("{protocol} . {port}"), published.target));
     [
         ("vips", map("type ipv4_addr : verdict", vips)),
         ("vip_endpoints", map("typeof ip daddr . numgen random mod 65535 : ip daddr", vip_endpoints)),
-        ("ports", map("type inet_proto . inet_service : verdict", ports)),
+    ]
+}
+
+/// The same of published ports, and the port in the container.
+fn port_maps(table: &Table) -> [(&'static str, Set); 6] {
+    let [port, at] = &FRONTS;
+    let chains = |kind: &'static FrontKind| {
+        let chain = |count| format!("goto {}_of_{count}", kind.chain);
+        answered(table, kind).map(move |(front, to)| (element(front), chain(to.endpoints.len())))
+    };
+    let endpoints = |kind: &'static FrontKind| {
+        answered(table, kind).flat_map(|(front, to)| {
+            let numbered = to.endpoints.iter().enumerate();
+            numbered.map(move |(number, endpoint)| (format!("{} . {number}", element(front)), endpoint))
+        })
+    };
+    let targets =
+        |kind: &'static FrontKind| answered(table, kind).map(|(front, to)| (element(front), to.target));
+    [
+        ("ports", map("type inet_proto . inet_service : verdict", chains(port))),
+        ("ports_at", map("type ipv4_addr . inet_proto . inet_service : verdict", chains(at))),
         (
-            "port_endpoints",
-            map("typeof meta l4proto . th dport . numgen random mod 65535 : ip daddr", port_endpoints),
+            port.endpoints,
+            map("typeof meta l4proto . th dport . numgen random mod 65535 : ip daddr", endpoints(port)),
         ),
-        ("port_targets", map("type inet_proto . inet_service : inet_service", port_targets)),
+        (
+            at.endpoints,
+            map(
+                "typeof ip daddr . meta l4proto . th dport . numgen random mod 65535 : ip daddr",
+                endpoints(at),
+            ),
+        ),
+        (port.targets, map("type inet_proto . inet_service : inet_service", targets(port))),
+        (at.targets, map("type ipv4_addr . inet_proto . inet_service : inet_service", targets(at))),
     ]
 }
 
@@ -275,7 +340,10 @@ fn nat_chains(table: &Table) -> Vec<BaseChain> {
             rules(
                 "ip daddr @gateways return
              ip daddr vmap @vips
-             fib daddr type local meta l4proto . th dport vmap @ports"
+             ip daddr 127.0.0.0/8 return
+             fib daddr type != local return
+             ip daddr . meta l4proto . th dport vmap @ports_at
+             meta l4proto . th dport vmap @ports"
                     .to_owned(),
             ),
         ),
@@ -285,8 +353,10 @@ fn nat_chains(table: &Table) -> Vec<BaseChain> {
             rules(
                 "ip daddr @gateways return
              ip daddr vmap @vips
+             fib daddr type != local return
+             ip daddr . meta l4proto . th dport vmap @ports_at
              ip daddr 127.0.0.0/8 ip daddr != 127.0.0.1 return
-             fib daddr type local meta l4proto . th dport vmap @ports"
+             meta l4proto . th dport vmap @ports"
                     .to_owned(),
             ),
         ),
@@ -335,6 +405,7 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
              iifname \"lo\" ip daddr @gateways accept
              iifname != {OURS} ip daddr @gateways drop
              ip daddr != @gateways {port_of_ours} goto unanswered
+             ip daddr . meta l4proto . th dport @published_at goto unanswered
              iifname \"{FABRIC_DEVICE}\" meta l4proto icmp ip saddr {fabric} accept
              iifname vmap @origins"
             )),

@@ -1,7 +1,8 @@
 //! Sockets that hold published ports on this node.
 //!
 //! Packets to them are re-aimed before any socket sees them. The sockets are there so that no other program gets the
-//! port and waits in vain, and so that a program that has it already is found. They never listen.
+//! port and waits in vain. They never listen. A port that a program has already is left to it: nobody loses a way into
+//! a server to a typing error in a file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,10 +10,14 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
-use raftup_proto::spec::Protocol;
+use ipnet::Ipv4Net;
+use raftup_proto::{
+    peer::{Deaf, DeafTo},
+    spec::Protocol,
+};
 use socket2::{Domain, Socket, Type};
 
-use super::table::Port;
+use super::{others, table::Front};
 
 /// Names are answered on this port of the gateways, so it cannot be held for all addresses.
 const DNS_PORT: u16 = 53;
@@ -20,35 +25,93 @@ const DNS_PORT: u16 = 53;
 /// The ports that are held.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
-    sockets: BTreeMap<Port, Socket>,
+    sockets: BTreeMap<Front, Socket>,
+    /// Those that others have.
+    taken: BTreeSet<Front>,
+    /// Those on addresses that the node does not have.
+    absent: BTreeSet<Front>,
+    /// Those that cannot be held, and that nobody waits on: a connection that began here has the number, above all.
+    loose: BTreeSet<Front>,
 }
 
 impl Reserved {
-    /// Holds these ports and no others. Answers which are taken, one line a port; those are tried again next time.
-    pub(super) fn hold(&mut self, mut ports: BTreeSet<Port>) -> Vec<String> {
-        ports.retain(|(_, port)| *port != DNS_PORT);
-        self.sockets.retain(|port, _| ports.contains(port));
-        let mut problems = Vec::new();
-        for port in ports {
-            if self.sockets.contains_key(&port) {
+    /// Tries to hold these ports besides those that are held. `pool` has the addresses that this daemon answers names on.
+    pub(super) async fn hold(&mut self, fronts: &BTreeSet<Front>, pool: Ipv4Net) {
+        let unheld: Vec<Front> =
+            fronts.iter().filter(|front| !self.sockets.contains_key(*front)).copied().collect();
+        let (mut in_use, mut loose) = (BTreeSet::new(), BTreeSet::new());
+        for front in unheld {
+            if is_dns(&front) {
+                in_use.insert(front);
                 continue;
             }
-            match bind(port) {
-                Ok(socket) => {
-                    self.sockets.insert(port, socket);
+            match bind(front) {
+                Ok(socket) => _ = self.sockets.insert(front, socket),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => _ = in_use.insert(front),
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::AddrNotAvailable {
+                        tracing::warn!(port = front.1.1, %error, "a published port cannot be held");
+                    }
+                    loose.insert(front);
                 }
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => problems.push(format!(
-                    "port {}/{} is taken by another program on this host; its clients reach the service instead",
-                    port.1, port.0
-                )),
-                Err(error) => problems.push(format!("port {}/{} cannot be held: {error}", port.1, port.0)),
             }
         }
-        problems
+        let own: Vec<Ipv4Addr> = fronts.iter().filter_map(|(at, _)| *at).collect();
+        let found = tokio::task::spawn_blocking(move || {
+            let taken = others::take(&in_use, pool)?;
+            loose.extend(in_use.into_iter().filter(|front| !taken.contains(front) && !is_dns(front)));
+            Ok::<_, io::Error>((taken, loose, others::absent(own)?))
+        });
+        let absent = match found.await {
+            Ok(Ok((taken, loose, absent))) => {
+                (self.taken, self.loose) = (taken, loose);
+                absent
+            }
+            Ok(Err(error)) => {
+                return tracing::warn!(%error, "whether others have published ports cannot be told");
+            }
+            Err(error) => return tracing::warn!(%error, "who has published ports was not looked at"),
+        };
+        let is_absent = |(at, _): &&Front| at.is_some_and(|at| absent.contains(&at));
+        self.absent = fronts.iter().filter(is_absent).copied().collect();
+    }
+
+    /// Lets go of all ports but these.
+    pub(super) fn release(&mut self, but: &BTreeSet<Front>) {
+        self.sockets.retain(|front, _| but.contains(front));
+    }
+
+    /// Ports that are left to others.
+    pub(super) fn taken(&self) -> &BTreeSet<Front> {
+        &self.taken
+    }
+
+    /// The ports that this node does not answer on.
+    pub(super) fn deaf(&self) -> Vec<Deaf> {
+        let deaf = |front: &Front, why| {
+            let (host_ip, (protocol, published)) = *front;
+            Deaf { protocol, published, host_ip, why }
+        };
+        let taken = self.taken.iter().map(|front| deaf(front, DeafTo::Taken));
+        let absent = self.absent.difference(&self.taken).map(|front| deaf(front, DeafTo::NoAddress));
+        let mut all: Vec<Deaf> = taken.chain(absent).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Another look may find something else, without any word of that.
+    pub(super) fn may_change(&self, fronts: &BTreeSet<Front>) -> bool {
+        let comes_and_goes = |(at, _): &Front| at.is_some_and(|at| !at.is_loopback());
+        !self.taken.is_empty() || !self.loose.is_empty() || fronts.iter().any(comes_and_goes)
     }
 }
 
-fn bind((protocol, port): Port) -> io::Result<Socket> {
+/// No socket can hold it: those that answer names are in the way.
+pub(super) fn is_dns(front: &Front) -> bool {
+    matches!(front, (None, (_, DNS_PORT)))
+}
+
+fn bind((at, (protocol, port)): Front) -> io::Result<Socket> {
     let kind = match protocol {
         Protocol::Tcp => Type::STREAM,
         Protocol::Udp => Type::DGRAM,
@@ -58,7 +121,7 @@ fn bind((protocol, port): Port) -> io::Result<Socket> {
         // Connections of an earlier program that only wait for their end are no conflict.
         socket.set_reuse_address(true)?;
     }
-    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    socket.bind(&SocketAddr::from((at.unwrap_or(Ipv4Addr::UNSPECIFIED), port)).into())?;
     if protocol == Protocol::Tcp {
         // From now on, nobody else can listen there.
         socket.set_reuse_address(false)?;
@@ -68,31 +131,67 @@ fn bind((protocol, port): Port) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 
-    #[test]
-    fn a_port_is_held_and_a_taken_one_is_told() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let taken = (Protocol::Tcp, taken.local_addr().unwrap().port(), taken);
+    async fn holding(reserved: &mut Reserved, fronts: &[Front]) -> Vec<String> {
+        let fronts = fronts.iter().copied().collect();
+        reserved.hold(&fronts, "10.64.0.0/11".parse().unwrap()).await;
+        reserved.release(&fronts);
+        reserved.deaf().iter().map(|deaf| format!("{deaf} {:?}", deaf.why)).collect()
+    }
+
+    fn free() -> u16 {
+        TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port()
+    }
+
+    #[tokio::test]
+    async fn a_port_is_held_and_a_taken_one_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap().port();
         let free = UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let wanted = [(None, (Protocol::Tcp, taken)), (None, (Protocol::Udp, free))];
         let mut reserved = Reserved::default();
-        let problems = reserved.hold(BTreeSet::from([(taken.0, taken.1), (Protocol::Udp, free)]));
-        assert_eq!(problems.len(), 1, "{problems:?}");
-        assert!(problems[0].starts_with(&format!("port {}/tcp is taken", taken.1)));
+        assert_eq!(holding(&mut reserved, &wanted).await, [format!("port {taken}/tcp Taken")]);
+        assert_eq!(reserved.taken().len(), 1);
         assert!(UdpSocket::bind(("127.0.0.1", free)).is_err());
-        drop(taken);
-        assert!(reserved.hold(BTreeSet::new()).is_empty());
+        drop(listener);
+        assert!(holding(&mut reserved, &wanted).await.is_empty());
+        assert!(holding(&mut reserved, &[]).await.is_empty());
         assert!(UdpSocket::bind(("127.0.0.1", free)).is_ok());
     }
 
-    #[test]
-    fn nobody_can_listen_on_a_held_port() {
-        let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    #[tokio::test]
+    async fn nobody_can_listen_on_a_held_port() {
+        let port = free();
         let mut reserved = Reserved::default();
-        assert!(reserved.hold(BTreeSet::from([(Protocol::Tcp, port)])).is_empty());
+        assert!(holding(&mut reserved, &[(None, (Protocol::Tcp, port))]).await.is_empty());
         assert!(TcpListener::bind(("0.0.0.0", port)).is_err());
-        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_port_of_one_address_leaves_the_others_alone() {
+        let (port, loopback) = (free(), Ipv4Addr::LOCALHOST);
+        let mut reserved = Reserved::default();
+        let elsewhere = Ipv4Addr::new(192, 0, 2, 99);
+        let wanted = [(Some(loopback), (Protocol::Tcp, port)), (Some(elsewhere), (Protocol::Tcp, port))];
+        let said = format!("port 192.0.2.99:{port}/tcp NoAddress");
+        assert_eq!(holding(&mut reserved, &wanted).await, [said]);
+        assert!(TcpListener::bind((loopback, port)).is_err());
+        assert!(TcpListener::bind(("127.0.0.2", port)).is_ok());
+    }
+
+    /// The number of a connection that began on this host is not a port that a program waits on.
+    #[tokio::test]
+    async fn a_connection_takes_no_port() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let port = connection.local_addr().unwrap().port();
+        let mut reserved = Reserved::default();
+        let wanted = [(None, (Protocol::Tcp, port))];
+        assert!(holding(&mut reserved, &wanted).await.is_empty());
+        assert!(reserved.taken().is_empty() && reserved.may_change(&wanted.into()));
     }
 }

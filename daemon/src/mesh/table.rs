@@ -13,8 +13,11 @@ use raftup_proto::{
     view::{ClusterItem, Endpoint, PeerItem, Revision, RouteItem, View},
 };
 
-/// A port that every node answers on.
+/// A published port.
 pub(super) type Port = (Protocol, u16);
+
+/// Where a published port is asked for: on one address, or on all that the node has.
+pub(super) type Front = (Option<Ipv4Addr>, Port);
 
 /// Everything that the rules say, in an order that does not change by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +40,8 @@ pub struct Table {
     pub(super) nodes: BTreeSet<Ipv4Addr>,
     /// Virtual addresses and where new connections to them go; never empty.
     pub(super) virtuals: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
-    /// Ports that every node answers on.
-    pub(super) published: BTreeMap<Port, Published>,
+    /// Ports that this node answers on.
+    pub(super) published: BTreeMap<Front, Published>,
     /// Endpoints of this node, and what other nodes may send them from outside of their networks.
     pub(super) here: BTreeMap<Ipv4Addr, BTreeSet<Port>>,
     /// All endpoints that may hold connections, ready or not: on nodes that can be reached.
@@ -93,7 +96,31 @@ impl Table {
         for route in view.routes() {
             table.add(route, me.node, &dead, unreachable);
         }
+        let everywhere: BTreeSet<Front> = table.published.keys().copied().collect();
+        for endpoint in view.routes().flat_map(|route| &route.endpoints).filter(|one| one.node == me.node) {
+            table.add_host_ports(endpoint, &everywhere);
+        }
         table
+    }
+
+    /// Leaves ports to other programs of this node.
+    pub(super) fn withhold(&mut self, taken: &BTreeSet<Front>) {
+        self.published.retain(|front, _| !taken.contains(front));
+    }
+
+    /// Ports of this node that lead to an endpoint of its own alone. Those that every node answers on come before them:
+    /// until the last task of an older version is gone, both may be there.
+    fn add_host_ports(&mut self, endpoint: &Endpoint, everywhere: &BTreeSet<Front>) {
+        let Some((_, address)) = endpoint.addresses.first() else { return };
+        for port in &endpoint.host_ports {
+            let (at, port, target) = (port.host_ip, (port.protocol, port.published), port.target);
+            if everywhere.contains(&(at, port)) || everywhere.contains(&(None, port)) {
+                continue;
+            }
+            let none = || Published { target, endpoints: Vec::new() };
+            let to = self.published.entry((at, port)).or_insert_with(none);
+            to.endpoints.extend(endpoint.ready.then_some(*address));
+        }
     }
 
     fn add(
@@ -134,13 +161,13 @@ impl Table {
             }
         }
         for (network, address) in &route.networks {
-            if let Some(endpoints) = virtuals.remove(network) {
-                self.virtuals.insert(address.vip, endpoints);
+            if let (Some(vip), Some(endpoints)) = (address.vip, virtuals.remove(network)) {
+                self.virtuals.insert(vip, endpoints);
             }
         }
         for port in &route.ports {
             let to = Published { target: port.target, endpoints: published.clone() };
-            self.published.insert((port.protocol, port.published), to);
+            self.published.insert((port.host_ip, (port.protocol, port.published)), to);
         }
     }
 }

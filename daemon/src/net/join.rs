@@ -283,6 +283,7 @@ mod tests {
             fabric_keys: Vec::new(),
             version: "0.1.0".to_owned(),
             platform: Platform::default(),
+            deaf: Vec::new(),
         };
         JoinRequest { secret, role, csr: Vec::new(), info, attempt: 1 }
     }

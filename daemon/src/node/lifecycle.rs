@@ -160,6 +160,7 @@ impl Host {
             fabric_keys: self.inner.keys.borrow().announced(ca::now()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             platform,
+            deaf: Vec::new(),
         }
     }
 

@@ -88,6 +88,7 @@ impl Running {
             unreachable,
             keys: host.keys().subscribe(),
             run_dir: host.run_dir(),
+            info: agent.info(),
             applied: agent.applied(),
         })?;
         agent.follow_mtu(routes.mtu());

@@ -4,6 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use raftup_proto::{
+    id::{NodeId, ServiceId, TaskId},
+    spec::PortSpec,
+};
+
 use crate::model::{Cluster, Desired, Slot, Task};
 
 /// What is wrong with `cluster`, one line each; empty if nothing is.
@@ -13,6 +18,7 @@ pub fn state(cluster: &Cluster) -> Vec<String> {
     addresses(cluster, &mut wrong);
     blocks(cluster, &mut wrong);
     services(cluster, &mut wrong);
+    host_ports(cluster, &mut wrong);
     wrong
 }
 
@@ -128,15 +134,33 @@ fn blocks(cluster: &Cluster, wrong: &mut Vec<String>) {
 }
 
 fn services(cluster: &Cluster, wrong: &mut Vec<String>) {
-    let mut ports = BTreeMap::new();
+    let mut ports: Vec<(PortSpec, ServiceId)> = Vec::new();
     for service in cluster.services.values() {
         if !cluster.stacks.contains_key(&service.stack) {
             wrong.push(format!("service {} has no stack", service.full_name()));
         }
         for port in service.current().spec.ports.iter().filter(|_| !service.removing) {
-            if let Some(other) = ports.insert((port.protocol, port.published), service.id) {
-                wrong.push(format!("port {} belongs to {other} and {}", port.published, service.id));
+            if let Some((_, other)) = ports.iter().find(|(held, _)| held.clashes(port)) {
+                wrong.push(format!("port {port} belongs to {other} and {}", service.id));
             }
+            ports.push((*port, service.id));
+        }
+    }
+}
+
+/// Ports of nodes that tasks have for themselves.
+fn host_ports(cluster: &Cluster, wrong: &mut Vec<String>) {
+    let mut held: BTreeMap<NodeId, Vec<(PortSpec, TaskId)>> = BTreeMap::new();
+    for task in cluster.tasks.values().filter(|task| task.holds_node()) {
+        let service = cluster.services.get(&task.service);
+        let version = service.and_then(|service| service.version(task.version));
+        let Some((node, version)) = task.node.zip(version) else { continue };
+        let on_node = held.entry(node).or_default();
+        for port in version.spec.host_ports() {
+            if let Some((_, other)) = on_node.iter().find(|(held, _)| held.overlaps(port)) {
+                wrong.push(format!("port {port} of {node} belongs to {other} and {}", task.id));
+            }
+            on_node.push((*port, task.id));
         }
     }
 }

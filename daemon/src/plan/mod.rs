@@ -17,6 +17,7 @@ pub mod init;
 pub mod liveness;
 pub mod nodes;
 pub mod placement;
+mod ports;
 pub mod progress;
 pub mod quorum;
 mod replicas;

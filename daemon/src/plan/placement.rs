@@ -1,7 +1,7 @@
 //! Which node a task goes to: filters, order of preference, explanation.
 //!
-//! Filters: ready, availability, an engine that answers, constraints, memory, CPU. Order: where the slot's named volumes are, fewest tasks of the
-//! service, not where the slot's last task failed, most free reservation, fewest tasks, lowest id. Each node is counted under the first filter that turned it away.
+//! Filters: ready, availability, an engine that answers, constraints, ports of the node itself, memory, CPU. Order: where
+//! the slot's named volumes are, fewest tasks of the service, not where the slot's last task failed, most free reservation, fewest tasks, lowest id. Each node is counted under the first filter that turned it away.
 //!
 //! Owns: the choice. Leaves alone: whether the task should be there at all (`replicas`, `rollout`), its addresses.
 //! Holds: equal inputs, equal answers.
@@ -17,7 +17,10 @@ use raftup_proto::{
 
 use crate::model::{Node, Slot};
 
-use super::World;
+use super::{
+    World,
+    ports::{listed, taken_on},
+};
 
 /// How many nodes each filter turned away, and what was asked of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct NoPlace {
     drained: u32,
     no_engine: u32,
     unmet: BTreeMap<String, u32>,
+    /// Ports of their own that tasks there have, and the names of those nodes.
+    ports: BTreeMap<String, Vec<String>>,
     memory: Short<MemBytes>,
     cpu: Short<CpuMillis>,
     /// Of those that are not ready, or without an engine now, how many would fit, empty.
@@ -66,6 +71,9 @@ impl fmt::Display for NoPlace {
         ];
         parts.extend(counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")));
         parts.extend(self.unmet.iter().map(|(constraint, n)| format!("{n} not `{constraint}`")));
+        parts.extend(
+            self.ports.iter().map(|(port, nodes)| format!("port {port} is taken on {}", listed(nodes))),
+        );
         if self.memory.nodes > 0 {
             let Short { nodes, needs, most_free } = self.memory;
             parts.push(format!("{nodes} short of memory (needs {needs}, most free {most_free})"));
@@ -170,6 +178,10 @@ fn would_fit(node: &Node, spec: &ServiceSpec) -> bool {
 fn admit_needs(world: &World, node: &Node, spec: &ServiceSpec, away: &mut NoPlace) -> bool {
     if let Some(constraint) = unmet(node, spec) {
         *away.unmet.entry(constraint.to_string()).or_default() += 1;
+        return false;
+    }
+    if let Some(port) = taken_on(world, node, spec) {
+        away.ports.entry(port.to_string()).or_default().push(node.info.hostname.clone());
         return false;
     }
     let (free_memory, free_cpu) = free(world, node);

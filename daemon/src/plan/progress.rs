@@ -72,7 +72,10 @@ fn of_service(world: &World, service: &Arc<Service>) -> (ServiceProgress, Outcom
     let tasks: Vec<_> = world.tasks_of(service.id).cloned().collect();
     if service.removing {
         let waiting = vec![format!("{} tasks are still there", tasks.len())];
-        return (ServiceProgress { name, running: 0, desired: 0, waiting, update: None }, Outcome::Running);
+        return (
+            ServiceProgress { name, running: 0, desired: 0, waiting, update: None, problems: Vec::new() },
+            Outcome::Running,
+        );
     }
     let own = || tasks.iter().map(|task| &**task);
     let desired = show::count(world.cluster(), service, own()).desired;
@@ -91,7 +94,8 @@ fn of_service(world: &World, service: &Arc<Service>) -> (ServiceProgress, Outcom
     };
     let waiting = if outcome == Outcome::Done { Vec::new() } else { waiting(service, &tasks) };
     let update = service.rollout.as_ref().map(|rollout| rollout.status.clone());
-    (ServiceProgress { name, running, desired, waiting, update }, outcome)
+    let problems = show::problems(world.cluster(), service);
+    (ServiceProgress { name, running, desired, waiting, update, problems }, outcome)
 }
 
 /// How far a node is from running nothing. Errors: it is gone.
@@ -123,6 +127,7 @@ fn of_node(cluster: &Cluster, id: NodeId) -> Result<Progress, Refusal> {
             desired: 0,
             waiting: waiting(service, &tasks),
             update: service.rollout.as_ref().map(|rollout| rollout.status.clone()),
+            problems: Vec::new(),
         });
     }
     if node.availability != Availability::Drain {

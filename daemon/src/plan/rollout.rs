@@ -4,7 +4,7 @@
 //! A slot is *settled* when its task is of the current version, serves, and was watched for as long as the policy says.
 //! With stop-first, as many slots as the policy's parallelism are unsettled at a time. With start-first a slot has two
 //! tasks: the new one names the one that it replaces, and that one goes when the new one was watched and every node
-//! leads connections to it.
+//! leads connections to it. Tasks that have the same ports of their own nodes are replaced stop-first, whatever it says.
 //!
 //! ```text
 //! Updating -> Completed            RollbackStarted -> RollbackCompleted
@@ -31,6 +31,7 @@ use crate::model::{Rollout, Service, Slot, Task};
 use super::{
     liveness::DAEMON_GRACE,
     placement::{self, Past},
+    ports,
     replicas::said,
     restart::{self, Verdict},
     review::Review,
@@ -253,7 +254,9 @@ fn advance(review: &mut Review<'_, '_>) {
     let most = if policy.parallelism == 0 { usize::MAX } else { policy.parallelism as usize };
     let free = most.saturating_sub(unsettled(review, policy.delay.max(monitor(review))));
     for task in serving.into_iter().take(free) {
-        match policy.order {
+        // Both cannot be on one node, and often there is no other.
+        let alone = ports::exclude(&review.spec_of(task.version), &review.spec_of(current));
+        match if alone { UpdateOrder::StopFirst } else { policy.order } {
             UpdateOrder::StopFirst => {
                 review.retire(&task);
                 review.start(task.slot, current, None, 0);

@@ -13,7 +13,7 @@ use raftup_proto::{
 
 use crate::model::{Cluster, Node, Service, Stack, Task, Version};
 
-use super::placement;
+use super::{placement, ports};
 
 /// How many tasks of a service run and should run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +56,7 @@ pub fn nodes(cluster: &Cluster, here: NodeId, managers: &BTreeMap<NodeId, Manage
         platform: node.info.platform.clone(),
         tasks: tasks.get(&node.id).copied().unwrap_or(0),
         created: node.meta.created,
+        problems: ports::problems_of(node),
         this: node.id == here,
     };
     cluster.nodes.values().map(|node| view(node)).collect()
@@ -93,7 +94,7 @@ pub fn services(cluster: &Cluster, stack: Option<StackId>) -> Vec<ServiceView> {
     let counts = counts(cluster);
     let wanted = cluster.services.values().filter(|service| stack.is_none_or(|stack| service.stack == stack));
     let mut views: Vec<_> = wanted
-        .map(|service| service_view(service, counts.get(&service.id).copied().unwrap_or_default()))
+        .map(|service| service_view(cluster, service, counts.get(&service.id).copied().unwrap_or_default()))
         .collect();
     views.sort_by(|a, b| (&a.stack, &a.name, a.id).cmp(&(&b.stack, &b.name, b.id)));
     views
@@ -102,10 +103,10 @@ pub fn services(cluster: &Cluster, stack: Option<StackId>) -> Vec<ServiceView> {
 /// One service.
 pub fn service(cluster: &Cluster, id: ServiceId) -> Option<ServiceView> {
     let service = cluster.services.get(&id)?;
-    Some(service_view(service, count(cluster, service, cluster.tasks_of(id).map(|task| &**task))))
+    Some(service_view(cluster, service, count(cluster, service, cluster.tasks_of(id).map(|task| &**task))))
 }
 
-fn service_view(service: &Service, count: Count) -> ServiceView {
+fn service_view(cluster: &Cluster, service: &Service, count: Count) -> ServiceView {
     let current = service.current();
     ServiceView {
         id: service.id,
@@ -118,6 +119,7 @@ fn service_view(service: &Service, count: Count) -> ServiceView {
         ports: current.spec.ports.clone(),
         removing: service.removing,
         waiting: service.waiting.clone(),
+        problems: problems(cluster, service),
         update: service.rollout.as_ref().map(|rollout| rollout.status.clone()),
         version: current.number,
         versions: service.versions.iter().rev().map(version_view).collect(),
@@ -125,6 +127,16 @@ fn service_view(service: &Service, count: Count) -> ServiceView {
         created: service.meta.created,
         updated: current.at,
     }
+}
+
+/// Where the service does not answer although its tasks run. Cost: one pass over tasks if it has ports of tasks' nodes.
+pub(super) fn problems(cluster: &Cluster, service: &Service) -> Vec<String> {
+    let mut running_on = Vec::new();
+    if service.current().spec.host_ports().next().is_some() {
+        let running = cluster.tasks_of(service.id).filter(|task| task.is_ready());
+        running_on.extend(running.filter_map(|task| task.node));
+    }
+    ports::problems(cluster, service, &running_on)
 }
 
 fn version_view(version: &Version) -> VersionView {

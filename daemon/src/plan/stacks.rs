@@ -5,7 +5,7 @@
 //! ports, aliases, policies, placement, the service's own labels) changes in place.
 //!
 //! Owns: stacks, and their services, networks and volumes as asked for; subnets and VIPs. Leaves alone: tasks.
-//! Holds: deploying the same file again changes nothing; no two services publish the same port.
+//! Holds: deploying the same file again changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,14 +19,14 @@ use raftup_proto::{
     id::{NetworkId, ServiceId, StackId, VolumeId},
     name::{NetworkName, ServiceName, VolumeName},
     refusal::{Code, Refusal},
-    spec::{Mode, MountSource, NetworkSpec, PortSpec, Protocol, ServiceSpec, StackSpec, VolumeSpec},
+    spec::{EndpointMode, Mode, MountSource, NetworkSpec, ServiceSpec, StackSpec, VolumeSpec},
     unit::UnixMillis,
 };
 
 use crate::model::{ChangeSet, Cluster, Meta, Network, ObjectKey, Service, Stack, Volume};
 
 use super::{
-    Ids, addresses, services,
+    Ids, addresses, ports, services,
     versions::{self, How},
 };
 
@@ -97,13 +97,6 @@ pub fn remove(
 
 /// What a loader cannot know, or might have let through.
 fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
-    let mut taken: BTreeMap<(Protocol, u16), (String, bool)> = BTreeMap::new();
-    let others = cluster.services.values();
-    for service in others.filter(|service| !service.removing && service.stack_name != spec.name) {
-        for port in &service.current().spec.ports {
-            taken.insert((port.protocol, port.published), (service.full_name(), true));
-        }
-    }
     let plain = cluster.info.as_ref().is_some_and(|info| info.fabric == FabricMode::Plain);
     if let Some((name, _)) = spec.networks.iter().find(|(_, network)| plain && network.encrypted) {
         let message = format!("network `{name}` must be encrypted, and this cluster's fabric is plain");
@@ -124,27 +117,8 @@ fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
                 return Err(Refusal::new(Code::Invalid, message));
             }
         }
-        for port in &service.ports {
-            let holder = taken.insert((port.protocol, port.published), (name.to_string(), false));
-            if let Some((other, foreign)) = holder {
-                return Err(port_taken(spec, name, port, &other, foreign));
-            }
-        }
     }
-    Ok(())
-}
-
-fn port_taken(spec: &StackSpec, name: &ServiceName, port: &PortSpec, other: &str, foreign: bool) -> Refusal {
-    let PortSpec { protocol, published, target } = port;
-    let message = format!(
-        "stack `{}` refused: service `{name}` publishes port {published}/{protocol}, taken by service `{other}`",
-        spec.name
-    );
-    let mut hint = format!("remove `ports: {published}:{target}` from `{name}`");
-    if foreign {
-        hint.push_str(&format!(", or `raftup service rm {other}`"));
-    }
-    Refusal::new(Code::Conflict, message).hint(hint)
+    ports::check_stack(cluster, spec)
 }
 
 struct Diff<'a> {
@@ -308,7 +282,7 @@ impl Diff<'_> {
             name: name.clone(),
             versions: vec![versions::first(spec, self.set.at)],
             rollout: None,
-            vips: self.give_vips(&networks, &BTreeMap::new())?,
+            vips: self.give_vips(spec, &networks, &BTreeMap::new())?,
             networks,
             volumes: self.mounted(spec),
             removing: false,
@@ -328,7 +302,7 @@ impl Diff<'_> {
         let current = old.current();
         check_mode(old, current.spec.mode, spec.mode)?;
         let mut new = Service::clone(old);
-        new.vips = self.give_vips(&networks, &old.vips)?;
+        new.vips = self.give_vips(spec, &networks, &old.vips)?;
         new.volumes = self.mounted(spec);
         new.networks = networks;
         let how = How { force: false, resume: true };
@@ -345,10 +319,14 @@ impl Diff<'_> {
 
     fn give_vips(
         &mut self,
+        spec: &ServiceSpec,
         networks: &[NetworkId],
         old: &BTreeMap<NetworkId, Ipv4Addr>,
     ) -> Result<BTreeMap<NetworkId, Ipv4Addr>, Refusal> {
         let mut vips = BTreeMap::new();
+        if spec.endpoint_mode == EndpointMode::Dnsrr {
+            return Ok(vips);
+        }
         for id in networks {
             let Some(subnet) = self.subnets.get(id) else { continue };
             if let Some(vip) = old.get(id) {

@@ -17,13 +17,13 @@ use raftup_proto::{
     api::{UpdateState, UpdateStatus},
     id::NetworkId,
     refusal::{Code, Refusal},
-    spec::{MountSource, PortSpec, ServiceSpec},
+    spec::{EndpointMode, MountSource, ServiceSpec},
     unit::UnixMillis,
 };
 
 use crate::model::{Cluster, Network, Rollout, Service, Version};
 
-use super::{addresses, rollout::outdated_slots};
+use super::{addresses, ports, rollout::outdated_slots};
 
 /// The first version of a service.
 pub(super) fn first(spec: &ServiceSpec, at: UnixMillis) -> Version {
@@ -112,7 +112,7 @@ pub(super) fn settle_in(
     service: &mut Service,
     spec: &ServiceSpec,
 ) -> Result<Vec<Network>, Refusal> {
-    check_ports(cluster, service, spec)?;
+    ports::check_service(cluster, service, spec)?;
     let (mut networks, mut kept) = (Vec::new(), Vec::new());
     for attached in &spec.networks {
         let mut all = cluster.networks.values();
@@ -130,7 +130,10 @@ pub(super) fn settle_in(
         }
         networks.push(network.id);
     }
-    service.vips = vips(cluster, service, &networks)?;
+    service.vips = match spec.endpoint_mode {
+        EndpointMode::Vip => vips(cluster, service, &networks)?,
+        EndpointMode::Dnsrr => BTreeMap::new(),
+    };
     service.networks = networks;
     service.volumes = spec
         .container
@@ -144,27 +147,6 @@ pub(super) fn settle_in(
         })
         .collect();
     Ok(kept)
-}
-
-fn check_ports(cluster: &Cluster, service: &Service, spec: &ServiceSpec) -> Result<(), Refusal> {
-    let others = cluster.services.values().filter(|other| other.id != service.id && !other.removing);
-    let published = |port: &PortSpec| (port.protocol, port.published);
-    for other in others {
-        for port in &other.current().spec.ports {
-            if spec.ports.iter().any(|own| published(own) == published(port)) {
-                let message = format!(
-                    "service `{}` published port {}/{}, which is now taken by service `{}`",
-                    service.full_name(),
-                    port.published,
-                    port.protocol,
-                    other.full_name()
-                );
-                return Err(Refusal::new(Code::Conflict, message)
-                    .hint(format!("`raftup service rm {}` frees it", other.full_name())));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn vips(
@@ -188,10 +170,12 @@ fn vips(
     Ok(vips)
 }
 
-/// Containers of `old` will not do for `new`; aliases are names of the service, not part of its containers.
+/// Containers of `old` will not do for `new`; aliases are names of the service, not part of its containers. Ports of
+/// tasks' own nodes are: they decide on where a task can be.
 fn needs_containers(old: &ServiceSpec, new: &ServiceSpec) -> bool {
     let networks = |spec: &ServiceSpec| -> Vec<_> {
         spec.networks.iter().map(|attached| attached.network.clone()).collect()
     };
-    old.container != new.container || old.resources != new.resources || networks(old) != networks(new)
+    let moved = !old.host_ports().eq(new.host_ports()) || networks(old) != networks(new);
+    old.container != new.container || old.resources != new.resources || moved
 }

@@ -15,7 +15,7 @@ use raftup_proto::{
     api::NodeState,
     id::{NodeId, ServiceId},
     peer::TaskState,
-    spec::MountSource,
+    spec::{EndpointMode, MountSource, PortSpec},
     view::{
         ClusterItem, Endpoint, Goal, Item, Key, NetworkItem, PeerItem, RouteItem, ServiceAddress, TaskItem,
         ViewUpdate,
@@ -152,22 +152,24 @@ fn route(world: &World, service: &Arc<Service>) -> RouteItem {
     let spec = &service.current().spec;
     let aliases = |index: usize| spec.networks.get(index).map(|on| on.aliases.clone()).unwrap_or_default();
     let networks = service.networks.iter().enumerate().filter_map(|(index, id)| {
-        let vip = *service.vips.get(id)?;
-        Some((*id, ServiceAddress { vip, aliases: aliases(index) }))
+        let vip = service.vips.get(id).copied();
+        let complete = vip.is_some() || spec.endpoint_mode == EndpointMode::Dnsrr;
+        complete.then(|| (*id, ServiceAddress { vip, aliases: aliases(index) }))
     });
-    let mut endpoints: Vec<_> = world.tasks_of(service.id).filter_map(|task| endpoint(world, task)).collect();
+    let mut endpoints: Vec<_> =
+        world.tasks_of(service.id).filter_map(|task| endpoint(world, service, task)).collect();
     endpoints.sort_unstable_by_key(|endpoint| (endpoint.slot, endpoint.task));
     RouteItem {
         service: service.id,
         stack: service.stack_name.clone(),
         name: service.name.clone(),
         networks: networks.collect(),
-        ports: spec.ports.clone(),
+        ports: spec.ingress_ports().copied().collect(),
         endpoints,
     }
 }
 
-fn endpoint(world: &World, task: &Task) -> Option<Endpoint> {
+fn endpoint(world: &World, service: &Service, task: &Task) -> Option<Endpoint> {
     let node = task.node.filter(|_| task.status.state == TaskState::Running && !task.networks.is_empty())?;
     Some(Endpoint {
         task: task.id,
@@ -175,7 +177,13 @@ fn endpoint(world: &World, task: &Task) -> Option<Endpoint> {
         node,
         addresses: task.networks.clone(),
         ready: task.is_ready() && world.live_node(task).is_some(),
+        host_ports: host_ports(service, task).copied().collect(),
     })
+}
+
+/// The ports of its own node that a task has, by the version that it was made from.
+fn host_ports<'a>(service: &'a Service, task: &Task) -> impl Iterator<Item = &'a PortSpec> {
+    service.version(task.version).into_iter().flat_map(|version| version.spec.host_ports())
 }
 
 fn task_item(task: &Task, service: &Service, version: &Version) -> TaskItem {

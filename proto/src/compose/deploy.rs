@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     spec::{
-        Amounts, Constraint, FailureAction, MAX_REPLICAS, Mode, NodeAttribute, Placement, Resources,
-        RestartCondition, RestartPolicy, UpdatePolicy,
+        Amounts, Constraint, EndpointMode, FailureAction, MAX_REPLICAS, Mode, NodeAttribute, Placement,
+        Resources, RestartCondition, RestartPolicy, UpdatePolicy,
     },
     unit::{CpuMillis, MemBytes},
 };
@@ -18,6 +18,7 @@ use crate::{
 /// What `deploy` says.
 pub(super) struct Deploy {
     pub(super) mode: Mode,
+    pub(super) endpoint_mode: EndpointMode,
     pub(super) placement: Placement,
     pub(super) resources: Resources,
     pub(super) restart: RestartPolicy,
@@ -40,19 +41,20 @@ pub(super) fn read(service: &Fields<'_>) -> Deploy {
     let resources = resources(service, get("resources"));
     let placement = get("placement").map(|item| placement(&item)).unwrap_or_default();
     let restart = restart(get("restart_policy"), service.get("restart"));
-    if let Some(item) = get("endpoint_mode") {
+    let endpoint_mode = get("endpoint_mode").and_then(|item| {
         item.parse(|text| match text {
-            "vip" => Ok(()),
-            "dnsrr" => Err("`dnsrr` is not supported yet".to_owned()),
+            "vip" => Ok(EndpointMode::Vip),
+            "dnsrr" => Ok(EndpointMode::Dnsrr),
             other => Err(format!("`{}` is neither `vip` nor `dnsrr`", clip(other))),
-        });
-    }
+        })
+    });
+    let endpoint_mode = endpoint_mode.unwrap_or_default();
     let update = get("update_config").map(|item| update(&item)).unwrap_or_default();
     let rollback = get("rollback_config").map(|item| rollback(&item)).unwrap_or_default();
     if let Some(deploy) = deploy {
         deploy.finish(&[]);
     }
-    Deploy { mode, placement, resources, restart, labels, update, rollback }
+    Deploy { mode, endpoint_mode, placement, resources, restart, labels, update, rollback }
 }
 
 fn mode(mode: Option<Item<'_>>, replicas: Option<Item<'_>>, scale: Option<Item<'_>>) -> Mode {

@@ -1,10 +1,14 @@
-//! `ports`: what every node of the cluster answers on.
+//! `ports`: what the nodes of the cluster answer on.
 //!
-//! Owns: the short and the long notation, ranges, and that a port is published once per stack. A port without a
-//! published one is refused: Compose would take a free one of its one host, but here every node must answer on
+//! Owns: the short and the long notation, ranges, and that no node has to answer twice on one port for one stack. A port
+//! without a published one is refused: Compose would take a free one of its one host, but here several nodes answer on
 //! the same port, and a file must mean the same at each deploy.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
+};
 
 use super::{
     cx::Place,
@@ -12,19 +16,35 @@ use super::{
     text::{self, clip},
     yaml::Kind,
 };
-use crate::spec::{PortSpec, Protocol};
+use crate::spec::{PortSpec, Protocol, PublishMode};
 
 /// The ports that the stack publishes so far: by which service and where.
 #[derive(Default)]
-pub(super) struct Published(BTreeMap<(Protocol, u16), Owner>);
+pub(super) struct Published {
+    by_port: BTreeMap<(Protocol, u16), Vec<Owner>>,
+    count: usize,
+}
+
+/// Most ports that a stack can publish: all that one node has. Services with the same ranges in `mode: host` could ask
+/// for more.
+const PORTS_MAX: usize = 2 * u16::MAX as usize;
 
 struct Owner {
     service: String,
-    target: u16,
+    spec: PortSpec,
     at: Place,
 }
 
 type Ports = RangeInclusive<u16>;
+
+/// One entry.
+struct Line {
+    outer: Ports,
+    inner: Ports,
+    protocol: Protocol,
+    host_ip: Option<Ipv4Addr>,
+    mode: PublishMode,
+}
 
 /// Reads the `ports` of a service.
 pub(super) fn read(item: &Item<'_>, service: &str, published: &mut Published) -> Vec<PortSpec> {
@@ -34,9 +54,9 @@ pub(super) fn read(item: &Item<'_>, service: &str, published: &mut Published) ->
             Kind::Map(_) => long(&item),
             Kind::Null | Kind::Scalar(_) | Kind::List(_) => item.filled().and_then(|text| short(&item, text)),
         };
-        let Some((outer, inner, protocol)) = read else { continue };
+        let Some(Line { outer, inner, protocol, host_ip, mode }) = read else { continue };
         for (published_port, target) in outer.zip(inner) {
-            let spec = PortSpec { protocol, published: published_port, target };
+            let spec = PortSpec { protocol, published: published_port, target, host_ip, mode };
             match published.claim(&item, service, spec) {
                 Claim::New => specs.push(spec),
                 Claim::Again => {}
@@ -57,24 +77,32 @@ enum Claim {
 
 impl Published {
     fn claim(&mut self, item: &Item<'_>, service: &str, spec: PortSpec) -> Claim {
-        let key = (spec.protocol, spec.published);
         let at = item.node.at;
-        let Some(owner) = self.0.get(&key) else {
-            self.0.insert(key, Owner { service: service.to_owned(), target: spec.target, at });
+        let owners = self.by_port.entry((spec.protocol, spec.published)).or_default();
+        let in_the_way = |owner: &&Owner| {
+            // Placement keeps ports of tasks' own nodes apart, but not those of one task.
+            if owner.service == service { owner.spec.overlaps(&spec) } else { owner.spec.clashes(&spec) }
+        };
+        let Some(owner) = owners.iter().find(in_the_way) else {
+            self.count += 1;
+            if self.count > PORTS_MAX {
+                item.error(format!("is more than the {PORTS_MAX} ports that a stack can publish"));
+                return Claim::Taken;
+            }
+            owners.push(Owner { service: service.to_owned(), spec, at });
             return Claim::New;
         };
-        if owner.service == service && owner.target == spec.target && owner.at.file != at.file {
+        if owner.service == service && owner.spec == spec && owner.at.file != at.file {
             return Claim::Again;
         }
         let (who, there) = (&owner.service, item.cx.show(owner.at));
-        let (port, protocol) = (spec.published, spec.protocol);
-        item.error(format!("port {port}/{protocol} is published by service `{who}` already, at {there}"));
+        item.error(format!("port {} is published by service `{who}` already, at {there}", owner.spec));
         Claim::Taken
     }
 }
 
-/// `[HOST:]CONTAINER[/PROTOCOL]`, where both may be ranges.
-fn short(item: &Item<'_>, text: &str) -> Option<(Ports, Ports, Protocol)> {
+/// `[[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]`, where both ports may be ranges.
+fn short(item: &Item<'_>, text: &str) -> Option<Line> {
     let (ports, protocol) = match text.split_once('/') {
         Some((ports, name)) => (ports, item.parse(|_| self::protocol(name))?),
         None => (text, Protocol::Tcp),
@@ -83,34 +111,36 @@ fn short(item: &Item<'_>, text: &str) -> Option<(Ports, Ports, Protocol)> {
         let inner = item.parse(|_| range(ports))?;
         return random(item, *inner.start());
     };
-    let address = outer.rsplit_once(':').map(|(address, _)| address).or(outer.contains('.').then_some(outer));
-    if let Some(address) = address {
-        host_ip(item, address);
-        return None;
-    }
+    let (address, outer) = match outer.rsplit_once(':') {
+        Some((address, outer)) => (Some(address), outer),
+        None if outer.contains('.') => (Some(outer), ""),
+        None => (None, outer),
+    };
+    let host_ip = match address {
+        Some(address) => host_ip(item, address)?,
+        None => None,
+    };
     let inner = item.parse(|_| range(inner))?;
     if outer.is_empty() {
         return random(item, *inner.start());
     }
     let outer = item.parse(|_| range(outer))?;
-    pair(item, outer, inner, protocol)
+    pair(item, Line { outer, inner, protocol, host_ip, mode: PublishMode::Ingress })
 }
 
-fn long(item: &Item<'_>) -> Option<(Ports, Ports, Protocol)> {
+fn long(item: &Item<'_>) -> Option<Line> {
     let fields = item.fields()?;
     let read = |key| fields.get(key).map(|item| item.parse(range));
     let (outer, inner) = (read("published"), read("target"));
     let protocol = fields.get("protocol").map_or(Some(Protocol::Tcp), |item| item.parse(self::protocol));
-    if let Some(mode) = fields.get("mode") {
+    let mode = fields.get("mode").map_or(Some(PublishMode::Ingress), |mode| {
         mode.parse(|text| match text {
-            "ingress" => Ok(()),
-            "host" => Err("`mode: host` is not supported yet".to_owned()),
+            "ingress" => Ok(PublishMode::Ingress),
+            "host" => Ok(PublishMode::Host),
             other => Err(format!("`{}` is neither `ingress` nor `host`", clip(other))),
-        });
-    }
-    if let Some(address) = fields.get("host_ip") {
-        host_ip(&address, address.text().unwrap_or_default());
-    }
+        })
+    });
+    let host_ip = fields.get("host_ip").map_or(Some(None), |item| host_ip(&item, item.filled()?));
     fields.finish(&["name", "app_protocol"]);
     let Some(inner) = inner else {
         item.error("`target` is missing: the port in the container");
@@ -118,19 +148,22 @@ fn long(item: &Item<'_>) -> Option<(Ports, Ports, Protocol)> {
     };
     match outer {
         None => random(item, *inner?.start()),
-        Some(outer) => pair(item, outer?, inner?, protocol?),
+        Some(outer) => {
+            let (outer, inner) = (outer?, inner?);
+            pair(item, Line { outer, inner, protocol: protocol?, host_ip: host_ip?, mode: mode? })
+        }
     }
 }
 
-fn pair(item: &Item<'_>, outer: Ports, inner: Ports, protocol: Protocol) -> Option<(Ports, Ports, Protocol)> {
-    if outer.len() == inner.len() {
-        return Some((outer, inner, protocol));
+fn pair(item: &Item<'_>, line: Line) -> Option<Line> {
+    let (outer, inner) = (line.outer.len(), line.inner.len());
+    if outer == inner {
+        return Some(line);
     }
-    let (outer, inner) = (outer.len(), inner.len());
     if inner == 1 {
         item.error_help(
             format!("{outer} published ports for one port of the container: which one is meant?"),
-            "name a single one: every node answers on the same port",
+            "name a single one: all nodes that answer do so on the same port",
         );
     } else {
         item.error(format!("{outer} published ports do not match {inner} ports of the container"));
@@ -141,14 +174,28 @@ fn pair(item: &Item<'_>, outer: Ports, inner: Ports, protocol: Protocol) -> Opti
 fn random<T>(item: &Item<'_>, target: u16) -> Option<T> {
     item.error_help(
         format!("says no port to publish port {target} of the container on"),
-        format!("every node answers on it, so it has to be known: `{target}:{target}`, for example"),
+        format!("all nodes that answer do so on the same one, so it has to be known: `{target}:{target}`, for example"),
     );
     None
 }
 
-fn host_ip(item: &Item<'_>, address: &str) {
-    let message = format!("publishing on the address `{}` alone is not supported yet", clip(address));
-    item.error_help(message, "leave the address out: every node answers on all of its addresses");
+/// An address of nodes, or none where it stands for all of them; the outer none says that it was refused.
+fn host_ip(item: &Item<'_>, address: &str) -> Option<Option<Ipv4Addr>> {
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    match bare.parse::<IpAddr>() {
+        Ok(IpAddr::V4(all)) if all.is_unspecified() => return Some(None),
+        Ok(IpAddr::V4(one)) if !one.is_multicast() && !one.is_broadcast() => return Some(Some(one)),
+        Ok(IpAddr::V4(_)) => item.error(format!("`{}` is not the address of a node", clip(address))),
+        Ok(IpAddr::V6(_)) => item.error_help(
+            format!("publishing on the IPv6 address `{}` alone is not supported", clip(address)),
+            "leave the address out, or name an IPv4 address",
+        ),
+        Err(_) => item.error_help(
+            format!("`{}` is no address", clip(address)),
+            "an IPv4 address of nodes stands there, such as `127.0.0.1`",
+        ),
+    }
+    None
 }
 
 fn protocol(name: &str) -> Result<Protocol, String> {

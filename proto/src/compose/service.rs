@@ -12,7 +12,7 @@ use super::{
     text::{self, clip},
     yaml::Kind,
 };
-use crate::spec::{ContainerSpec, ServiceSpec};
+use crate::spec::{ContainerSpec, EndpointMode, PublishMode, ServiceSpec};
 
 /// Keys of the Compose Specification that come later.
 const LATER: &[&str] = &[
@@ -104,6 +104,15 @@ pub(super) fn read(
     let networks = networks::attachments(fields.get("networks"), declared);
     let ports = fields.get("ports").map(|item| ports::read(&item, key, published)).unwrap_or_default();
     let deploy = deploy::read(&fields);
+    let everywhere = ports.iter().any(|port| port.mode == PublishMode::Ingress);
+    if let Some(item) =
+        fields.get("ports").filter(|_| deploy.endpoint_mode == EndpointMode::Dnsrr && everywhere)
+    {
+        item.error_help(
+            "cannot be answered on by every node: with `deploy.endpoint_mode: dnsrr` the service has no address of its own",
+            "publish with `mode: host`, or leave `endpoint_mode` out",
+        );
+    }
     refused(&fields);
     fields.finish(LATER);
     Some(ServiceSpec {
@@ -111,6 +120,7 @@ pub(super) fn read(
         container: container?,
         networks,
         ports,
+        endpoint_mode: deploy.endpoint_mode,
         restart: deploy.restart,
         placement: deploy.placement,
         resources: deploy.resources,

@@ -19,7 +19,7 @@ pub(in crate::dns) fn network(number: u64, subnet: &str) -> NetworkItem {
     }
 }
 
-/// `networks`: number, VIP, alias, addresses of the tasks in slots 1, 2, ..; only odd slots are ready.
+/// `networks`: number, VIP (`-` for none), alias, addresses of the tasks in slots 1, 2, ..; only odd slots are ready.
 pub(in crate::dns) fn route(name: &str, networks: &[(u64, &str, &str, &[&str])]) -> RouteItem {
     let on = |number| NetworkId::from_random(number);
     let tasks = networks.iter().map(|(.., tasks)| tasks.len()).max().unwrap_or(0);
@@ -32,6 +32,7 @@ pub(in crate::dns) fn route(name: &str, networks: &[(u64, &str, &str, &[&str])])
             .map(|(net, .., tasks)| (on(*net), tasks[index].parse().unwrap()))
             .collect(),
         ready: index % 2 == 0,
+        host_ports: Vec::new(),
     });
     RouteItem {
         service: ServiceId::from_random(name.len() as u64),
@@ -40,15 +41,16 @@ pub(in crate::dns) fn route(name: &str, networks: &[(u64, &str, &str, &[&str])])
         networks: networks
             .iter()
             .map(|(net, vip, alias, _)| {
-                (on(*net), ServiceAddress { vip: vip.parse().unwrap(), aliases: vec![(*alias).to_owned()] })
+                (on(*net), ServiceAddress { vip: vip.parse().ok(), aliases: vec![(*alias).to_owned()] })
             })
             .collect(),
-        ports: vec![PortSpec { protocol: Protocol::Tcp, published: 80, target: 8080 }],
+        ports: vec![PortSpec::new(Protocol::Tcp, 80, 8080)],
         endpoints: endpoints.collect(),
     }
 }
 
-/// `web` on both networks, `db` on the second one only, `job` on the first one without tasks.
+/// `web` on both networks, `db` on the second one only, `idle` on the first one without tasks, `turns` there without a
+/// virtual address.
 fn names() -> Names {
     let items = [
         Item::Network(network(1, "10.64.32.0/19")),
@@ -62,6 +64,7 @@ fn names() -> Names {
         )),
         Item::Route(route("db", &[(2, "10.64.95.3", "data", &["10.64.64.4"])])),
         Item::Route(route("idle", &[(1, "10.64.63.4", "www", &[])])),
+        Item::Route(route("turns", &[(1, "-", "rr", &["10.64.32.5", "10.64.32.6", "10.64.32.7"])])),
     ];
     Names::of(&View {
         generation: Revision(1),
@@ -94,6 +97,43 @@ fn ask(asker: &str, name: &str, kind: RecordType) -> String {
 fn check(asker: &str, questions: &[(&str, RecordType)], expected: Expect) {
     let text: Vec<String> = questions.iter().map(|(name, kind)| ask(asker, name, *kind)).collect();
     expected.assert_eq(&text.concat());
+}
+
+#[test]
+fn a_name_without_a_virtual_address_stands_for_the_tasks() {
+    use RecordType::{A, PTR, SRV};
+    let all = [
+        ("turns.", A),
+        ("rr.", A),
+        ("tasks.turns.", A),
+        ("3.turns.", A),
+        ("_80._tcp.turns.", SRV),
+        ("5.32.64.10.in-addr.arpa.", PTR),
+    ];
+    check(
+        "10.64.32.2",
+        &all,
+        expect![[r#"
+        turns. A: No Error
+          turns. 1 IN A 10.64.32.5
+          turns. 1 IN A 10.64.32.7
+        rr. A: No Error
+          rr. 1 IN A 10.64.32.5
+          rr. 1 IN A 10.64.32.7
+        tasks.turns. A: No Error
+          tasks.turns. 1 IN A 10.64.32.5
+          tasks.turns. 1 IN A 10.64.32.7
+        3.turns. A: No Error
+          3.turns. 1 IN A 10.64.32.7
+        _80._tcp.turns. SRV: No Error
+          _80._tcp.turns. 1 IN SRV 0 1 80 1.turns.shop.internal.
+          _80._tcp.turns. 1 IN SRV 0 1 80 3.turns.shop.internal.
+          1.turns.shop.internal. 1 IN A 10.64.32.5
+          3.turns.shop.internal. 1 IN A 10.64.32.7
+        5.32.64.10.in-addr.arpa. PTR: No Error
+          5.32.64.10.in-addr.arpa. 1 IN PTR 1.turns.shop.internal.
+    "#]],
+    );
 }
 
 #[test]

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use raftup_proto::{
     api::{Availability, ServiceUpdate},
     id::NodeId,
-    spec::{FailureAction, Mode, Ratio, ServiceSpec, UpdateOrder, UpdatePolicy},
+    spec::{
+        FailureAction, Mode, PortSpec, Protocol, PublishMode, Ratio, ServiceSpec, UpdateOrder, UpdatePolicy,
+    },
     unit::MemBytes,
 };
 
@@ -73,6 +75,11 @@ fn run(sim: &mut Sim, event: &Event) {
             let mode = if global { Mode::Global } else { Mode::Replicated { replicas: replicas.into() } };
             let mut spec = service(IMAGES[usize::from(image) % IMAGES.len()], mode);
             spec.resources.reservations.memory = Some(MemBytes(u64::from(memory % 4) << 28));
+            if image % 3 == 0 {
+                let mode = PublishMode::Host;
+                let published = 80 + u16::from(image % 2);
+                spec.ports = vec![PortSpec { mode, ..PortSpec::new(Protocol::Tcp, published, 80) }];
+            }
             if image % 2 == 1 {
                 spec.update.order = UpdateOrder::StartFirst;
                 spec.update.failure_action = FailureAction::Rollback;
@@ -120,6 +127,7 @@ fn mend(sim: &mut Sim) {
     for spec in sim.spec.services.values_mut() {
         spec.container.image = "good".to_owned();
         spec.resources = Default::default();
+        spec.ports.clear();
     }
     _ = sim.deploy();
     sim.wait(Duration::from_secs(200));

@@ -29,6 +29,8 @@ scenarios!(
     removal,
     waiting,
     placement,
+    ports,
+    host_ports,
     exhaustion,
     deploy,
     progress,

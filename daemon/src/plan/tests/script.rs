@@ -2,23 +2,26 @@
 //!
 //! ```text
 //! node add NAME MEMORY | lost NAME | back NAME | drain|pause|active NAME | rm NAME | label NAME KEY=VALUE
-//! service add NAME replicas=N|global image=I volume=V memory=M constraint=A==B port=P delay=S attempts=N restart=none|on-failure
+//! node deaf NAME PORTS taken|absent
+//! service add NAME replicas=N|global image=I volume=V memory=M constraint=A==B port=PORTS host-port=PORTS endpoint=vip|dnsrr delay=S attempts=N restart=none|on-failure
 //!     update.KEY=V rollback.KEY=V (parallelism, delay, order, monitor, action, ratio) healthcheck
 //! service set NAME (as add) | service rm NAME | stack rm | scale NAME N | pool CIDR (before the first node)
 //! rollback NAME [VERSION] | update NAME force|image=I | crash NAME SLOT | routes held|flow | versions NAME
-//! progress node NAME | settle | wait SECONDS | decide | show | progress
+//! progress node NAME | problems | routes of NAME | settle | wait SECONDS | decide | show | progress
 //! ```
 
 use std::time::Duration;
 
 use raftup_proto::{
     api::{Availability, NodeUpdate, ServiceUpdate},
+    peer::{Deaf, DeafTo},
     refusal::Refusal,
     spec::{
-        Constraint, Healthcheck, Mode, Mount, MountSource, NodeAttribute, PortSpec, Protocol,
-        RestartCondition, ServiceSpec, UpdatePolicy,
+        Constraint, EndpointMode, Healthcheck, Mode, Mount, MountSource, NodeAttribute, PortSpec, Protocol,
+        PublishMode, RestartCondition, ServiceSpec, UpdatePolicy,
     },
     unit::MemBytes,
+    view::{Item, Key},
 };
 
 use crate::plan;
@@ -88,8 +91,10 @@ impl Runner {
                 options.iter().for_each(|option| set(&mut spec, option));
                 sim.spec.services.insert(key.clone(), spec);
                 let result = sim.deploy();
-                if let (Err(_), Some(old)) = (&result, old) {
-                    sim.spec.services.insert(key, old);
+                match (&result, old) {
+                    (Ok(()), _) => {}
+                    (Err(_), Some(old)) => _ = sim.spec.services.insert(key, old),
+                    (Err(_), None) => _ = sim.spec.services.remove(&key),
                 }
                 return refused(result);
             }
@@ -128,6 +133,18 @@ impl Runner {
                 };
                 return service.versions.iter().map(line).collect();
             }
+            ["problems"] => {
+                let services = plan::show::services(sim.cluster(), None);
+                let nodes = plan::show::nodes(sim.cluster(), sim.node_here(), &Default::default());
+                let services =
+                    services.into_iter().map(|service| (service.name.to_string(), service.problems));
+                let nodes = nodes.into_iter().map(|node| (node.hostname, node.problems));
+                let named = |(name, all): (String, Vec<String>)| {
+                    all.into_iter().map(move |problem| format!("{name}: {problem}")).collect::<Vec<_>>()
+                };
+                return services.chain(nodes).flat_map(named).collect();
+            }
+            ["routes", "of", name] => return routes(sim, name),
             ["progress", "node", name] => {
                 let node = plan::progress::Selector::Node(sim.node(name));
                 return sim.progress_of(node);
@@ -142,6 +159,21 @@ impl Runner {
         }
         Vec::new()
     }
+}
+
+/// Where the service is reached, as every node is told.
+fn routes(sim: &Sim, name: &str) -> Vec<String> {
+    let world = plan::World::new(sim.cluster().clone());
+    let key = Key::Route(sim.find(name));
+    let Some(Item::Route(route)) = plan::view::item(&world, sim.node_here(), key) else { return Vec::new() };
+    let ports = |ports: &[PortSpec]| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let vips = route.networks.values().map(|on| on.vip.map_or("no VIP".to_owned(), |vip| vip.to_string()));
+    let head = vips.chain([format!("everywhere: {}", ports(&route.ports))]);
+    let ends = route.endpoints.iter().map(|endpoint| {
+        let ready = if endpoint.ready { "" } else { " not ready" };
+        format!("{} on {}{ready}: {}", endpoint.slot, endpoint.node, ports(&endpoint.host_ports))
+    });
+    head.chain(ends).map(|line| line.trim_end().to_owned()).collect()
 }
 
 fn scale(sim: &mut Sim, name: &str, replicas: u32) -> Result<(), Refusal> {
@@ -181,6 +213,16 @@ fn node(sim: &mut Sim, words: &[&str]) -> Result<(), Refusal> {
         ["engine-gone", name] => sim.engine(sim.node(name), None),
         ["engine-back", name] => sim.engine(sim.node(name), Some("28.5.2")),
         ["drain", name] => sim.availability(sim.node(name), Availability::Drain),
+        ["deaf", name, list, why @ ("taken" | "absent")] => {
+            let why = if *why == "taken" { DeafTo::Taken } else { DeafTo::NoAddress };
+            let deaf = |port: PortSpec| {
+                let PortSpec { protocol, published, host_ip, .. } = port;
+                Deaf { protocol, published, host_ip, why }
+            };
+            let mut deaf: Vec<Deaf> = ports(list, PublishMode::Ingress).into_iter().map(deaf).collect();
+            deaf.sort_unstable();
+            sim.say(sim.node(name), |info| info.deaf = deaf);
+        }
         ["pause", name] => sim.availability(sim.node(name), Availability::Pause),
         ["active", name] => sim.availability(sim.node(name), Availability::Active),
         ["rm", name, force @ ..] => {
@@ -215,10 +257,10 @@ fn set(spec: &mut ServiceSpec, option: &str) {
             };
             spec.placement.constraints = vec![Constraint { attribute, equal: true, value: value.to_owned() }];
         }
-        ("port", port) => {
-            let published = port.parse().unwrap();
-            spec.ports = vec![PortSpec { protocol: Protocol::Tcp, published, target: 80 }];
-        }
+        ("port", list) => spec.ports = ports(list, PublishMode::Ingress),
+        ("host-port", list) => spec.ports = ports(list, PublishMode::Host),
+        ("endpoint", "dnsrr") => spec.endpoint_mode = EndpointMode::Dnsrr,
+        ("endpoint", "vip") => spec.endpoint_mode = EndpointMode::Vip,
         ("delay", time) => spec.restart.delay = seconds(time),
         ("attempts", n) => spec.restart.max_attempts = Some(n.parse().unwrap()),
         ("volume", name) => {
@@ -241,6 +283,22 @@ fn set(spec: &mut ServiceSpec, option: &str) {
         ("restart", "on-failure") => spec.restart.condition = RestartCondition::OnFailure,
         (key, value) => panic!("no such option: {key}={value}"),
     }
+}
+
+/// `[ADDRESS:]PORT[/udp]`, several with commas, to port 80 of the container; `-` for none.
+fn ports(list: &str, mode: PublishMode) -> Vec<PortSpec> {
+    let one = |text: &str| {
+        let (text, protocol) = match text.strip_suffix("/udp") {
+            Some(text) => (text, Protocol::Udp),
+            None => (text, Protocol::Tcp),
+        };
+        let (host_ip, port) = match text.split_once(':') {
+            Some((address, port)) => (Some(address.parse().unwrap()), port),
+            None => (None, text),
+        };
+        PortSpec { host_ip, mode, ..PortSpec::new(protocol, port.parse().unwrap(), 80) }
+    };
+    list.split(',').filter(|text| *text != "-").map(one).collect()
 }
 
 fn bytes(text: &str) -> MemBytes {

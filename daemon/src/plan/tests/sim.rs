@@ -44,6 +44,7 @@ pub(super) fn service(image: &str, mode: Mode) -> ServiceSpec {
         container: ContainerSpec { image: image.to_owned(), ..ContainerSpec::default() },
         networks: vec![NetworkAttachment { network: "default".parse().unwrap(), aliases: Vec::new() }],
         ports: Vec::new(),
+        endpoint_mode: Default::default(),
         restart: Default::default(),
         placement: Default::default(),
         resources: Default::default(),
@@ -69,6 +70,7 @@ fn info(hostname: &str, memory: MemBytes, cpu: CpuMillis) -> NodeInfo {
             cpu,
             ..Platform::default()
         },
+        deaf: Vec::new(),
     }
 }
 
@@ -139,8 +141,13 @@ impl Sim {
 
     /// The node says that its engine is of this version, or does not answer.
     pub(super) fn engine(&mut self, node: NodeId, version: Option<&str>) {
+        self.say(node, |info| info.platform.engine = version.map(str::to_owned));
+    }
+
+    /// The node says something else of itself than before.
+    pub(super) fn say(&mut self, node: NodeId, change: impl FnOnce(&mut NodeInfo)) {
         let mut info = self.cluster().nodes[&node].info.clone();
-        info.platform.engine = version.map(str::to_owned);
+        change(&mut info);
         let set = plan::nodes::heard(self.cluster(), node, &info, self.now).unwrap();
         self.apply(set);
     }
@@ -320,6 +327,11 @@ impl Sim {
         }
         self.now = end;
         self.settle();
+    }
+
+    /// Any node.
+    pub(super) fn node_here(&self) -> NodeId {
+        *self.cluster().nodes.keys().next().expect("there is always a node")
     }
 
     pub(super) fn node(&self, hostname: &str) -> NodeId {

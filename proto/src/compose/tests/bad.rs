@@ -163,74 +163,75 @@ fn ports() {
     "#]],
     );
     check_web(
-        "ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', \
+        "ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', \
          '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']",
         expect![[r#"
             compose.yaml:4:13: services.web.ports[0]: says no port to publish port 80 of the container on
-             4 |     ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:8
+             4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
                |             ^^^^
-               help: every node answers on it, so it has to be known: `80:80`, for example
+               help: all nodes that answer do so on the same one, so it has to be known: `80:80`, for example
             compose.yaml:4:19: services.web.ports[1]: says no port to publish port 8080 of the container on
-             4 |     ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:8
+             4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
                |                   ^^^^
-               help: every node answers on it, so it has to be known: `8080:8080`, for example
+               help: all nodes that answer do so on the same one, so it has to be known: `8080:8080`, for example
             compose.yaml:4:25: services.web.ports[2]: port 0 is not between 1 and 65535
-             4 |     ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:8
+             4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
                |                         ^^^^^^
-            compose.yaml:4:33: services.web.ports[3]: publishing on the address `127.0.0.1` alone is not supported yet
-             4 |     ports: ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:8
-               |                                 ^^^^^^^^^^^^^^^^^
-               help: leave the address out: every node answers on all of its addresses
-            compose.yaml:4:52: services.web.ports[4]: publishing on the address `127.0.0.1` alone is not supported yet
-             4 | ['80', 8080, '0:80', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '8
+            compose.yaml:4:33: services.web.ports[3]: publishing on the IPv6 address `[::1]` alone is not supported
+             4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
+               |                                 ^^^^^^^^^^^^^
+               help: leave the address out, or name an IPv4 address
+            compose.yaml:4:48: services.web.ports[4]: says no port to publish port 80 of the container on
+             4 | ts: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '8
                |                                         ^^^^^^^^^^^^^^^
-               help: leave the address out: every node answers on all of its addresses
-            compose.yaml:4:69: services.web.ports[5]: says no port to publish port 80 of the container on
-             4 | 0', '127.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '
+               help: all nodes that answer do so on the same one, so it has to be known: `80:80`, for example
+            compose.yaml:4:65: services.web.ports[5]: says no port to publish port 80 of the container on
+             4 | '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '
                |                                         ^^^^^
-               help: every node answers on it, so it has to be known: `80:80`, for example
-            compose.yaml:4:76: services.web.ports[6]: 3 published ports do not match 2 ports of the container
-             4 | 7.0.0.1:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
+               help: all nodes that answer do so on the same one, so it has to be known: `80:80`, for example
+            compose.yaml:4:72: services.web.ports[6]: 3 published ports do not match 2 ports of the container
+             4 |  '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^^^^
-            compose.yaml:4:91: services.web.ports[7]: the range `82-80` ends before it begins
+            compose.yaml:4:87: services.web.ports[7]: the range `82-80` ends before it begins
              4 |  '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^^
-            compose.yaml:4:104: services.web.ports[8]: 11 published ports for one port of the container: which one is meant?
+            compose.yaml:4:100: services.web.ports[8]: 11 published ports for one port of the container: which one is meant?
              4 | 80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^
-               help: name a single one: every node answers on the same port
-            compose.yaml:4:116: services.web.ports[9]: the protocol `sctp` is not supported yet
+               help: name a single one: all nodes that answer do so on the same port
+            compose.yaml:4:112: services.web.ports[9]: the protocol `sctp` is not supported yet
              4 | '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^^^
-            compose.yaml:4:130: services.web.ports[10]: `x` is neither `tcp` nor `udp`
+            compose.yaml:4:126: services.web.ports[10]: `x` is neither `tcp` nor `udp`
              4 |  '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^
-            compose.yaml:4:141: services.web.ports[11]: `b` is not a port
+            compose.yaml:4:137: services.web.ports[11]: `b` is not a port
              4 | ', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^
-            compose.yaml:4:148: services.web.ports[12]: must be a value, not an empty text
+            compose.yaml:4:144: services.web.ports[12]: must be a value, not an empty text
              4 | 90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^
         "#]],
     );
     check_web(
-        "ports:\n  - {target: 80}\n  - {published: 80}\n  - {target: 80, published: 80, mode: host}\n  \
-         - {target: 80, published: 81, host_ip: 10.0.0.1}\n  - {target: 80, published: 70000, protocl: udp}",
+        "ports:\n  - {target: 80}\n  - {published: 80}\n  - {target: 80, published: 80, mode: hst}\n  \
+         - {target: 80, published: 81, host_ip: 10.0.0}\n  - {target: 80, published: 70000, protocl: udp}\n  \
+         - {target: 80-90, published: 80-89, mode: host}\n  - {target: 80, published: 83, host_ip: 224.0.0.1}",
         expect![[r#"
             compose.yaml:5:9: services.web.ports[0]: says no port to publish port 80 of the container on
              5 |       - {target: 80}
                |         ^
-               help: every node answers on it, so it has to be known: `80:80`, for example
+               help: all nodes that answer do so on the same one, so it has to be known: `80:80`, for example
             compose.yaml:6:9: services.web.ports[1]: `target` is missing: the port in the container
              6 |       - {published: 80}
                |         ^
-            compose.yaml:7:43: services.web.ports[2].mode: `mode: host` is not supported yet
-             7 |       - {target: 80, published: 80, mode: host}
-               |                                           ^^^^
-            compose.yaml:8:46: services.web.ports[3].host_ip: publishing on the address `10.0.0.1` alone is not supported yet
-             8 |       - {target: 80, published: 81, host_ip: 10.0.0.1}
-               |                                              ^^^^^^^^
-               help: leave the address out: every node answers on all of its addresses
+            compose.yaml:7:43: services.web.ports[2].mode: `hst` is neither `ingress` nor `host`
+             7 |       - {target: 80, published: 80, mode: hst}
+               |                                           ^^^
+            compose.yaml:8:46: services.web.ports[3].host_ip: `10.0.0` is no address
+             8 |       - {target: 80, published: 81, host_ip: 10.0.0}
+               |                                              ^^^^^^
+               help: an IPv4 address of nodes stands there, such as `127.0.0.1`
             compose.yaml:9:33: services.web.ports[4].published: port 70000 is not between 1 and 65535
              9 |       - {target: 80, published: 70000, protocl: udp}
                |                                 ^^^^^
@@ -238,11 +239,18 @@ fn ports() {
              9 |       - {target: 80, published: 70000, protocl: udp}
                |                                        ^^^^^^^
                help: did you mean `protocol`?
+            compose.yaml:10:9: services.web.ports[5]: 10 published ports do not match 11 ports of the container
+             10 |       - {target: 80-90, published: 80-89, mode: host}
+                |         ^
+            compose.yaml:11:46: services.web.ports[6].host_ip: `224.0.0.1` is not the address of a node
+             11 |       - {target: 80, published: 83, host_ip: 224.0.0.1}
+                |                                              ^^^^^^^^^
         "#]],
     );
     check(
         "services:\n  a: {image: x, ports: ['80:80', '80:81', '80:80/udp']}\n  b:\n    image: x\n    ports:\n      \
-         - 79-81:1-3\n",
+         - 79-81:1-3\n      - 10.0.0.1:80:80\n      - 10.0.0.1:90:80\n      - 10.0.0.2:90:80\n      - 90:80\n      \
+         - {target: 80, published: 95, mode: host}\n      - {target: 81, published: 95, mode: host}\n",
         expect![[r#"
             compose.yaml:2:34: services.a.ports[1]: port 80/tcp is published by service `a` already, at compose.yaml:2:25
              2 |   a: {image: x, ports: ['80:80', '80:81', '80:80/udp']}
@@ -250,6 +258,15 @@ fn ports() {
             compose.yaml:6:9: services.b.ports[0]: port 80/tcp is published by service `a` already, at compose.yaml:2:25
              6 |       - 79-81:1-3
                |         ^^^^^^^^^
+            compose.yaml:7:9: services.b.ports[1]: port 80/tcp is published by service `a` already, at compose.yaml:2:25
+             7 |       - 10.0.0.1:80:80
+               |         ^^^^^^^^^^^^^^
+            compose.yaml:10:9: services.b.ports[4]: port 10.0.0.1:90/tcp is published by service `b` already, at compose.yaml:8:9
+             10 |       - 90:80
+                |         ^^^^^
+            compose.yaml:12:9: services.b.ports[6]: port 95/tcp is published by service `b` already, at compose.yaml:11:9
+             12 |       - {target: 81, published: 95, mode: host}
+                |         ^
         "#]],
     );
 }
@@ -446,14 +463,23 @@ fn deploy() {
     "#]],
     );
     check_web(
-        "deploy: {mode: replicated-job, endpoint_mode: dnsrr}",
+        "deploy: {mode: replicated-job, endpoint_mode: dnsrrr}",
         expect![[r#"
-        compose.yaml:4:20: services.web.deploy.mode: the mode `replicated-job` is not supported yet
-         4 |     deploy: {mode: replicated-job, endpoint_mode: dnsrr}
-           |                    ^^^^^^^^^^^^^^
-        compose.yaml:4:51: services.web.deploy.endpoint_mode: `dnsrr` is not supported yet
-         4 |     deploy: {mode: replicated-job, endpoint_mode: dnsrr}
-           |                                                   ^^^^^
+            compose.yaml:4:20: services.web.deploy.mode: the mode `replicated-job` is not supported yet
+             4 |     deploy: {mode: replicated-job, endpoint_mode: dnsrrr}
+               |                    ^^^^^^^^^^^^^^
+            compose.yaml:4:51: services.web.deploy.endpoint_mode: `dnsrrr` is neither `vip` nor `dnsrr`
+             4 |     deploy: {mode: replicated-job, endpoint_mode: dnsrrr}
+               |                                                   ^^^^^^
+        "#]],
+    );
+    check_web(
+        "deploy: {endpoint_mode: dnsrr}\nports: ['80:80']",
+        expect![[r#"
+        compose.yaml:5:12: services.web.ports: cannot be answered on by every node: with `deploy.endpoint_mode: dnsrr` the service has no address of its own
+         5 |     ports: ['80:80']
+           |            ^
+           help: publish with `mode: host`, or leave `endpoint_mode` out
     "#]],
     );
     check_web(

@@ -181,11 +181,11 @@ volumes:
                   constraints: {"attribute":{"label":"disk"},"equal":true,"value":"ssd"}
                   constraints: {"attribute":"role","equal":false,"value":"manager"}
                   constraints: {"attribute":"os","equal":true,"value":"linux"}
-                ports: {"protocol":"tcp","published":80,"target":8080}
-                ports: {"protocol":"tcp","published":8443,"target":443}
-                ports: {"protocol":"udp","published":9000,"target":7000}
-                ports: {"protocol":"udp","published":9001,"target":7001}
-                ports: {"protocol":"udp","published":9002,"target":7002}
+                ports: {"mode":"ingress","protocol":"tcp","published":80,"target":8080}
+                ports: {"mode":"ingress","protocol":"tcp","published":8443,"target":443}
+                ports: {"mode":"ingress","protocol":"udp","published":9000,"target":7000}
+                ports: {"mode":"ingress","protocol":"udp","published":9001,"target":7001}
+                ports: {"mode":"ingress","protocol":"udp","published":9002,"target":7002}
                 resources:
                   limits:
                     cpu: 500
@@ -341,6 +341,83 @@ fn restart_words() {
                     memory: 67108864
                   reservations:
                     memory: 33554432
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+}
+
+#[test]
+fn ports() {
+    check_web(
+        "ports:\n  - 127.0.0.1:8000-8001:80-81\n  - 127.0.0.1:8000:80/udp\n  - 0.0.0.0:9000:90\n  \
+         - {target: 70-71, published: 7000-7001, mode: host, host_ip: 10.0.0.1}\n  \
+         - {target: 70, published: 7000, host_ip: 10.0.0.2, protocol: tcp}",
+        expect![[r#"
+            name: "shop"
+            services:
+              web:
+                container:
+                  image: "nginx"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                ports: {"host_ip":"10.0.0.1","mode":"host","protocol":"tcp","published":7000,"target":70}
+                ports: {"host_ip":"10.0.0.2","mode":"ingress","protocol":"tcp","published":7000,"target":70}
+                ports: {"host_ip":"10.0.0.1","mode":"host","protocol":"tcp","published":7001,"target":71}
+                ports: {"host_ip":"127.0.0.1","mode":"ingress","protocol":"tcp","published":8000,"target":80}
+                ports: {"host_ip":"127.0.0.1","mode":"ingress","protocol":"tcp","published":8001,"target":81}
+                ports: {"mode":"ingress","protocol":"tcp","published":9000,"target":90}
+                ports: {"host_ip":"127.0.0.1","mode":"ingress","protocol":"udp","published":8000,"target":80}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
+    );
+    check(
+        "services:\n  a: {image: x, ports: ['10.0.0.1:80:80', {target: 90, published: 90, mode: host}]}\n  \
+         b: {image: x, ports: ['10.0.0.2:80:80', {target: 90, published: 90, mode: host}], \
+         deploy: {endpoint_mode: vip}}\n  \
+         c:\n    image: x\n    ports: [{target: 91, published: 91, mode: host}]\n    \
+         deploy: {endpoint_mode: dnsrr}",
+        expect![[r#"
+            name: "shop"
+            services:
+              a:
+                container:
+                  image: "x"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                ports: {"host_ip":"10.0.0.1","mode":"ingress","protocol":"tcp","published":80,"target":80}
+                ports: {"mode":"host","protocol":"tcp","published":90,"target":90}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+              b:
+                container:
+                  image: "x"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                ports: {"host_ip":"10.0.0.2","mode":"ingress","protocol":"tcp","published":80,"target":80}
+                ports: {"mode":"host","protocol":"tcp","published":90,"target":90}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+              c:
+                container:
+                  image: "x"
+                endpoint_mode: "dnsrr"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                ports: {"mode":"host","protocol":"tcp","published":91,"target":91}
                 restart:
                   condition: "any"
                   delay: "5.000s"

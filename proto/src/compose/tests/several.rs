@@ -78,9 +78,9 @@ name: late
                 placement:
                   constraints: {"attribute":"role","equal":true,"value":"worker"}
                   constraints: {"attribute":"id","equal":false,"value":"x"}
-                ports: {"protocol":"tcp","published":80,"target":80}
-                ports: {"protocol":"tcp","published":81,"target":81}
-                ports: {"protocol":"tcp","published":82,"target":82}
+                ports: {"mode":"ingress","protocol":"tcp","published":80,"target":80}
+                ports: {"mode":"ingress","protocol":"tcp","published":81,"target":81}
+                ports: {"mode":"ingress","protocol":"tcp","published":82,"target":82}
                 restart:
                   condition: "any"
                   delay: "5.000s"
