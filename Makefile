@@ -60,8 +60,8 @@ fix:
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# Figures are of release builds; ARGS="--rounds 20", or names of measures: idle, begin, start, mesh, fabric, faults, dns,
-# lossless.
+# Figures are of release builds; ARGS="--rounds 20", or names of measures: idle, begin, start, mesh, fabric, rules, faults,
+# dns, lossless.
 bench: setup
 	cargo build --locked --release --workspace --bins
 	cargo bench --locked -p raftup-tests --bench bench -- $(ARGS)

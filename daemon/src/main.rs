@@ -11,10 +11,15 @@ use raftup_daemon::{
     node::Node,
     store,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 /// How late timers may fire: far less than an idle cluster waits for anything, heartbeats and elections first.
 const SLACK_NS: NonZeroU64 = NonZeroU64::new(25_000_000).unwrap();
+
+/// Files that the daemon may have open, where the system lets it: two sockets hold each published port, and connections
+/// over IPv6 are carried.
+const FILES: u64 = 65_536;
 
 /// One small daemon beside the Docker Engine of each server.
 #[derive(Parser)]
@@ -58,6 +63,7 @@ fn start(flags: Settings) -> anyhow::Result<()> {
     start_log(&config)?;
     abort_on_panic();
     be_unhurried();
+    raise_file_limit();
     // One: all that happens is short, and workers that wake each other for it are most of what an idle daemon costs.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async { Node::build(config).await?.run().await })
@@ -88,6 +94,16 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
         LogFormat::Json => lines.json().init(),
     }
     Ok(())
+}
+
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = maximum.map_or(FILES, |maximum| maximum.min(FILES));
+    if current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+    {
+        tracing::warn!(%error, "the number of files that may be open cannot be raised");
+    }
 }
 
 /// A daemon that lost one of its loops is worse than one that is started again.

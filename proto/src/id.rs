@@ -83,6 +83,11 @@ macro_rules! random_id {
             pub const fn from_random(random: u64) -> Self {
                 Self(random % ID_SPACE)
             }
+
+            /// The number that stands for it.
+            pub const fn number(self) -> u64 {
+                self.0
+            }
         }
 
         impl fmt::Display for $name {

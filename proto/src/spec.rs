@@ -58,6 +58,9 @@ pub struct ServiceSpec {
     /// The same on the way back.
     #[serde(default, skip_serializing_if = "UpdatePolicy::is_default")]
     pub rollback: UpdatePolicy,
+    /// Which of its tasks gets a new connection.
+    #[serde(default, skip_serializing_if = "Routing::is_default")]
+    pub routing: Routing,
 }
 
 /// How many tasks a service has.
@@ -298,6 +301,25 @@ impl fmt::Display for Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
         })
+    }
+}
+
+/// Which task of a service gets a new connection, through a published port or its virtual address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Routing {
+    /// Any.
+    #[default]
+    Any,
+    /// One on the node that the connection comes to; any where that node has none.
+    Local,
+    /// The same for all connections of one client address, through whichever node.
+    Sticky,
+}
+
+impl Routing {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

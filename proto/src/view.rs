@@ -16,7 +16,7 @@ use crate::{
     id::{NetworkId, NodeId, ServiceId, TaskId},
     name::{NetworkName, ServiceName, StackName, VolumeName},
     peer::FabricKey,
-    spec::{ContainerSpec, PortSpec, Resources},
+    spec::{ContainerSpec, PortSpec, Resources, Routing},
 };
 
 /// The state that a view was worked out from: the index of the last entry of the log that it holds.
@@ -205,6 +205,8 @@ pub struct RouteItem {
     pub networks: BTreeMap<NetworkId, ServiceAddress>,
     /// Ports that every node answers on.
     pub ports: Vec<PortSpec>,
+    /// Which of its tasks gets a new connection.
+    pub routing: Routing,
     /// Its tasks that have an address, by slot, then id.
     pub endpoints: Vec<Endpoint>,
 }

@@ -7,6 +7,7 @@
 //! | [`start`] | forty replicas of a small image |
 //! | [`mesh`] | bytes and requests through a published port, and from container to container |
 //! | [`fabric`] | the same over encrypted links, beside the cipher alone |
+//! | [`rules`] | what a change of one endpoint and a new connection cost, with many services |
 //! | [`faults`] | daemons killed, hosts powered off |
 //! | [`dns`] | names, few and many, also while a host is lost |
 //! | [`lossless`] | requests that fail through changes |
@@ -24,6 +25,7 @@ mod faults;
 mod idle;
 mod lossless;
 mod mesh;
+mod rules;
 mod start;
 mod table;
 
@@ -69,6 +71,7 @@ enum Measure {
     Start,
     Mesh,
     Fabric,
+    Rules,
     Faults,
     Dns,
     Lossless,
@@ -82,6 +85,7 @@ impl Measure {
             Self::Start => start::measure(args.rounds),
             Self::Mesh => mesh::measure(args.rounds),
             Self::Fabric => fabric::measure(args.rounds),
+            Self::Rules => rules::measure(args.rounds),
             Self::Faults => faults::measure(args.fault_rounds.unwrap_or(args.rounds), !args.no_swarm_faults),
             Self::Dns => dns::measure(args.fault_rounds.unwrap_or(args.rounds)),
             Self::Lossless => lossless::measure(args.requests, &args.engine),

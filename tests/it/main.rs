@@ -12,6 +12,7 @@
 //! | `names` | each kind of name, asked from containers on both kinds of engine; what others answer |
 //! | `publish` | ports of one address, of tasks' own nodes, taken ones; names without a virtual address |
 //! | `ports` | that two UDP ports between hosts are enough |
+//! | `routing` | who gets a connection, from wherever it comes |
 //! | `faults` | daemons, engines and hosts that die under load |
 //! | `identity` | data directories that were wiped or copied |
 //! | `input` | bad input, each with its message |
@@ -33,5 +34,6 @@ mod layering;
 mod names;
 mod ports;
 mod publish;
+mod routing;
 mod stacks;
 mod wire;

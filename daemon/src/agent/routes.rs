@@ -262,7 +262,10 @@ impl Applier {
             }
             let wiring = self.fabric.wiring(view, cluster, me).await?;
             self.mtu.send_replace(Some(wiring.mtu()));
-            self.found = self.names.begin(view, cluster.pool, gateways(view, me)).await?;
+            // Sockets are this process's own: there are none of the earlier one.
+            let mut problems = self.mesh.hold(&Table::of(view, cluster, me, &BTreeSet::new())).await;
+            problems.extend(self.names.begin(view, cluster.pool, gateways(view, me)).await?);
+            self.found = problems;
             self.tell(Vec::new());
             info!(generation = %view.generation, "routing state of an earlier process is in force until a leader is heard");
         }
@@ -286,8 +289,9 @@ impl Applier {
         self.fabric.apply(&wiring).await?;
         self.mtu.send_replace(Some(wiring.mtu()));
         let unreachable = self.unreachable.borrow().clone();
-        self.mesh.apply(Table::of(view, cluster, me, &unreachable)).await?;
-        self.found = self.names.set(view, cluster.pool, gateways(view, me)).await?;
+        let mut problems = self.mesh.apply(Table::of(view, cluster, me, &unreachable)).await?;
+        problems.extend(self.names.set(view, cluster.pool, gateways(view, me)).await?);
+        self.found = problems;
         self.tell(Vec::new());
         let took_ms = begun.elapsed().as_millis() as u64;
         info!(generation = %view.generation, took_ms, "routing state is in force");

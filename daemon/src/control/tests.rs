@@ -106,6 +106,7 @@ impl Lab {
             labels: BTreeMap::new(),
             update: Default::default(),
             rollback: Default::default(),
+            routing: Default::default(),
         };
         let spec = StackSpec {
             name: "shop".parse().unwrap(),

@@ -86,6 +86,7 @@ mod tests {
             name: "web".parse().unwrap(),
             networks: [(NetworkId::from_random(1), address)].into(),
             ports: Vec::new(),
+            routing: Default::default(),
             endpoints: Vec::new(),
         })
     }

@@ -1,6 +1,6 @@
 //! Applies the rules, with `nft`, and keeps what goes with them.
 
-use std::{collections::BTreeSet, io, net::Ipv4Addr, process::Stdio};
+use std::{collections::BTreeSet, io, process::Stdio};
 
 use ipnet::Ipv4Net;
 use raftup_proto::{peer::Deaf, view::Revision};
@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use super::{
     Ruleset, Table, conntrack, docker,
+    relay::Relay,
     reserve::Reserved,
     ruleset::{GENERATION, TABLE, generation_mark},
     table::{Front, Port},
@@ -38,11 +39,12 @@ pub enum MeshError {
 /// The mesh of this node.
 #[derive(Debug, Default)]
 pub struct Mesh {
-    /// The rules in the kernel; none if they must be replaced as a whole.
-    known: Option<Ruleset>,
-    /// Endpoints and UDP ports that may have flows in the kernel's memory.
-    flows: Option<(BTreeSet<Ipv4Addr>, BTreeSet<Port>)>,
+    /// What was put in force last.
+    last: Option<Table>,
+    /// Others may have changed it since: it is replaced as a whole.
+    doubted: bool,
     reserved: Reserved,
+    relay: Relay,
     /// Ports that this node should answer on, those that others have among them.
     fronts: BTreeSet<Front>,
     pool: Option<Ipv4Net>,
@@ -51,7 +53,7 @@ pub struct Mesh {
 impl Mesh {
     /// Others may have changed the rules: replace them as a whole at the next change.
     pub fn forget(&mut self) {
-        self.known = None;
+        self.doubted = true;
     }
 
     /// Whether rules that an earlier process has put in force still are, and are those of `generation` or of a later one.
@@ -66,21 +68,46 @@ impl Mesh {
     /// Makes the rules those of `table`, but for ports that other programs of this host have.
     ///
     /// Errors: nothing of the table is in force; the next call starts over.
-    pub async fn apply(&mut self, mut table: Table) -> Result<(), MeshError> {
-        self.fronts = table.published.keys().copied().collect();
-        self.pool = Some(table.pool);
-        self.reserved.hold(&self.fronts, table.pool).await;
+    pub async fn apply(&mut self, mut table: Table) -> Result<Vec<String>, MeshError> {
+        self.reserve(&table).await;
         table.withhold(self.reserved.taken());
-        let rules = Ruleset::of(&table);
-        if self.known.is_none() {
+        if let Some(last) = &self.last {
+            table.keep_numbers(last);
+        }
+        let known = self.last.as_ref().filter(|_| !self.doubted);
+        if known.is_none() {
             // Docker drops what it does not know; it also makes the chain anew when it is started first.
             docker::accept_ours().await?;
         }
-        self.apply_rules(&rules).await?;
-        self.known = Some(rules);
-        self.forget_flows(&table).await;
+        let applied = apply_rules(&table, known).await;
+        self.doubted = applied.is_err();
+        applied?;
+        if let Some(last) = &self.last {
+            forget_flows(last, &table).await;
+        }
         self.reserved.release(&self.fronts);
-        Ok(())
+        self.last = Some(table);
+        Ok(self.hold_ipv6())
+    }
+
+    /// Holds the published ports of `table`, and leads those who come to them over IPv6 to it. Answers what an operator
+    /// should know, one line a matter.
+    pub async fn hold(&mut self, table: &Table) -> Vec<String> {
+        self.reserve(table).await;
+        self.hold_ipv6()
+    }
+
+    async fn reserve(&mut self, table: &Table) {
+        self.fronts = table.published.keys().copied().collect();
+        self.pool = Some(table.pool);
+        self.reserved.hold(&self.fronts, table.pool, &self.relay.held()).await;
+    }
+
+    fn hold_ipv6(&mut self) -> Vec<String> {
+        // A program that listens on 127.0.0.1 alone is for no one outside, whatever the rules are at the moment.
+        let ours = |front: &&Front| front.0.is_none() && self.reserved.has(front);
+        let ports = self.fronts.iter().filter(ours).map(|(_, port)| *port).collect();
+        self.relay.hold(&ports)
     }
 
     /// The published ports that this node does not answer on, in order.
@@ -93,43 +120,45 @@ impl Mesh {
     pub async fn look_again(&mut self) -> bool {
         let Some(pool) = self.pool.filter(|_| self.reserved.may_change(&self.fronts)) else { return false };
         let before = self.reserved.deaf();
-        self.reserved.hold(&self.fronts, pool).await;
+        self.reserved.hold(&self.fronts, pool, &self.relay.held()).await;
         self.reserved.deaf() != before
-    }
-
-    async fn apply_rules(&mut self, rules: &Ruleset) -> Result<(), MeshError> {
-        if let Some(known) = self.known.take() {
-            let change = rules.change_from(&known);
-            if change.is_empty() {
-                return Ok(());
-            }
-            match nft(&change).await {
-                Ok(()) => return Ok(()),
-                Err(error) => warn!(%error, "rules were changed by someone else; all of ours are replaced"),
-            }
-        }
-        nft(&rules.replace()).await
-    }
-
-    /// Flows to endpoints that are gone are re-aimed with their next packet instead of lost.
-    async fn forget_flows(&mut self, table: &Table) {
-        let ports: BTreeSet<Port> = table.published.keys().map(|(_, port)| *port).collect();
-        if let Some((endpoints, published)) = &self.flows {
-            let gone: Vec<Ipv4Addr> = endpoints.difference(&table.endpoints).copied().collect();
-            let moved: Vec<Port> = published.symmetric_difference(&ports).copied().collect();
-            conntrack::forget(gone, moved).await;
-        }
-        self.flows = Some((table.endpoints.clone(), ports));
     }
 
     /// Takes all of it away.
     pub async fn remove_all(&mut self) -> Result<(), MeshError> {
-        self.known = None;
-        self.flows = None;
+        self.last = None;
+        self.relay.hold(&BTreeSet::new());
         self.reserved = Reserved::default();
         nft(&format!("table ip {TABLE}\ndelete table ip {TABLE}\n")).await?;
         docker::forget_ours().await
     }
+}
+
+async fn apply_rules(table: &Table, known: Option<&Table>) -> Result<(), MeshError> {
+    if let Some(known) = known {
+        let change = table.change_from(known);
+        if change.is_empty() {
+            return Ok(());
+        }
+        match nft(&change).await {
+            Ok(()) => return Ok(()),
+            Err(error) => warn!(%error, "rules were changed by someone else; all of ours are replaced"),
+        }
+    }
+    nft(&Ruleset::of(table).replace()).await
+}
+
+/// Flows to endpoints that are gone are re-aimed with their next packet instead of lost.
+async fn forget_flows(before: &Table, now: &Table) {
+    let gone = before.endpoints.difference(&now.endpoints).copied().collect();
+    let moved = |one: &Table, other: &Table| {
+        one.published
+            .keys()
+            .filter(|front| !other.published.contains_key(*front))
+            .map(|(_, port)| *port)
+            .collect::<Vec<Port>>()
+    };
+    conntrack::forget(gone, [moved(before, now), moved(now, before)].concat()).await;
 }
 
 async fn nft(script: &str) -> Result<(), MeshError> {
@@ -154,4 +183,50 @@ pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) 
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(MeshError::Refused { program, said: said.lines().take(3).collect::<Vec<_>>().join("; ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        net::{TcpListener, TcpStream},
+    };
+
+    use raftup_proto::{api::FabricMode, spec::Protocol};
+
+    use super::*;
+    use crate::mesh::table::{Choice, Published};
+
+    fn publishing(port: u16) -> Table {
+        let published = Published { target: 8080, to: Choice::Drawn(Vec::new()) };
+        Table {
+            generation: Revision(1),
+            pool: "10.64.0.0/11".parse().unwrap(),
+            fabric: "10.64.0.0/19".parse().unwrap(),
+            fabric_mode: FabricMode::Plain,
+            fabric_port: 7239,
+            networks: Vec::new(),
+            peers: Vec::new(),
+            nodes: BTreeSet::new(),
+            virtuals: BTreeMap::new(),
+            published: BTreeMap::from([((None, (Protocol::Tcp, port)), published)]),
+            draws: Default::default(),
+            here: BTreeMap::new(),
+            endpoints: BTreeSet::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_led_over_ipv6_to_a_program_that_is_for_this_host_alone() {
+        let program = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = program.local_addr().unwrap().port();
+        let (mut mesh, table) = (Mesh::default(), publishing(port));
+        assert!(mesh.hold(&table).await.is_empty());
+        assert_eq!(mesh.deaf().len(), 1);
+        assert_eq!(TcpStream::connect(("::1", port)).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        drop(program);
+        assert!(mesh.hold(&table).await.is_empty());
+        assert!(mesh.deaf().is_empty());
+        assert!(TcpStream::connect(("::1", port)).is_ok());
+    }
 }

@@ -1,8 +1,8 @@
 //! The routing table as an nftables ruleset: published ports, virtual addresses, isolation of networks.
 //!
-//! Owns: the table `ip raftup`, two rules in Docker's chain for users and one for input, the sockets that keep published ports for us, and
-//! the kernel's memory of flows to endpoints that are gone. Leaves alone: all other rules; device and routes are the
-//! `fabric`'s.
+//! Owns: the table `ip raftup`, two rules in Docker's chain for users and one for input, the sockets that keep published
+//! ports for us, what goes on from those of IPv6, and the kernel's memory of flows to endpoints that are gone. Leaves
+//! alone: all other rules; device and routes are the `fabric`'s.
 //! Holds: only ready endpoints on live nodes get new connections; connections that stand are left alone; a change is
 //! one transaction of the kernel, so that no packet meets half of it.
 //!
@@ -14,6 +14,7 @@ mod conntrack;
 mod docker;
 mod guard;
 mod others;
+mod relay;
 mod render;
 mod reserve;
 mod ruleset;

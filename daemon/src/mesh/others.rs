@@ -10,7 +10,10 @@ use std::{
 use ipnet::Ipv4Net;
 use raftup_proto::spec::Protocol;
 
-use super::{reserve::is_dns, table::Front};
+use super::{
+    reserve::is_dns,
+    table::{Front, Port},
+};
 
 // States of sockets, from net/tcp_states.h. A socket of UDP without a peer counts as closed.
 const LISTEN: u8 = 0x0a;
@@ -25,10 +28,14 @@ struct Held {
 }
 
 /// Those of `failed`, which could not be bound, that another program waits on. Sockets on addresses of `pool` are our
-/// own.
+/// own, and so are those of IPv6 on the ports `relayed`.
 ///
 /// Blocks. Cost: one pass over the host's sockets if `failed` is not empty.
-pub(super) fn take(failed: &BTreeSet<Front>, pool: Ipv4Net) -> io::Result<BTreeSet<Front>> {
+pub(super) fn take(
+    failed: &BTreeSet<Front>,
+    pool: Ipv4Net,
+    relayed: &BTreeSet<Port>,
+) -> io::Result<BTreeSet<Front>> {
     let mut taken = BTreeSet::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let mut open: BTreeSet<Front> =
@@ -46,6 +53,9 @@ pub(super) fn take(failed: &BTreeSet<Front>, pool: Ipv4Net) -> io::Result<BTreeS
             let Some(lines) = lines(file)? else { continue };
             for line in lines {
                 let Some(held) = held(&line?) else { continue };
+                if file == v6 && relayed.contains(&(protocol, held.port)) {
+                    continue;
+                }
                 for front in open.iter().filter(|(_, (_, port))| *port == held.port) {
                     let in_the_way = held.state == waits && meets(front, held, pool);
                     if in_the_way { &mut taken } else { &mut harmless }.insert(*front);

@@ -19,8 +19,9 @@
 //! ```
 //!
 //! Endpoints are elements of two maps, under the address or port and a number; a chain draws the number and is shared by
-//! all that have as many endpoints. So a change of endpoints is a few elements, whatever the number of services: `nft`
-//! takes time for each chain and each set that a table has, and little for elements.
+//! all that have as many endpoints, or takes it from a hash of the client's address. So a change of endpoints is a few
+//! elements, whatever the number of services: `nft` takes time for each chain and each set that a table has, and little
+//! for elements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +33,15 @@ use raftup_proto::{
 
 use super::{
     ruleset::{Chain, Ruleset, Set},
-    table::{Front, Net, Published, Table},
+    table::{Choice, Front, Net, PARTS, Published, Table},
 };
 
 /// Numbers of endpoints up to which the chains that draw one are always there: `nft` needs ten times as long for a change
 /// that adds or removes a chain as for one of elements alone.
 const USUAL: usize = if cfg!(test) { 2 } else { 32 };
+
+/// Of the hash of a client's address: the same on all nodes of all versions.
+const SEED: u32 = 0x7261_6674;
 
 /// Our bridges and the fabric, by the beginning of their names.
 const OURS: &str = "\"ru-*\"";
@@ -73,34 +77,58 @@ impl Ruleset {
             add(format!("from_{}", network.id), from_network(table, network));
             add(format!("to_{}", network.id), to_network(table, network));
         }
-        let counts = table.virtuals.values().map(Vec::len).chain(1..=USUAL);
-        for count in counts.collect::<BTreeSet<_>>() {
-            let rule = |count| format!("dnat to ip daddr . numgen random mod {count} map @vip_endpoints");
-            add(format!("vip_of_{count}"), one_of(count, rule));
+        let vip = |number: &str| format!("dnat to ip daddr . {number} map @vip_endpoints");
+        let [vips, ports @ ..] = &table.draws;
+        for count in vips.iter().copied().chain(1..=USUAL).collect::<BTreeSet<_>>() {
+            add(format!("vip_of_{count}"), one_of(count, vip));
         }
-        for kind in &FRONTS {
+        for (kind, drawn) in FRONTS.iter().zip(ports) {
             // Few ports are on one address alone.
             let usual = if kind.one_address { 0 } else { USUAL };
-            let counts = answered(table, kind).map(|(_, published)| published.endpoints.len());
-            for count in counts.chain(1..=usual).collect::<BTreeSet<_>>() {
-                let (chain, rule) = (format!("{}_of_{count}", kind.chain), |count| kind.rule(count));
-                add(chain, one_of(count, rule));
+            for count in drawn.iter().copied().chain(1..=usual).collect::<BTreeSet<_>>() {
+                add(format!("{}_of_{count}", kind.chain), one_of(count, |number| kind.rule(number)));
+            }
+        }
+        for parts in PARTS {
+            let part = format!("jhash ip saddr mod {parts} seed {SEED:#x}");
+            add(format!("vip_by_client_{parts}"), vec![vip(&part)]);
+            for kind in &FRONTS {
+                add(format!("{}_by_client_{parts}", kind.chain), vec![kind.rule(&part)]);
             }
         }
         rules
     }
 }
 
+impl Table {
+    /// A script that puts this table in force where `before` is; empty if that changes no rule. One transaction.
+    ///
+    /// Cost: one pass over both tables; only what differs becomes text.
+    pub fn change_from(&self, before: &Self) -> String {
+        Ruleset::of(&self.unlike(before)).change_from(&Ruleset::of(&before.unlike(self)))
+    }
+}
+
 /// Draws one of `count`. A packet that is under way while the number shrinks may draw one that is gone; it gets the
 /// first one, which is there as long as any is.
-fn one_of(count: usize, rule: impl Fn(usize) -> String) -> Vec<String> {
-    if count > 1 { vec![rule(count), rule(1)] } else { vec![rule(1)] }
+fn one_of(count: usize, rule: impl Fn(&str) -> String) -> Vec<String> {
+    let drawn = |count| rule(&format!("numgen random mod {count}"));
+    if count > 1 { vec![drawn(count), drawn(1)] } else { vec![drawn(1)] }
+}
+
+/// The chain that chooses, of those for virtual addresses or for ports.
+fn chooser(what: &str, choice: &Choice) -> String {
+    let how = match choice {
+        Choice::Drawn(_) => "of",
+        Choice::ByClient(_) => "by_client",
+    };
+    format!("goto {what}_{how}_{}", choice.endpoints().len())
 }
 
 /// Ports of all addresses and ports of one address are looked up in maps of their own.
 struct FrontKind {
     one_address: bool,
-    /// What chains that draw an endpoint begin with.
+    /// What chains that choose an endpoint begin with.
     chain: &'static str,
     /// What is looked up in the maps.
     key: &'static str,
@@ -126,9 +154,10 @@ static FRONTS: [FrontKind; 2] = [
 ];
 
 impl FrontKind {
-    fn rule(&self, count: usize) -> String {
+    /// `number` says which endpoint.
+    fn rule(&self, number: &str) -> String {
         let Self { key, endpoints, targets, .. } = self;
-        let choice = format!("{key} . numgen random mod {count} map @{endpoints}");
+        let choice = format!("{key} . {number} map @{endpoints}");
         format!("meta l4proto {{ tcp, udp }} dnat ip to {choice} : {key} map @{targets}")
     }
 }
@@ -147,7 +176,7 @@ fn fronts<'a>(table: &'a Table, kind: &FrontKind) -> impl Iterator<Item = (&'a F
 
 /// Those of them that lead somewhere.
 fn answered<'a>(table: &'a Table, kind: &FrontKind) -> impl Iterator<Item = (&'a Front, &'a Published)> {
-    fronts(table, kind).filter(|(_, published)| !published.endpoints.is_empty())
+    fronts(table, kind).filter(|(_, published)| !published.to.endpoints().is_empty())
 }
 
 fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
@@ -194,10 +223,10 @@ fn link_maps(table: &Table) -> [(&'static str, Set); 4] {
 
 /// Where new connections go: how many endpoints there are, and each of them by its number.
 fn vip_maps(table: &Table) -> [(&'static str, Set); 2] {
-    let vips =
-        table.virtuals.iter().map(|(vip, endpoints)| (vip, format!("goto vip_of_{}", endpoints.len())));
-    let vip_endpoints = table.virtuals.iter().flat_map(|(vip, endpoints)| {
-        endpoints.iter().enumerate().map(move |(number, endpoint)| (format!("{vip} . {number}"), endpoint))
+    let vips = table.virtuals.iter().map(|(vip, choice)| (vip, chooser("vip", choice)));
+    let vip_endpoints = table.virtuals.iter().flat_map(|(vip, choice)| {
+        let numbered = choice.endpoints().iter().enumerate();
+        numbered.map(move |(number, endpoint)| (format!("{vip} . {number}"), endpoint))
     });
     [
         ("vips", map("type ipv4_addr : verdict", vips)),
@@ -209,17 +238,17 @@ fn vip_maps(table: &Table) -> [(&'static str, Set); 2] {
 fn port_maps(table: &Table) -> [(&'static str, Set); 6] {
     let [port, at] = &FRONTS;
     let chains = |kind: &'static FrontKind| {
-        let chain = |count| format!("goto {}_of_{count}", kind.chain);
-        answered(table, kind).map(move |(front, to)| (element(front), chain(to.endpoints.len())))
+        answered(table, kind).map(|(front, published)| (element(front), chooser(kind.chain, &published.to)))
     };
     let endpoints = |kind: &'static FrontKind| {
-        answered(table, kind).flat_map(|(front, to)| {
-            let numbered = to.endpoints.iter().enumerate();
+        answered(table, kind).flat_map(|(front, published)| {
+            let numbered = published.to.endpoints().iter().enumerate();
             numbered.map(move |(number, endpoint)| (format!("{} . {number}", element(front)), endpoint))
         })
     };
-    let targets =
-        |kind: &'static FrontKind| answered(table, kind).map(|(front, to)| (element(front), to.target));
+    let targets = |kind: &'static FrontKind| {
+        answered(table, kind).map(|(front, published)| (element(front), published.target))
+    };
     [
         ("ports", map("type inet_proto . inet_service : verdict", chains(port))),
         ("ports_at", map("type ipv4_addr . inet_proto . inet_service : verdict", chains(at))),

@@ -17,7 +17,10 @@ use raftup_proto::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{others, table::Front};
+use super::{
+    others,
+    table::{Front, Port},
+};
 
 /// Names are answered on this port of the gateways, so it cannot be held for all addresses.
 const DNS_PORT: u16 = 53;
@@ -35,8 +38,12 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    /// Tries to hold these ports besides those that are held. `pool` has the addresses that this daemon answers names on.
-    pub(super) async fn hold(&mut self, fronts: &BTreeSet<Front>, pool: Ipv4Net) {
+    /// Tries to hold these ports besides those that are held. `pool` has the addresses that names are answered on here,
+    /// and `relayed` are the ports that this process has for IPv6.
+    pub(super) async fn hold(&mut self, fronts: &BTreeSet<Front>, pool: Ipv4Net, relayed: &BTreeSet<Port>) {
+        // A port that moves from one address to another is not in its own way.
+        self.sockets
+            .retain(|held, _| fronts.contains(held) || !fronts.iter().any(|wanted| wanted.1 == held.1));
         let unheld: Vec<Front> =
             fronts.iter().filter(|front| !self.sockets.contains_key(*front)).copied().collect();
         let (mut in_use, mut loose) = (BTreeSet::new(), BTreeSet::new());
@@ -57,8 +64,9 @@ impl Reserved {
             }
         }
         let own: Vec<Ipv4Addr> = fronts.iter().filter_map(|(at, _)| *at).collect();
+        let relayed = relayed.clone();
         let found = tokio::task::spawn_blocking(move || {
-            let taken = others::take(&in_use, pool)?;
+            let taken = others::take(&in_use, pool, &relayed)?;
             loose.extend(in_use.into_iter().filter(|front| !taken.contains(front) && !is_dns(front)));
             Ok::<_, io::Error>((taken, loose, others::absent(own)?))
         });
@@ -79,6 +87,11 @@ impl Reserved {
     /// Lets go of all ports but these.
     pub(super) fn release(&mut self, but: &BTreeSet<Front>) {
         self.sockets.retain(|front, _| but.contains(front));
+    }
+
+    /// No other program has the port; that of names counts, though it cannot be held.
+    pub(super) fn has(&self, front: &Front) -> bool {
+        self.sockets.contains_key(front) || (is_dns(front) && !self.taken.contains(front))
     }
 
     /// Ports that are left to others.
@@ -137,7 +150,7 @@ mod tests {
 
     async fn holding(reserved: &mut Reserved, fronts: &[Front]) -> Vec<String> {
         let fronts = fronts.iter().copied().collect();
-        reserved.hold(&fronts, "10.64.0.0/11".parse().unwrap()).await;
+        reserved.hold(&fronts, "10.64.0.0/11".parse().unwrap(), &BTreeSet::new()).await;
         reserved.release(&fronts);
         reserved.deaf().iter().map(|deaf| format!("{deaf} {:?}", deaf.why)).collect()
     }

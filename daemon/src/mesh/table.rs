@@ -9,9 +9,17 @@ use ipnet::Ipv4Net;
 use raftup_proto::{
     api::FabricMode,
     id::{NetworkId, NodeId},
-    spec::Protocol,
+    spec::{Protocol, Routing},
     view::{ClusterItem, Endpoint, PeerItem, Revision, RouteItem, View},
 };
+
+/// Parts that all client addresses are divided into where those of one part stay together: many, so that each endpoint
+/// gets about as many as any other; and fewer for a service with many ports, for each has an element for each part.
+/// The same on all nodes of all versions.
+pub(super) const PARTS: [u32; 2] = [1024, 64];
+
+/// Ports up to which a service has the larger number of parts.
+const FEW_PORTS: usize = 8;
 
 /// A published port.
 pub(super) type Port = (Protocol, u16);
@@ -32,16 +40,19 @@ pub struct Table {
     pub(super) fabric_mode: FabricMode,
     /// UDP port of this node's fabric.
     pub(super) fabric_port: u16,
-    /// The networks.
+    /// The networks, by their ids.
     pub(super) networks: Vec<Net>,
     /// The other nodes.
     pub(super) peers: Vec<Peer>,
     /// Addresses of all nodes on the links between them.
     pub(super) nodes: BTreeSet<Ipv4Addr>,
-    /// Virtual addresses and where new connections to them go; never empty.
-    pub(super) virtuals: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    /// Virtual addresses and where new connections to them go; never nowhere.
+    pub(super) virtuals: BTreeMap<Ipv4Addr, Choice>,
     /// Ports that this node answers on.
     pub(super) published: BTreeMap<Front, Published>,
+    /// Numbers of endpoints that connections to virtual addresses, to ports of all addresses, and to ports of one are
+    /// drawn from.
+    pub(super) draws: [BTreeSet<usize>; 3],
     /// Endpoints of this node, and what other nodes may send them from outside of their networks.
     pub(super) here: BTreeMap<Ipv4Addr, BTreeSet<Port>>,
     /// All endpoints that may hold connections, ready or not: on nodes that can be reached.
@@ -70,8 +81,26 @@ pub(super) struct Peer {
 pub(super) struct Published {
     /// The port in the container.
     pub(super) target: u16,
-    /// Where new connections go; empty if they are refused.
-    pub(super) endpoints: Vec<Ipv4Addr>,
+    /// Where new connections go; nowhere if they are refused.
+    pub(super) to: Choice,
+}
+
+/// Where new connections go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// To one of these, drawn each time.
+    Drawn(Vec<Ipv4Addr>),
+    /// To the one of the client's part; as many as there are parts, one of [`PARTS`].
+    ByClient(Vec<Ipv4Addr>),
+}
+
+impl Choice {
+    /// By the number that is drawn, or that of the part.
+    pub(super) fn endpoints(&self) -> &[Ipv4Addr] {
+        match self {
+            Self::Drawn(endpoints) | Self::ByClient(endpoints) => endpoints,
+        }
+    }
 }
 
 impl Table {
@@ -89,6 +118,7 @@ impl Table {
             nodes: view.peers().filter_map(|peer| v4(peer.underlay)).collect(),
             virtuals: BTreeMap::new(),
             published: BTreeMap::new(),
+            draws: Default::default(),
             here: BTreeMap::new(),
             endpoints: BTreeSet::new(),
         };
@@ -100,6 +130,7 @@ impl Table {
         for endpoint in view.routes().flat_map(|route| &route.endpoints).filter(|one| one.node == me.node) {
             table.add_host_ports(endpoint, &everywhere);
         }
+        table.draws = table.draws();
         table
     }
 
@@ -117,9 +148,10 @@ impl Table {
             if everywhere.contains(&(at, port)) || everywhere.contains(&(None, port)) {
                 continue;
             }
-            let none = || Published { target, endpoints: Vec::new() };
-            let to = self.published.entry((at, port)).or_insert_with(none);
-            to.endpoints.extend(endpoint.ready.then_some(*address));
+            let none = || Published { target, to: Choice::Drawn(Vec::new()) };
+            if let Choice::Drawn(endpoints) = &mut self.published.entry((at, port)).or_insert_with(none).to {
+                endpoints.extend(endpoint.ready.then_some(*address));
+            }
         }
     }
 
@@ -138,18 +170,18 @@ impl Table {
         let others_serve =
             route.endpoints.iter().any(|endpoint| serves(endpoint) && !within(unreachable, endpoint));
         let mut published = Vec::new();
-        let mut virtuals: BTreeMap<NetworkId, Vec<Ipv4Addr>> = BTreeMap::new();
+        let mut virtuals: BTreeMap<NetworkId, Vec<(&Endpoint, Ipv4Addr)>> = BTreeMap::new();
         for endpoint in &route.endpoints {
             let hidden = within(dead, endpoint) || (others_serve && within(unreachable, endpoint));
             let serves = endpoint.ready && !hidden;
             let first = endpoint.addresses.first();
-            published.extend(first.filter(|_| serves).map(|(_, address)| *address));
+            published.extend(first.filter(|_| serves).map(|(_, address)| (endpoint, *address)));
             for (network, address) in &endpoint.addresses {
                 if !hidden {
                     self.endpoints.insert(*address);
                 }
                 if serves {
-                    virtuals.entry(*network).or_default().push(*address);
+                    virtuals.entry(*network).or_default().push((endpoint, *address));
                 }
                 if endpoint.node == me {
                     self.here.entry(*address).or_default();
@@ -160,16 +192,120 @@ impl Table {
                 self.here.entry(*address).or_default().extend(targets);
             }
         }
+        let parts = PARTS[usize::from(route.ports.len() > FEW_PORTS)];
+        let choice = |serving: &[(&Endpoint, Ipv4Addr)]| choice(route.routing, parts, me, serving);
         for (network, address) in &route.networks {
-            if let (Some(vip), Some(endpoints)) = (address.vip, virtuals.remove(network)) {
-                self.virtuals.insert(vip, endpoints);
+            if let (Some(vip), Some(serving)) = (address.vip, virtuals.remove(network)) {
+                self.virtuals.insert(vip, choice(&serving));
             }
         }
+        let to = choice(&published);
         for port in &route.ports {
-            let to = Published { target: port.target, endpoints: published.clone() };
-            self.published.insert((port.host_ip, (port.protocol, port.published)), to);
+            let published = Published { target: port.target, to: to.clone() };
+            self.published.insert((port.host_ip, (port.protocol, port.published)), published);
         }
     }
+
+    fn draws(&self) -> [BTreeSet<usize>; 3] {
+        let drawn = |choice: &Choice| match choice {
+            Choice::Drawn(endpoints) => Some(endpoints.len()).filter(|count| *count > 0),
+            Choice::ByClient(_) => None,
+        };
+        let ports = |of_one: bool| {
+            let kind = self.published.iter().filter(move |((at, _), _)| at.is_some() == of_one);
+            kind.filter_map(|(_, published)| drawn(&published.to)).collect()
+        };
+        [self.virtuals.values().filter_map(drawn).collect(), ports(false), ports(true)]
+    }
+
+    /// Gives endpoints the numbers that they had in `before`, as far as they are still in use: a change of one then
+    /// moves no more than one other.
+    pub fn keep_numbers(&mut self, before: &Self) {
+        for (address, choice) in &mut self.virtuals {
+            keep_numbers(choice, before.virtuals.get(address));
+        }
+        for (port, published) in &mut self.published {
+            keep_numbers(&mut published.to, before.published.get(port).map(|published| &published.to));
+        }
+    }
+
+    /// The table without what `other` has as well, where there may be much of it.
+    pub(super) fn unlike(&self, other: &Self) -> Self {
+        let known = |network: &Net| {
+            let found = other.networks.binary_search_by_key(&network.id, |other| other.id);
+            found.is_ok_and(|index| other.networks[index] == *network)
+        };
+        Self {
+            networks: self.networks.iter().filter(|network| !known(network)).cloned().collect(),
+            peers: self.peers.clone(),
+            nodes: self.nodes.clone(),
+            virtuals: unlike(&self.virtuals, &other.virtuals),
+            published: unlike(&self.published, &other.published),
+            draws: self.draws.clone(),
+            here: unlike(&self.here, &other.here),
+            // No rule names them.
+            endpoints: BTreeSet::new(),
+            ..*self
+        }
+    }
+}
+
+fn unlike<K: Ord + Clone, V: PartialEq + Clone>(
+    these: &BTreeMap<K, V>,
+    others: &BTreeMap<K, V>,
+) -> BTreeMap<K, V> {
+    let differs = |(key, value): &(&K, &V)| others.get(*key) != Some(*value);
+    these.iter().filter(differs).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Where new connections go at the node `me`, among those that serve.
+fn choice(routing: Routing, parts: u32, me: NodeId, serving: &[(&Endpoint, Ipv4Addr)]) -> Choice {
+    let all = || serving.iter().map(|(_, address)| *address).collect();
+    match routing {
+        Routing::Sticky if serving.len() > 1 => {
+            Choice::ByClient((0..parts).map(|part| of_part(part, serving)).collect())
+        }
+        Routing::Any | Routing::Sticky => Choice::Drawn(all()),
+        Routing::Local => {
+            let here: Vec<Ipv4Addr> = serving
+                .iter()
+                .filter(|(endpoint, _)| endpoint.node == me)
+                .map(|(_, address)| *address)
+                .collect();
+            Choice::Drawn(if here.is_empty() { all() } else { here })
+        }
+    }
+}
+
+/// The endpoint of a part of the clients: that of the slot with the highest score, so that one that comes or goes moves
+/// no client but its own, and a task gets the clients of the one that it replaces. While two are in a slot, they share.
+fn of_part(part: u32, serving: &[(&Endpoint, Ipv4Addr)]) -> Ipv4Addr {
+    let score = |(endpoint, _): &&(&Endpoint, Ipv4Addr)| {
+        (mix(part.into(), endpoint.slot), mix(part.into(), endpoint.task.number()), endpoint.task)
+    };
+    serving.iter().max_by_key(score).map_or(Ipv4Addr::UNSPECIFIED, |(_, address)| *address)
+}
+
+/// A number that looks like chance, and is the same on all nodes of all versions. Source: SplitMix64, of Steele, Lea and
+/// Flood, "Fast splittable pseudorandom number generators".
+pub(super) fn mix(one: u64, other: u64) -> u64 {
+    let mut bits = other.wrapping_add(one.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+fn keep_numbers(choice: &mut Choice, before: Option<&Choice>) {
+    let (Choice::Drawn(now), Some(Choice::Drawn(before))) = (choice, before) else { return };
+    if now == before {
+        return;
+    }
+    let wanted: BTreeSet<Ipv4Addr> = now.iter().copied().collect();
+    let stays = |address: &&Ipv4Addr| wanted.contains(*address);
+    let kept: BTreeSet<Ipv4Addr> = before.iter().take(now.len()).filter(stays).copied().collect();
+    let mut others = now.iter().filter(|address| !kept.contains(*address)).copied();
+    let old = |index: usize| before.get(index).filter(|address| kept.contains(*address)).copied();
+    *now = (0..now.len()).filter_map(|index| old(index).or_else(|| others.next())).collect();
 }
 
 fn networks(view: &View) -> Vec<Net> {

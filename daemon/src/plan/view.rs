@@ -165,6 +165,7 @@ fn route(world: &World, service: &Arc<Service>) -> RouteItem {
         name: service.name.clone(),
         networks: networks.collect(),
         ports: spec.ingress_ports().copied().collect(),
+        routing: spec.routing,
         endpoints,
     }
 }

@@ -85,6 +85,7 @@ pub(crate) fn service(id: u64) -> Service {
         labels: BTreeMap::new(),
         update: Default::default(),
         rollback: Default::default(),
+        routing: Default::default(),
     };
     Service {
         id: ServiceId::from_random(id),

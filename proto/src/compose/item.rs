@@ -14,6 +14,9 @@ use super::{
 };
 use crate::name::BadName;
 
+/// The extension that is ours, and so not for others to ignore.
+pub(super) const EXTENSION: &str = "x-raftup";
+
 /// A value with its place in the files and in the model.
 #[derive(Clone)]
 pub(super) struct Item<'a> {
@@ -253,14 +256,20 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses every key that was not taken; those in `later` belong to the Compose Specification.
+    /// Refuses every key that was not taken; those in `later` belong to the Compose Specification, those that begin with
+    /// `x-` to others.
     pub(super) fn finish(self, later: &[&'static str]) {
         let taken = self.taken.into_inner();
         for (key, entry) in self.map {
-            if taken.contains(&key.as_str()) || key.starts_with("x-") {
+            if taken.contains(&key.as_str()) || (key.starts_with("x-") && key != EXTENSION) {
                 continue;
             }
             let path = self.item.child(key, &entry.value).path;
+            if key == EXTENSION {
+                let help = Some("it belongs to a service".to_owned());
+                self.item.cx.error(entry.key_at, &path, format!("`{EXTENSION}` says nothing here"), help);
+                continue;
+            }
             if later.contains(&key.as_str()) {
                 self.item.cx.error(entry.key_at, &path, "is not supported yet", None);
                 continue;

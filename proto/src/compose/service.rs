@@ -5,14 +5,14 @@
 use super::{
     cx::Place,
     deploy, environment, health,
-    item::{Fields, Item},
+    item::{EXTENSION, Fields, Item},
     mounts, networks,
     ports::{self, Published},
     stack::Declared,
     text::{self, clip},
     yaml::Kind,
 };
-use crate::spec::{ContainerSpec, EndpointMode, PublishMode, ServiceSpec};
+use crate::spec::{ContainerSpec, EndpointMode, PublishMode, Routing, ServiceSpec};
 
 /// Keys of the Compose Specification that come later.
 const LATER: &[&str] = &[
@@ -113,6 +113,7 @@ pub(super) fn read(
             "publish with `mode: host`, or leave `endpoint_mode` out",
         );
     }
+    let routing = fields.get(EXTENSION).map(|item| routing(&item)).unwrap_or_default();
     refused(&fields);
     fields.finish(LATER);
     Some(ServiceSpec {
@@ -127,7 +128,23 @@ pub(super) fn read(
         labels: deploy.labels,
         update: deploy.update,
         rollback: deploy.rollback,
+        routing,
     })
+}
+
+/// `x-raftup`: what Compose has no word for.
+fn routing(item: &Item<'_>) -> Routing {
+    let Some(fields) = item.fields() else { return Routing::default() };
+    let routing = fields.get("routing").and_then(|item| {
+        item.parse(|text| match text {
+            "any" => Ok(Routing::Any),
+            "local" => Ok(Routing::Local),
+            "sticky" => Ok(Routing::Sticky),
+            other => Err(format!("`{}` is none of `any`, `local` and `sticky`", clip(other))),
+        })
+    });
+    fields.finish(&[]);
+    routing.unwrap_or_default()
 }
 
 /// Keys that are refused with advice, or have no effect.

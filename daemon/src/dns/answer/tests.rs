@@ -45,6 +45,7 @@ pub(in crate::dns) fn route(name: &str, networks: &[(u64, &str, &str, &[&str])])
             })
             .collect(),
         ports: vec![PortSpec::new(Protocol::Tcp, 80, 8080)],
+        routing: Default::default(),
         endpoints: endpoints.collect(),
     }
 }

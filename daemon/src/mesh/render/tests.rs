@@ -7,7 +7,7 @@ use expect_test::{Expect, expect, expect_file};
 use raftup_proto::{
     api::FabricMode,
     id::{NetworkId, NodeId, ServiceId, TaskId},
-    spec::{PortSpec, Protocol, PublishMode},
+    spec::{PortSpec, Protocol, PublishMode, Routing},
     view::{ClusterItem, Endpoint, Item, NetworkItem, PeerItem, Revision, RouteItem, ServiceAddress, View},
 };
 
@@ -56,6 +56,7 @@ fn web(endpoints: &[(u64, &str, bool)]) -> RouteItem {
         name: "web".parse().unwrap(),
         networks: BTreeMap::from([(on, address)]),
         ports: vec![PortSpec::new(Protocol::Tcp, 80, 8080)],
+        routing: Default::default(),
         endpoints: endpoints.collect(),
     }
 }
@@ -78,9 +79,13 @@ fn rules_over(view: &View, fabric: FabricMode) -> Ruleset {
 
 /// The rules of node 1 while it cannot reach node 2.
 fn rules_in_doubt(view: &View) -> Ruleset {
+    Ruleset::of(&table(view, &BTreeSet::from([NodeId::new(2)])))
+}
+
+/// The table of node 1.
+fn table(view: &View, unreachable: &BTreeSet<NodeId>) -> Table {
     let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap(), fabric: FabricMode::Wireguard };
-    let unreachable = BTreeSet::from([NodeId::new(2)]);
-    Ruleset::of(&Table::of(view, &cluster, view.peers().next().unwrap(), &unreachable))
+    Table::of(view, &cluster, view.peers().next().unwrap(), unreachable)
 }
 
 fn check_change(old: &[(u64, &str, bool)], new: &[(u64, &str, bool)], expected: Expect) {
@@ -306,6 +311,138 @@ fn an_endpoint_that_cannot_be_reached_is_in_no_choice_while_another_is_there() {
     assert_eq!(rules_in_doubt(&both), rules(&first));
     let alone = view(&[web(&[(1, "10.64.32.2", false), (2, "10.64.32.66", true)])]);
     assert_eq!(rules_in_doubt(&alone), rules(&alone));
+}
+
+/// What node 1 would draw from for the published port, and for the virtual address.
+fn choices(route: RouteItem) -> [Vec<String>; 2] {
+    let table = table(&view(&[route]), &BTreeSet::new());
+    let text = |choice: &Choice| choice.endpoints().iter().map(ToString::to_string).collect();
+    [text(&table.published[&(None, (Protocol::Tcp, 80))].to), text(table.virtuals.values().next().unwrap())]
+}
+
+#[test]
+fn local_endpoints_alone_are_drawn_where_there_are_any() {
+    let local = |endpoints: &[(u64, &str, bool)]| {
+        let [published, vip] = choices(RouteItem { routing: Routing::Local, ..web(endpoints) });
+        assert_eq!(published, vip);
+        published.join(" ")
+    };
+    let [own, other, third] = [(1, "10.64.32.2", true), (2, "10.64.32.66", true), (1, "10.64.32.3", true)];
+    assert_eq!(local(&[own, other, third]), "10.64.32.2 10.64.32.3");
+    assert_eq!(local(&[(1, "10.64.32.2", false), other, third]), "10.64.32.3");
+    assert_eq!(local(&[(1, "10.64.32.2", false), other]), "10.64.32.66");
+    let any = choices(web(&[own, other])).map(|choice| choice.join(" "));
+    assert_eq!(any, ["10.64.32.2 10.64.32.66", "10.64.32.2 10.64.32.66"]);
+}
+
+/// The endpoint of each part, by the slot that it is in.
+fn sticky(slots: &[(u64, u64, &str)]) -> Vec<String> {
+    let mut route = RouteItem { routing: Routing::Sticky, ..web(&[]) };
+    route.endpoints = slots
+        .iter()
+        .map(|(slot, task, address)| Endpoint {
+            task: TaskId::from_random(*task),
+            slot: *slot,
+            ..web(&[(2, address, true)]).endpoints.remove(0)
+        })
+        .collect();
+    let [published, vip] = choices(route);
+    assert_eq!(published, vip);
+    published
+}
+
+fn moved(one: &[String], other: &[String]) -> usize {
+    one.iter().zip(other).filter(|(one, other)| one != other).count()
+}
+
+#[test]
+fn a_client_stays_while_its_endpoint_serves() {
+    let three = sticky(&[(1, 11, "10.64.32.2"), (2, 12, "10.64.32.3"), (3, 13, "10.64.32.4")]);
+    let count = |all: &[String], address: &str| all.iter().filter(|endpoint| *endpoint == address).count();
+    let shares = ["10.64.32.2", "10.64.32.3", "10.64.32.4"].map(|address| count(&three, address));
+    expect!["[336, 342, 346]"].assert_eq(&format!("{shares:?}"));
+    // One goes: its own clients move, and no others. In the same slot it comes back to them, as another task too.
+    let two = sticky(&[(1, 11, "10.64.32.2"), (3, 13, "10.64.32.4")]);
+    assert_eq!(moved(&three, &two), shares[1]);
+    let again = sticky(&[(1, 11, "10.64.32.2"), (2, 99, "10.64.32.9"), (3, 13, "10.64.32.4")]);
+    assert_eq!(moved(&two, &again), shares[1]);
+    assert_eq!(count(&again, "10.64.32.9"), shares[1]);
+    // Both tasks of a slot share its clients.
+    let both =
+        sticky(&[(1, 11, "10.64.32.2"), (2, 12, "10.64.32.3"), (2, 99, "10.64.32.9"), (3, 13, "10.64.32.4")]);
+    assert_eq!(moved(&three, &both), count(&both, "10.64.32.9"));
+    assert_eq!(count(&both, "10.64.32.3") + count(&both, "10.64.32.9"), shares[1]);
+}
+
+#[test]
+fn clients_that_stay_are_elements_by_a_hash() {
+    let sticky = |endpoints: &[(u64, &str, bool)]| {
+        rules(&view(&[RouteItem { routing: Routing::Sticky, ..web(endpoints) }]))
+    };
+    let rules = sticky(&[(1, "10.64.32.2", true), (2, "10.64.32.66", true)]);
+    let script = rules.replace();
+    let lines: Vec<&str> =
+        script.lines().filter(|line| line.contains("by_client") && !line.contains("add chain")).collect();
+    expect![[r#"
+        add rule ip raftup port_by_client_1024 meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport . jhash ip saddr mod 1024 seed 0x72616674 map @port_endpoints : meta l4proto . th dport map @port_targets
+        add rule ip raftup port_by_client_64 meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport . jhash ip saddr mod 64 seed 0x72616674 map @port_endpoints : meta l4proto . th dport map @port_targets
+        add rule ip raftup vip_by_client_1024 dnat to ip daddr . jhash ip saddr mod 1024 seed 0x72616674 map @vip_endpoints
+        add rule ip raftup vip_by_client_64 dnat to ip daddr . jhash ip saddr mod 64 seed 0x72616674 map @vip_endpoints
+        add element ip raftup ports { tcp . 80 : goto port_by_client_1024 }
+        add element ip raftup vips { 10.64.63.2 : goto vip_by_client_1024 }"#]].assert_eq(&lines.join("\n"));
+    assert_eq!(rules.sets["port_endpoints"].elements.len(), 1024);
+    // One endpoint is no choice.
+    let alone = sticky(&[(2, "10.64.32.66", true)]);
+    assert_eq!(alone, self::rules(&view(&[web(&[(2, "10.64.32.66", true)])])));
+}
+
+#[test]
+fn a_change_of_one_endpoint_is_a_few_elements() {
+    let of = |numbers: &[u8]| -> Table {
+        let addresses: Vec<String> = numbers.iter().map(|number| format!("10.64.32.{number}")).collect();
+        let endpoints: Vec<_> = addresses.iter().map(|address| (2, address.as_str(), true)).collect();
+        table(&view(&[web(&endpoints)]), &BTreeSet::new())
+    };
+    let before = of(&[70, 71, 72, 73]);
+    let mut after = of(&[71, 72, 73]);
+    after.keep_numbers(&before);
+    expect![[r#"
+        add chain ip raftup port_of_3
+        add chain ip raftup vip_of_3
+        add rule ip raftup port_of_3 meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport . numgen random mod 3 map @port_endpoints : meta l4proto . th dport map @port_targets
+        add rule ip raftup port_of_3 meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport . numgen random mod 1 map @port_endpoints : meta l4proto . th dport map @port_targets
+        add rule ip raftup vip_of_3 dnat to ip daddr . numgen random mod 3 map @vip_endpoints
+        add rule ip raftup vip_of_3 dnat to ip daddr . numgen random mod 1 map @vip_endpoints
+        delete element ip raftup port_endpoints { tcp . 80 . 0, tcp . 80 . 3 }
+        delete element ip raftup ports { tcp . 80 }
+        delete element ip raftup vip_endpoints { 10.64.63.2 . 0, 10.64.63.2 . 3 }
+        delete element ip raftup vips { 10.64.63.2 }
+        add element ip raftup port_endpoints { tcp . 80 . 0 : 10.64.32.73 }
+        add element ip raftup ports { tcp . 80 : goto port_of_3 }
+        add element ip raftup vip_endpoints { 10.64.63.2 . 0 : 10.64.32.73 }
+        add element ip raftup vips { 10.64.63.2 : goto vip_of_3 }
+        flush chain ip raftup port_of_4
+        delete chain ip raftup port_of_4
+        flush chain ip raftup vip_of_4
+        delete chain ip raftup vip_of_4
+        flush set ip raftup generation
+        add element ip raftup generation { 1 }
+    "#]].assert_eq(&after.change_from(&before));
+    let mut replaced = of(&[71, 72, 74]);
+    replaced.keep_numbers(&after);
+    expect![[r#"
+        delete element ip raftup port_endpoints { tcp . 80 . 0 }
+        delete element ip raftup vip_endpoints { 10.64.63.2 . 0 }
+        add element ip raftup port_endpoints { tcp . 80 . 0 : 10.64.32.74 }
+        add element ip raftup vip_endpoints { 10.64.63.2 . 0 : 10.64.32.74 }
+        flush set ip raftup generation
+        add element ip raftup generation { 1 }
+    "#]]
+    .assert_eq(&replaced.change_from(&after));
+    // Only what differs was looked at, with the same outcome.
+    for (one, other) in [(&before, &after), (&after, &replaced), (&replaced, &before)] {
+        assert_eq!(one.change_from(other), Ruleset::of(one).change_from(&Ruleset::of(other)));
+    }
 }
 
 #[test]

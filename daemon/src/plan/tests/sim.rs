@@ -51,6 +51,7 @@ pub(super) fn service(image: &str, mode: Mode) -> ServiceSpec {
         labels: BTreeMap::new(),
         update: Default::default(),
         rollback: Default::default(),
+        routing: Default::default(),
     }
 }
 

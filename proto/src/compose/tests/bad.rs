@@ -824,3 +824,39 @@ deploy:
     "#]],
     );
 }
+
+#[test]
+fn our_own_extension() {
+    check_web(
+        "x-raftup: {routing: nearest, router: x}",
+        expect![[r#"
+        compose.yaml:4:25: services.web.x-raftup.routing: `nearest` is none of `any`, `local` and `sticky`
+         4 |     x-raftup: {routing: nearest, router: x}
+           |                         ^^^^^^^
+        compose.yaml:4:34: services.web.x-raftup.router: unknown key `router`
+         4 |     x-raftup: {routing: nearest, router: x}
+           |                                  ^^^^^^
+    "#]],
+    );
+    check_web(
+        "x-raftup: local",
+        expect![[r#"
+        compose.yaml:4:15: services.web.x-raftup: must be a mapping, not a text
+         4 |     x-raftup: local
+           |               ^^^^^
+    "#]],
+    );
+    check(
+        "x-raftup: {routing: local}\nservices: {web: {image: nginx, deploy: {x-raftup: {}}}}\n",
+        expect![[r#"
+            compose.yaml:1:1: x-raftup: `x-raftup` says nothing here
+             1 | x-raftup: {routing: local}
+               | ^^^^^^^^
+               help: it belongs to a service
+            compose.yaml:2:41: services.web.deploy.x-raftup: `x-raftup` says nothing here
+             2 | services: {web: {image: nginx, deploy: {x-raftup: {}}}}
+               |                                         ^^^^^^^^
+               help: it belongs to a service
+        "#]],
+    );
+}

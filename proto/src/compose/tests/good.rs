@@ -637,3 +637,60 @@ deploy:
     "#]],
     );
 }
+
+#[test]
+fn routing() {
+    check_web(
+        "x-raftup: {routing: sticky}\nx-other: {routing: 7}",
+        expect![[r#"
+        name: "shop"
+        services:
+          web:
+            container:
+              image: "nginx"
+            mode:
+              replicated:
+                replicas: 1
+            networks: {"network":"default"}
+            restart:
+              condition: "any"
+              delay: "5.000s"
+            routing: "sticky"
+    "#]],
+    );
+    check_web(
+        "x-raftup: {routing: local}",
+        expect![[r#"
+        name: "shop"
+        services:
+          web:
+            container:
+              image: "nginx"
+            mode:
+              replicated:
+                replicas: 1
+            networks: {"network":"default"}
+            restart:
+              condition: "any"
+              delay: "5.000s"
+            routing: "local"
+    "#]],
+    );
+    check_web(
+        "x-raftup: {routing: any}",
+        expect![[r#"
+        name: "shop"
+        services:
+          web:
+            container:
+              image: "nginx"
+            mode:
+              replicated:
+                replicas: 1
+            networks: {"network":"default"}
+            restart:
+              condition: "any"
+              delay: "5.000s"
+    "#]],
+    );
+}
