@@ -23,6 +23,7 @@
 //! | `GET /tasks?stack=&service=&node=` | | [`TaskView`] |
 //! | `GET /progress?stack=`, `?service=` or `?node=`, with `&revision=` | | stream of [`Progress`] |
 //! | `GET /services/{service}/logs?follow&tail=&since=` | | stream of [`LogLine`] |
+//! | `GET /doctor` | | [`Finding`] |
 //! | `GET /debug/controllers` | | [`ControllerView`] |
 //!
 //! `{node}`, `{service}` and `{stack}` are an id, a unique beginning of one, or a name; the same in a query. One
@@ -65,6 +66,67 @@ pub struct Status {
     pub member: Option<Membership>,
     /// What is wrong with this node, in words; empty if nothing is.
     pub problems: Vec<String>,
+}
+
+/// One thing that `raftup doctor` looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What was looked at, in a word or two.
+    pub check: String,
+    /// Host name of the node that looked.
+    pub node: String,
+    /// Host name of the other node, of what is between two.
+    pub to: Option<String>,
+    /// How it is.
+    pub health: Health,
+    /// What was found.
+    pub found: String,
+    /// What to do next, where something is.
+    pub next: Option<String>,
+}
+
+impl Finding {
+    /// All is well.
+    pub fn fine(check: &str, found: impl fmt::Display) -> Self {
+        Self::new(check, Health::Ok, found, None)
+    }
+
+    /// It works, but someone should look at it.
+    pub fn warning(check: &str, found: impl fmt::Display, next: impl fmt::Display) -> Self {
+        Self::new(check, Health::Warning, found, Some(next.to_string()))
+    }
+
+    /// It does not work.
+    pub fn problem(check: &str, found: impl fmt::Display, next: impl fmt::Display) -> Self {
+        Self::new(check, Health::Problem, found, Some(next.to_string()))
+    }
+
+    fn new(check: &str, health: Health, found: impl fmt::Display, next: Option<String>) -> Self {
+        let (check, found) = (check.to_owned(), found.to_string());
+        Self { check, node: String::new(), to: None, health, found, next }
+    }
+}
+
+/// How something is that was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// As it should be.
+    Ok,
+    /// It works, but someone should look at it.
+    Warning,
+    /// It does not work.
+    Problem,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Problem => "problem",
+        })
+    }
 }
 
 /// A node's place in its cluster.

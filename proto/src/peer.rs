@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::Credential,
+    api::{Credential, Finding},
     id::{NodeId, TaskId},
     refusal::Refusal,
     spec::Protocol,
@@ -220,6 +220,8 @@ pub enum Request {
         /// The task.
         task: TaskId,
     },
+    /// What is wrong with you, and with your ways to all others? Any member may ask. Takes seconds where something is.
+    Examine,
 }
 
 /// The answer to a question.
@@ -242,6 +244,13 @@ pub enum Reply {
     },
     /// To [`Request::Credential`]; none if the stack was deployed without one.
     Credential(Option<Credential>),
+    /// To [`Request::Examine`].
+    Examined {
+        /// Its clock.
+        now: UnixMillis,
+        /// What it found.
+        findings: Vec<Finding>,
+    },
 }
 
 /// What a node tells the leader in its session.

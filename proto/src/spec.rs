@@ -595,6 +595,12 @@ pub struct NetworkSpec {
     /// What goes between hosts must be encrypted; a cluster with a plain fabric refuses that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub encrypted: bool,
+    /// Its containers reach each other and nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub internal: bool,
+    /// Containers that are not the cluster's may be on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attachable: bool,
 }
 
 /// A named volume of a stack, on the disk of each node that runs a task with it.

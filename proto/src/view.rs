@@ -4,7 +4,7 @@
 //! once and then only what changed. A node keeps its last view on disk and acts on it with no manager in reach.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -138,8 +138,10 @@ pub struct PeerItem {
     pub manager: bool,
     /// It is not down.
     pub alive: bool,
-    /// The container addresses that it is home to, in order.
+    /// The addresses of tasks that it is home to, in order.
     pub blocks: Vec<Ipv4Net>,
+    /// The addresses that its engine gives to containers that are not the cluster's, in order.
+    pub attached: Vec<Ipv4Net>,
 }
 
 impl PeerItem {
@@ -152,6 +154,11 @@ impl PeerItem {
     /// Its address inside of the encrypted links; follows from its address on the fabric.
     pub fn wire(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.fabric) + WIRE_OFFSET)
+    }
+
+    /// All container addresses that it is home to.
+    pub fn homes(&self) -> impl Iterator<Item = Ipv4Net> {
+        self.blocks.iter().chain(&self.attached).copied()
     }
 
     /// Packet mark of replies that go back through it: [`RETURN_MARK`] and its number, as far as the mask leaves room;
@@ -172,6 +179,10 @@ pub struct NetworkItem {
     pub name: NetworkName,
     /// All of its addresses; the first one is the gateway on every node.
     pub subnet: Ipv4Net,
+    /// Its containers reach each other and nothing else.
+    pub internal: bool,
+    /// Containers that are not the cluster's may be on it.
+    pub attachable: bool,
 }
 
 impl NetworkItem {
@@ -356,6 +367,16 @@ impl View {
         self.items.values().filter_map(|item| if let Item::Task(task) = item { Some(&**task) } else { None })
     }
 
+    /// Addresses on internal networks of those tasks of this node that are on another network as well. Which of its
+    /// gateways a container sends outward through is the engine's choice, so these may be the source of what leaves.
+    pub fn outgoing(&self) -> BTreeSet<Ipv4Addr> {
+        let internal: BTreeSet<NetworkId> =
+            self.networks().filter(|network| network.internal).map(|network| network.network).collect();
+        let shut_in = |(network, _): &&(NetworkId, Ipv4Addr)| internal.contains(network);
+        let open = self.tasks().filter(|task| !task.networks.iter().all(|on| shut_in(&on)));
+        open.flat_map(|task| task.networks.iter().filter(shut_in)).map(|(_, address)| *address).collect()
+    }
+
     /// The settings that all nodes share, once a manager has sent them.
     pub fn cluster(&self) -> Option<&ClusterItem> {
         if let Some(Item::Cluster(cluster)) = self.items.get(&Key::Cluster) { Some(cluster) } else { None }
@@ -373,6 +394,8 @@ mod tests {
             stack: "shop".parse().unwrap(),
             name: "default".parse().unwrap(),
             subnet: "10.64.32.0/19".parse().unwrap(),
+            internal: false,
+            attachable: false,
         };
         assert_eq!(network.gateway().to_string(), "10.64.32.1");
         assert_eq!(network.vips().to_string(), "10.64.63.0/24");

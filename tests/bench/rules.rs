@@ -173,6 +173,7 @@ fn peer(number: u32) -> PeerItem {
         manager: false,
         alive: true,
         blocks: Vec::new(),
+        attached: Vec::new(),
     }
 }
 
@@ -183,6 +184,8 @@ fn network(number: u32) -> NetworkItem {
         stack: "shop".parse().expect("a name"),
         name: "default".parse().expect("a name"),
         subnet: Ipv4Net::new_assert(first.into(), 19),
+        internal: false,
+        attachable: false,
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use raftup_tests::lab::{EngineKind, Host, Lab, Options};
+use raftup_tests::lab::{EngineKind, Host, Lab, Options, wait_for};
 
-use crate::cluster::{deploy, form, lab, well};
+use crate::cluster::{SOON, deploy, form, lab, well};
 
 /// Three services on each host: of one network, of another, of both.
 const STACK: &str = "services:
@@ -129,4 +129,143 @@ fn a_container_reaches_its_networks_and_nothing_else() {
     client.sh(&format!("ip route replace 10.64.0.0/11 via {}", lab.host("h1").addr())).unwrap();
     let reached = asked(client, &everything, |to| format!("curl -sf -m 3 http://{to}:8080/"));
     assert_eq!(reached, BTreeSet::new(), "from outside");
+}
+
+/// One service on an internal network, one on that and on another, which others may attach to. The engine's choice of
+/// a container's gateway goes by the name of the network: `back` comes first. Tasks on `front` are on h1 alone.
+const NETWORKS: &str = "services:
+  inner: &any
+    image: raftup/helper:1
+    healthcheck: {disable: true}
+    networks: [back]
+    deploy: {mode: global}
+  both:
+    <<: *any
+    networks: [back, front]
+    ports: ['80:8080']
+    deploy: {placement: {constraints: [node.hostname == h1]}}
+networks:
+  back: {internal: true}
+  front: {attachable: true}
+";
+
+/// A container that nobody but the user of an engine knows.
+fn guest<'a>(host: &'a Host, name: &str, options: &str) -> Container<'a> {
+    host.sh(&format!("docker run -d --name {name} {options} raftup/helper:1")).unwrap();
+    let address = "docker inspect -f '{{range .NetworkSettings.Networks}} {{.IPAddress}}{{end}}'";
+    let address = host.sh(&format!("{address} {name}")).unwrap();
+    let addresses = vec![address.trim().parse().unwrap()];
+    Container { host, id: name.to_owned(), name: name.to_owned(), addresses }
+}
+
+#[test]
+fn internal_networks_end_at_their_members_and_attachable_ones_take_guests() {
+    let lab = lab(&Options { engine: EngineKind::Mixed, ..Options::new("itnets", 2).unwrap() });
+    form(&lab, 2);
+    let (h1, h2) = (lab.host("h1"), lab.host("h2"));
+    well(deploy(&lab, h1, "shop", NETWORKS));
+    for host in [h1, h2] {
+        // Services of the hosts themselves, and from the other host something outside.
+        host.sh("docker run -d --name own --network host -e HELPER_PORT=9000 raftup/helper:1").unwrap();
+        let listens = || Ok(host.sh("ss -Hltn")?.contains(":9000").then_some(()));
+        wait_for(SOON, "a service of the host", listens).unwrap();
+    }
+    let all = containers(&lab);
+    let find = |service: &str, host: &Host| {
+        all.iter().find(|c| c.name.contains(service) && c.host.name() == host.name())
+    };
+    let (inner1, inner2, both) =
+        (find("inner", h1).unwrap(), find("inner", h2).unwrap(), find("both", h1).unwrap());
+    let back = network(inner1.addresses[0]);
+    let gateway = |of: u32| Ipv4Addr::from((of << (32 - NETWORK_BITS)) + 1);
+    let opens = |from: &Container<'_>, target: &str| {
+        from.host.exec(&["sh", "-c", &from.helper(&format!("tcp {target}"))]).unwrap().status.success()
+    };
+    let gets = |from: &Container<'_>, target: String| {
+        from.host
+            .exec(&["sh", "-c", &from.helper(&format!("get http://{target}/"))])
+            .unwrap()
+            .status
+            .success()
+    };
+
+    // Inside, all is as ever: members on both hosts, by name and by address.
+    for from in [inner1, inner2] {
+        let vip = virtual_address(from, "both");
+        let members: BTreeSet<Ipv4Addr> = [vip, virtual_address(from, "inner")]
+            .into_iter()
+            .chain(
+                all.iter().flat_map(|other| other.addresses.iter().copied().filter(|a| network(*a) == back)),
+            )
+            .collect();
+        assert_eq!(from.reaches(&members), members, "{}", from.name);
+        // And nothing else: services of its host, by any address; those of another; published ports.
+        for host in [gateway(back), h1.addr(), h2.addr()] {
+            assert!(!gets(from, format!("{host}:9000")), "{} reaches {host}", from.name);
+        }
+        for host in [h1, h2] {
+            assert!(!gets(from, format!("{}:80", host.addr())), "{} reaches a published port", from.name);
+        }
+    }
+    // Who is on another network too goes out, whichever gateway the engine chose, and is reached from outside.
+    for host in [h1, h2] {
+        assert!(gets(both, format!("{}:9000", host.addr())), "{}", host.name());
+        lab.client().sh(&format!("curl -sf -m 3 http://{}:80/", host.addr())).unwrap();
+    }
+    assert!(opens(both, &format!("{}:9001", h2.addr())));
+
+    // Guests: where a task of the network runs, and where none does.
+    let made = |host: &Host| {
+        Ok(host.sh("docker network ls --format '{{.Name}}'")?.contains("shop_front").then_some(()))
+    };
+    wait_for(SOON, "the network on h2", || made(h2)).unwrap();
+    // The engine of h1 has its resolver ask those of the host from within the container, where we answer instead. That of
+    // h2 asks them by itself, unless it is told whom to ask.
+    let on_front = both.addresses.iter().map(|address| network(*address)).find(|on| *on != back).unwrap();
+    let names = format!("--network shop_front --dns {}", gateway(on_front));
+    let guests = [guest(h1, "guest1", "--network shop_front"), guest(h2, "guest2", &names)];
+    let front: BTreeSet<Ipv4Addr> = guests
+        .iter()
+        .chain([both])
+        .flat_map(|member| member.addresses.iter().copied().filter(|address| network(*address) != back))
+        .collect();
+    assert_eq!(front.len(), 3, "addresses are given once");
+    for from in &guests {
+        assert_eq!(from.reaches(&front), front, "{}", from.name);
+        let vip = virtual_address(from, "both");
+        assert_eq!(from.reaches(&[vip].into()), [vip].into(), "{} by name", from.name);
+        let foreign =
+            all.iter().flat_map(|other| other.addresses.clone()).filter(|a| network(*a) == back).collect();
+        assert_eq!(from.reaches(&foreign), BTreeSet::new(), "{} on a network that is not its own", from.name);
+        assert!(gets(from, format!("{}:9000", h2.addr())), "{} goes out", from.name);
+    }
+    assert_eq!(both.reaches(&front), front, "a task reaches guests");
+
+    // On a network that is not attachable the engine has no address to give; and one that was chosen by hand leads nowhere.
+    for host in [h1, h2] {
+        let refused =
+            host.exec(&["docker", "run", "--rm", "--network", "shop_back", "raftup/helper:1"]).unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("no available IPv4 addresses"), "{said}");
+    }
+    let stranger = Ipv4Addr::from(u32::from(gateway(back)) + 0xa00);
+    let intruder = guest(h2, "intruder", &format!("--network shop_back --ip {stranger}"));
+    let on_back: BTreeSet<Ipv4Addr> =
+        all.iter().flat_map(|other| other.addresses.clone()).filter(|a| network(*a) == back).collect();
+    assert_eq!(intruder.reaches(&on_back), BTreeSet::new(), "a stranger with an address of its own choice");
+    assert!(!gets(&intruder, format!("{}:9000", h1.addr())), "nor outside");
+
+    // The stack goes, guests stay: cut off, and the network goes with the last of them.
+    well(h1.raftup(&["stack", "rm", "shop"]).unwrap());
+    let gone = || Ok(well(h1.raftup(&["stack", "ls", "--quiet"]).unwrap()).is_empty().then_some(()));
+    wait_for(SOON, "end of the stack", gone).unwrap();
+    let cut = || Ok((!gets(&guests[1], format!("{}:9000", h1.addr()))).then_some(()));
+    wait_for(SOON, "end of the guest's ways", cut).unwrap();
+    h1.sh("docker rm -f guest1").unwrap();
+    h2.sh("docker rm -f guest2 intruder").unwrap();
+    for host in [h1, h2] {
+        let left =
+            || Ok((!host.sh("docker network ls --format '{{.Name}}'")?.contains("shop_")).then_some(()));
+        wait_for(SOON, "end of the networks", left).unwrap();
+    }
 }

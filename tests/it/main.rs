@@ -9,6 +9,7 @@
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
 //! | `isolation` | who reaches whom: every pair of containers |
+//! | `doctor` | `raftup doctor`, and hosts that cannot be nodes |
 //! | `names` | each kind of name, asked from containers on both kinds of engine; what others answer |
 //! | `publish` | ports of one address, of tasks' own nodes, taken ones; names without a virtual address |
 //! | `ports` | that two UDP ports between hosts are enough |
@@ -24,6 +25,7 @@
 
 mod change;
 mod cluster;
+mod doctor;
 mod examples;
 mod faults;
 mod identity;

@@ -89,6 +89,17 @@ pub(crate) struct Token {
     pub(crate) quiet: bool,
 }
 
+/// `raftup doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status 0 if nothing is wrong (warnings may be), 1 if something is.
+Before `init` or `join`, it looks at this server alone.")]
+pub(crate) struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// `raftup status`.
 #[derive(Debug, Args)]
 pub(crate) struct Status {

@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::client::Host;
 
-pub(crate) use cluster::{Init, Join, Leave, Status, Token};
+pub(crate) use cluster::{Doctor, Init, Join, Leave, Status, Token};
 pub(crate) use node::{NodeCommand, NodeUpdateArgs};
 pub(crate) use parse::{Limit, Scale, Since};
 pub(crate) use service::{LogArgs, ServiceCommand, UpdateArgs};
@@ -57,6 +57,8 @@ pub(crate) enum Command {
     /// Show this server, its cluster and what is wrong with them
     #[command(visible_alias = "info")]
     Status(Status),
+    /// Look at every server and at the ways between them, and say what to do
+    Doctor(Doctor),
     /// Manage the nodes: the servers of the cluster
     #[command(subcommand)]
     Node(NodeCommand),

@@ -24,7 +24,8 @@ standard error. Colours are left out where the output is no terminal, or `NO_COL
 fn statuses() -> String {
     let about = |code| match code {
         Code::Failed => {
-            "it was accepted, but did not come to its goal: a deploy that failed or took too long"
+            "it was accepted, but did not come to its goal: a deploy that failed or took too long; or `raftup doctor` found \
+             a problem"
         }
         Code::Invalid => "the input is malformed: a file, a token",
         Code::Conflict => "it clashes with what is there: a name, a port, a second `init`",

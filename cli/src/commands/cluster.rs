@@ -2,15 +2,15 @@
 
 use hyper::Method;
 use raftup_proto::{
-    api::{self, NodeView, Tokens},
+    api::{self, Finding, Health, NodeView, Tokens},
     refusal::{Code, Refusal},
 };
 
 use crate::{
-    args::{Init, Join, Leave, Status, Token},
+    args::{Doctor, Init, Join, Leave, Status, Token},
     client::{Client, Path},
     failure::Failure,
-    show,
+    show::{self, Look},
 };
 
 pub(super) async fn init(client: &Client, args: Init) -> Result<(), Failure> {
@@ -78,4 +78,17 @@ pub(super) async fn status(client: &Client, args: Status) -> Result<(), Failure>
     };
     let nodes = nodes.as_ref().map(|nodes| nodes.as_deref());
     Ok(show::answer(show::status(&status, nodes))?)
+}
+
+pub(super) async fn doctor(client: &Client, args: Doctor) -> Result<(), Failure> {
+    let findings: Vec<Finding> = client.get(Path::new(["doctor"])).await?;
+    if args.json {
+        show::json(&findings)?;
+    } else {
+        show::answer(show::findings(&findings, Look::stdout()))?;
+    }
+    if findings.iter().any(|finding| finding.health == Health::Problem) {
+        return Err(Failure::Told(Code::Failed.exit_status()));
+    }
+    Ok(())
 }

@@ -24,6 +24,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Leave(args) => cluster::leave(&client, args).await,
         Command::Token(args) => cluster::token(&client, args).await,
         Command::Status(args) => cluster::status(&client, args).await,
+        Command::Doctor(args) => cluster::doctor(&client, args).await,
         Command::Node(command) => node::run(&client, command).await,
         Command::Stack(command) => stack::run(&client, command).await,
         Command::Service(command) => service::run(&client, command).await,

@@ -5,6 +5,7 @@
 
 mod board;
 mod debug;
+mod doctor;
 mod error;
 mod fields;
 mod log;
@@ -31,6 +32,7 @@ use crate::failure::Failure;
 
 pub(crate) use board::Board;
 pub(crate) use debug::controllers;
+pub(crate) use doctor::findings;
 pub(crate) use log::Log;
 pub(crate) use look::Look;
 pub(crate) use node::{inspect as node, list as nodes, notes as node_notes};

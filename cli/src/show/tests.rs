@@ -593,3 +593,35 @@ fn the_other_failures() {
         expect!["error: the answer cannot be written: no storage space"],
     );
 }
+
+#[test]
+fn findings_of_the_doctor() {
+    let of = |finding: Finding, node: &str, to: Option<&str>| Finding {
+        node: node.to_owned(),
+        to: to.map(str::to_owned),
+        ..finding
+    };
+    let well = of(Finding::fine("engine", "Docker Engine 28.5.2"), "web1", None);
+    check(
+        super::findings(std::slice::from_ref(&well), PLAIN),
+        expect![[r#"
+        CHECK    NODE   RESULT   FOUND
+        engine   web1   ok       Docker Engine 28.5.2"#]],
+    );
+    let clock = of(Finding::warning("clock", "3.2 s behind the leader's", "keep it by NTP"), "web2", None);
+    let fabric =
+        of(Finding::problem("fabric", "nothing gets there", "is UDP 7239 open?"), "web1", Some("web2"));
+    check(
+        super::findings(&[well, clock, fabric], PLAIN),
+        expect![[r#"
+        CHECK    NODE           RESULT    FOUND
+        engine   web1           ok        Docker Engine 28.5.2
+        clock    web2           warning   3.2 s behind the leader's
+        fabric   web1 -> web2   problem   nothing gets there
+
+        What to do:
+        web2, clock: keep it by NTP
+        web1 -> web2, fabric: is UDP 7239 open?
+    "#]],
+    );
+}

@@ -179,7 +179,8 @@ impl Agent {
             watch::channel(Platform { engine: None, ..config.info.platform.clone() });
         let (news, news_come) = mpsc::channel(NEWS);
         let (gone, gone_come) = mpsc::channel(GONE);
-        let networks = Networks::new(engine.clone(), config.cluster, mtu_now);
+        let networks =
+            Networks::new(engine.clone(), (config.cluster, config.node), view_now.clone(), mtu_now);
         let images = Images::new(engine.clone(), credentials);
         let whose = (config.cluster, config.node);
         let launcher =
@@ -208,6 +209,11 @@ impl Agent {
         tracker.spawn(supervisor.run());
         tracker.spawn(keep_saved(config.dir, view_now.clone(), reports.clone(), stop.clone()));
         tracker.spawn(stop.clone().run_until_cancelled_owned(keep_swept(
+            launcher.clone(),
+            fresh_now.clone(),
+            sweep.clone(),
+        )));
+        tracker.spawn(stop.clone().run_until_cancelled_owned(keep_attachable(
             launcher.clone(),
             fresh_now.clone(),
             sweep,
@@ -411,6 +417,38 @@ async fn keep_swept(launcher: Arc<Launcher>, mut fresh: watch::Receiver<bool>, s
     }
 }
 
+/// Makes the networks that containers of others may be on, also where no task is; again after the engine refused.
+async fn keep_attachable(launcher: Arc<Launcher>, mut fresh: watch::Receiver<bool>, sweep: Arc<Notify>) {
+    if fresh.wait_for(|fresh| *fresh).await.is_err() {
+        return;
+    }
+    let mut view = launcher.view.clone();
+    let mut again = Backoff::default();
+    loop {
+        let now = view.borrow_and_update().clone();
+        let mut all = true;
+        for item in now.networks().filter(|item| item.attachable) {
+            if let Err(error) = launcher.answered(|| launcher.networks.ensure(item)).await {
+                tracing::warn!(network = %item.name, stack = %item.stack, %error, "network cannot be made");
+                all = false;
+            }
+        }
+        if view.has_changed().unwrap_or(true) {
+            // The network may have been taken from the view, and swept, just before it was made.
+            sweep.notify_one();
+        }
+        let changed = if all {
+            again = Backoff::default();
+            view.changed().await
+        } else {
+            timeout(again.next(), view.changed()).await.unwrap_or(Ok(()))
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
 /// Puts what the engine says into what the node says of itself.
 async fn keep_told(mut platform: watch::Receiver<Platform>, info: watch::Sender<NodeInfo>) {
     while platform.changed().await.is_ok() {
@@ -431,7 +469,9 @@ impl Credentials for FromLeader {
         let leader = *self.leader.borrow();
         match self.net.call(leader?, Request::Credential { task }).await {
             Ok(Reply::Credential(credential)) => credential,
-            Ok(Reply::Done | Reply::Probed { .. } | Reply::Certificate { .. }) => None,
+            Ok(Reply::Done | Reply::Probed { .. } | Reply::Certificate { .. } | Reply::Examined { .. }) => {
+                None
+            }
             Err(error) => {
                 tracing::warn!(%task, %error, "pulling without credentials");
                 None

@@ -9,8 +9,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use ipnet::Ipv4Net;
 use raftup_proto::{
-    id::{ClusterId, NetworkId},
+    id::{ClusterId, NetworkId, NodeId},
     view::{NetworkItem, View},
 };
 use tokio::sync::{OnceCell, watch};
@@ -22,6 +23,8 @@ use crate::engine::{Engine, EngineError, Network, NetworkSettings, labels};
 pub(super) struct Networks {
     engine: Arc<dyn Engine>,
     cluster: ClusterId,
+    node: NodeId,
+    view: watch::Receiver<Arc<View>>,
     mtu: watch::Receiver<Option<u32>>,
     known: Arc<Mutex<BTreeMap<NetworkId, Arc<OnceCell<String>>>>>,
 }
@@ -29,10 +32,11 @@ pub(super) struct Networks {
 impl Networks {
     pub(super) fn new(
         engine: Arc<dyn Engine>,
-        cluster: ClusterId,
+        (cluster, node): (ClusterId, NodeId),
+        view: watch::Receiver<Arc<View>>,
         mtu: watch::Receiver<Option<u32>>,
     ) -> Self {
-        Self { engine, cluster, mtu, known: Arc::default() }
+        Self { engine, cluster, node, view, mtu, known: Arc::default() }
     }
 
     /// The engine's id of a network, which is made if it is not there; waits until the packet size is known.
@@ -99,6 +103,7 @@ impl Networks {
             labels: labels::of_network(self.cluster, item),
             bridge: item.bridge(),
             subnet: item.subnet,
+            range: self.range(item),
             gateway: item.gateway(),
             name,
             mtu,
@@ -106,6 +111,16 @@ impl Networks {
         let id = self.engine.create_network(&settings).await?;
         tracing::info!(network = settings.name, subnet = %settings.subnet, "network made");
         Ok(id)
+    }
+
+    /// What the engine gives to containers that are not the cluster's: this node's block for them, or nothing. The
+    /// gateway's address is taken, so that the engine says it has no more.
+    fn range(&self, item: &NetworkItem) -> Ipv4Net {
+        let view = self.view.borrow();
+        let me = view.peers().find(|peer| peer.node == self.node);
+        let mut blocks = me.into_iter().flat_map(|me| &me.attached);
+        let block = blocks.find(|block| item.attachable && item.subnet.contains(*block));
+        block.copied().unwrap_or_else(|| item.gateway().into())
     }
 
     /// The largest packet between nodes; known once the fabric is up.

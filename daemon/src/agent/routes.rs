@@ -346,6 +346,6 @@ impl Applier {
 
 /// Where names are asked for on the node: it is a home of the networks that it has addresses of.
 fn gateways(view: &View, me: &PeerItem) -> BTreeSet<Ipv4Addr> {
-    let here = |subnet: &Ipv4Net| me.blocks.iter().any(|block| subnet.contains(block));
+    let here = |subnet: &Ipv4Net| me.homes().any(|block| subnet.contains(&block));
     view.networks().filter(|network| here(&network.subnet)).map(|network| network.gateway()).collect()
 }

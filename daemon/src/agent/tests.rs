@@ -280,6 +280,7 @@ async fn networks_of_others_are_left_alone() {
         labels: Default::default(),
         bridge: "br0".to_owned(),
         subnet: "10.1.0.0/16".parse().unwrap(),
+        range: "10.1.0.0/16".parse().unwrap(),
         gateway: "10.1.0.1".parse().unwrap(),
         mtu: 1500,
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use raftup_proto::{
-    api::{Init, Join, Leave},
+    api::{Finding, Init, Join, Leave},
     id::{ClusterId, NodeId},
     refusal::Refusal,
 };
@@ -31,6 +31,8 @@ pub trait Lifecycle: Send + Sync {
     fn member(&self) -> Option<Arc<Member>>;
     /// What is wrong with this node, in words.
     fn problems(&self) -> Vec<String>;
+    /// What is found on all nodes, and between them, by node. Takes seconds where something does not answer.
+    async fn examine(&self) -> Vec<Finding>;
 }
 
 /// A node that is in a cluster.

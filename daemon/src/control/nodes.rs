@@ -129,7 +129,9 @@ async fn probe(net: Net, asked: Vec<Peer>, about: NodeId, host: Option<Ipv4Addr>
             match net.call_within(limit, peer, Request::Probe { about, at }).await {
                 Ok(Reply::Probed { reachable }) => reachable || peer.node == about,
                 // Whatever it says, the suspect itself is there if it answers.
-                Ok(Reply::Done | Reply::Certificate { .. } | Reply::Credential(_)) => peer.node == about,
+                Ok(
+                    Reply::Done | Reply::Certificate { .. } | Reply::Credential(_) | Reply::Examined { .. },
+                ) => peer.node == about,
                 Err(error) => matches!(error, crate::net::CallError::Refused(_)) && peer.node == about,
             }
         });

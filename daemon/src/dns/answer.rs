@@ -53,11 +53,10 @@ pub(super) fn answer(names: &Names, asker: Ipv4Addr, question: &[u8], carrier: C
         return failure(question, ResponseCode::NotImp);
     }
     let [query] = message.queries.as_slice() else { return failure(question, ResponseCode::FormErr) };
-    if query.query_class() != DNSClass::IN {
-        return Verdict::Forward;
-    }
-    match find(names, asker, query, message.metadata.id) {
+    let ours = query.query_class() == DNSClass::IN;
+    match ours.then(|| find(names, asker, query, message.metadata.id)).flatten() {
         Some(records) => Verdict::Answer(encode(&message, query, records, carrier)),
+        None if names.is_shut_in(asker) => failure(question, ResponseCode::ServFail),
         None => Verdict::Forward,
     }
 }

@@ -1,8 +1,8 @@
 //! Names of services and tasks for containers.
 //!
-//! Owns: port 53 of each network's gateway on this node. Answers with addresses of services and tasks, as
-//! far as the asking task shares a network with them; all else is passed on to the host's resolvers. Leaves alone: the
-//! engine's own resolver, which hands its containers' questions to this one.
+//! Owns: port 53 of each network's gateway on this node. Answers with addresses of services and tasks, as far as the
+//! asking task shares a network with them; all else is passed on to the host's resolvers, but not for those on internal
+//! networks alone. Leaves alone: the engine's own resolver, which hands its containers' questions to this one.
 //! Holds: a name of a service that exists is never said not to exist, whatever state its tasks are in.
 //!
 //! | name | is |

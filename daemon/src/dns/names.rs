@@ -1,7 +1,7 @@
 //! What can be asked for, and by whom; pure.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::Ipv4Addr,
 };
 
@@ -19,6 +19,10 @@ const ENDING: &str = ".internal";
 pub(super) struct Names {
     /// The networks of a task, by each of its addresses, in the task's order.
     askers: HashMap<Ipv4Addr, Vec<NetworkId>>,
+    /// Those networks that are internal.
+    internal: BTreeSet<NetworkId>,
+    /// Addresses on internal networks of tasks of this node that are on others as well.
+    outgoing: BTreeSet<Ipv4Addr>,
     /// The networks by their first address, for those whom no view names yet.
     subnets: BTreeMap<Ipv4Addr, (Ipv4Net, NetworkId)>,
     /// The services that a name stands for on a network.
@@ -58,9 +62,13 @@ pub(super) struct Found {
 
 impl Names {
     /// All names of a view.
-    pub(super) fn of(view: &View) -> Self {
-        let mut names = Self::default();
+    /// `outgoing` as [`View::outgoing`] says: a view of names alone has no tasks.
+    pub(super) fn of(view: &View, outgoing: BTreeSet<Ipv4Addr>) -> Self {
+        let mut names = Self { outgoing, ..Self::default() };
         for network in view.networks() {
+            if network.internal {
+                names.internal.insert(network.network);
+            }
             names.subnets.insert(network.subnet.network(), (network.subnet, network.network));
         }
         for route in view.routes() {
@@ -157,6 +165,13 @@ impl Names {
     /// The address is of one of our networks, whether anybody has it or not.
     pub(super) fn is_ours(&self, address: Ipv4Addr) -> bool {
         self.network_of(address).is_some()
+    }
+
+    /// The asker is on internal networks alone: names of others than the cluster's are not for it, or each of them could
+    /// carry a message outside. Source: Docker Engine from 25.0.5 on (CVE-2024-29018).
+    pub(super) fn is_shut_in(&self, asker: Ipv4Addr) -> bool {
+        let internal = self.network_of(asker).is_some_and(|network| self.internal.contains(&network));
+        internal && !self.outgoing.contains(&asker)
     }
 
     fn scope(&self, asker: Ipv4Addr) -> Vec<NetworkId> {

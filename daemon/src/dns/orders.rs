@@ -26,6 +26,8 @@ pub(super) struct Change {
     pub(super) gateways: BTreeSet<Ipv4Addr>,
     /// Networks and services.
     pub(super) update: ViewUpdate,
+    /// As [`View::outgoing`] says.
+    pub(super) outgoing: BTreeSet<Ipv4Addr>,
     /// Where one of another version answers that has the sockets.
     pub(super) older: Option<PathBuf>,
 }
@@ -75,6 +77,8 @@ mod tests {
             stack: "shop".parse().unwrap(),
             name: "default".parse().unwrap(),
             subnet: "10.64.32.0/19".parse().unwrap(),
+            internal: false,
+            attachable: false,
         })
     }
 

@@ -60,6 +60,7 @@ struct Told {
     generation: Revision,
     pool: Ipv4Net,
     gateways: BTreeSet<Ipv4Addr>,
+    outgoing: BTreeSet<Ipv4Addr>,
     problems: Vec<String>,
 }
 
@@ -83,10 +84,12 @@ impl Resolver {
         if self.link.is_none() {
             self.open().await?;
         }
+        let outgoing = view.outgoing();
         let told = self.told.take();
         let update = update(told.as_ref().map(|told| (&*told.view, told.generation)), view);
         if let Some(told) = told.filter(|told| {
-            let same = told.pool == pool && told.gateways == gateways && told.problems.is_empty();
+            let same = told.pool == pool && told.gateways == gateways && told.outgoing == outgoing;
+            let same = same && told.problems.is_empty();
             same && update.put.is_empty() && update.remove.is_empty()
         }) {
             self.told = Some(Told { view: Arc::clone(view), ..told });
@@ -94,14 +97,21 @@ impl Resolver {
         }
         let generation = update.generation;
         let older = self.older();
-        let change = Change { pool, gateways: gateways.clone(), update, older: older.clone() };
+        let change = Change {
+            pool,
+            gateways: gateways.clone(),
+            update,
+            outgoing: outgoing.clone(),
+            older: older.clone(),
+        };
         match self.ask(&Order::Set(change)).await? {
             Answer::Done(problems) => {
                 if let Some(older) = older {
                     let _ = std::fs::remove_file(older);
                 }
                 let view = Arc::clone(view);
-                self.told = Some(Told { view, generation, pool, gateways, problems: problems.clone() });
+                self.told =
+                    Some(Told { view, generation, pool, gateways, outgoing, problems: problems.clone() });
                 Ok(problems)
             }
             Answer::Failed(reason) => Err(ResolverError::Refused(reason)),

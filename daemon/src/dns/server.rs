@@ -305,7 +305,8 @@ mod tests {
         let items = [Item::Network(network(1, "127.0.0.0/19")), Item::Route(route)];
         let items = items.into_iter().map(|item| (item.key(), item)).collect();
         let dns = Dns::new("/nonexistent/resolv.conf");
-        dns.set_names(Names::of(&View { generation: Revision(1), items }), "127.0.0.0/8".parse().unwrap());
+        let names = Names::of(&View { generation: Revision(1), items }, Default::default());
+        dns.set_names(names, "127.0.0.0/8".parse().unwrap());
         (dns, open(HERE, 0).unwrap())
     }
 

@@ -178,6 +178,8 @@ pub struct NetworkSettings {
     pub bridge: String,
     /// All of its addresses.
     pub subnet: Ipv4Net,
+    /// The part that the engine gives addresses from where none is asked for.
+    pub range: Ipv4Net,
     /// The bridge's own address.
     pub gateway: Ipv4Addr,
     /// Most bytes of a packet.

@@ -47,6 +47,8 @@ pub(crate) fn network(number: u64) -> NetworkItem {
         stack: "shop".parse().unwrap(),
         name: format!("net{number}").parse().unwrap(),
         subnet: format!("10.99.{}.0/19", number * 32).parse().unwrap(),
+        internal: false,
+        attachable: false,
     }
 }
 
@@ -60,6 +62,7 @@ fn network_settings(item: &NetworkItem) -> NetworkSettings {
         labels: labels::of_network(CLUSTER, item),
         bridge: item.bridge(),
         subnet: item.subnet,
+        range: item.subnet,
         gateway: item.gateway(),
         mtu: 1400,
     }

@@ -4,13 +4,9 @@
 //! lives, which are Docker's. Woken by the kernel's link events; after a gap it looks at all links again.
 #![expect(clippy::wildcard_enum_match_arm, reason = "the kernel has many attributes and we need few of them")]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-};
+use std::{collections::BTreeSet, io};
 
 use futures_util::{StreamExt, TryStreamExt};
-use raftup_proto::view::NetworkItem;
 use rtnetlink::{
     Handle, LinkBridgePort, LinkMessageBuilder, LinkUnspec, MulticastGroup, new_multicast_connection,
     packet_core::NetlinkPayload,
@@ -24,19 +20,6 @@ use tracing::{debug, warn};
 
 /// How the names of our bridges begin.
 const PREFIX: &str = "ru-";
-
-/// Options of the engine's network for `network`: the bridge's name, no masquerading by Docker, and the size of
-/// packets. Labels and the address range are the caller's.
-pub fn network_options(network: &NetworkItem, mtu: u32) -> BTreeMap<String, String> {
-    let options = [
-        ("com.docker.network.bridge.name", network.bridge()),
-        ("com.docker.network.bridge.enable_ip_masquerade", "false".to_owned()),
-        ("com.docker.network.driver.mtu", mtu.to_string()),
-        // Engines from 27 on drop what comes to a container from elsewhere, unless told so; older ones ignore it.
-        ("com.docker.network.bridge.gateway_mode_ipv4", "nat-unprotected".to_owned()),
-    ];
-    options.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
-}
 
 /// Follows links until dropped.
 #[derive(Debug)]

@@ -14,11 +14,11 @@ use raftup_proto::{
     view::{ClusterItem, FABRIC_DEVICE, PeerItem, RETURN_MARK, RETURN_MASK, View, WIRE_DEVICE},
 };
 use rtnetlink::{
-    Handle, IpVersion, LinkUnspec, LinkVxlan, RouteMessageBuilder, new_connection,
+    Handle, IpVersion, LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder, new_connection,
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressMessage},
-        link::{InfoData, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage},
+        link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
         rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage},
@@ -47,6 +47,9 @@ pub(super) fn is_place_of_ours(place: u32) -> bool {
 /// Routing tables, other than the local one, that routes of ours are in: the main one, or one named by a mark.
 const LOCAL_TABLE: u32 = 255;
 const MAIN_TABLE: u32 = 254;
+
+/// A device that is there for a moment, to see whether it can be.
+const PROBE: &str = "ru-probe";
 
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
@@ -164,6 +167,30 @@ impl Fabric {
         Ok(())
     }
 
+    /// Whether the kernel makes VXLAN devices: one is made, without a way to anywhere, and removed. Errors: it does not.
+    pub async fn try_vxlan(&self) -> Result<(), FabricError> {
+        let probe = LinkVxlan::new(PROBE, VNI + 1).build();
+        self.try_device(probe).await.map_err(step("making a device (VXLAN)"))
+    }
+
+    /// The same of the kernel's own WireGuard.
+    pub async fn try_wireguard(&self) -> Result<(), FabricError> {
+        let probe = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Wireguard);
+        let probe = probe.name(PROBE.to_owned()).build();
+        self.try_device(probe).await.map_err(step("making a device (WireGuard)"))
+    }
+
+    async fn try_device(&self, probe: LinkMessage) -> Result<(), rtnetlink::Error> {
+        if let Ok(Some(left)) = self.link(PROBE).await {
+            gone_is_fine(self.handle.link().del(left.header.index).execute().await)?;
+        }
+        self.handle.link().add(probe).execute().await?;
+        match self.link(PROBE).await {
+            Ok(Some(made)) => gone_is_fine(self.handle.link().del(made.header.index).execute().await),
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
     /// Removes the device with all that is on it, and the routing rules.
     pub async fn remove_all(&mut self) -> Result<(), FabricError> {
         self.known = None;
@@ -229,7 +256,7 @@ impl Fabric {
     }
 
     /// Largest packet of the device that has `address`, if one has.
-    async fn link_mtu(&self, address: IpAddr) -> Result<Option<u32>, FabricError> {
+    pub async fn link_mtu(&self, address: IpAddr) -> Result<Option<u32>, FabricError> {
         let listing = self.handle.address().get().set_address_filter(address).execute();
         let found: Vec<AddressMessage> = listing.try_collect().await.map_err(step("listing addresses"))?;
         let Some(index) = found.first().map(|message| message.header.index) else { return Ok(None) };

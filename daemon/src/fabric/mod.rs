@@ -18,9 +18,8 @@ mod underlay;
 pub mod wire;
 mod wiring;
 
-pub use bridges::network_options;
 pub use guard::Guard;
 pub use kernel::{Fabric, FabricError};
-pub use ping::ping;
-pub use underlay::Underlay;
+pub use ping::{largest, ping};
+pub use underlay::{LEAST_LINK_MTU, Underlay};
 pub use wiring::Wiring;

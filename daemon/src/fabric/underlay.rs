@@ -19,6 +19,10 @@ const OVERHEAD_V6: u32 = 70;
 /// Bytes that WireGuard puts around a packet, over IPv6; over IPv4 it is 20 less, but nodes must agree.
 const OVERHEAD_WIRE: u32 = 80;
 
+/// Least size of packets on a link between hosts: QUIC sends no smaller ones at first (RFC 9000, 14.1), and every link that
+/// carries IPv6 has it (RFC 8200, 5).
+pub const LEAST_LINK_MTU: u32 = 1280;
+
 /// Largest packet of a link that is not known, because none of this node's devices has its address.
 const USUAL_MTU: u32 = 1500;
 

@@ -92,8 +92,8 @@ fn toward(peer: &PeerItem, me: &PeerItem, to: IpAddr, port: Option<u16>) -> Vec<
         Entry::ReturnTable { mark, via: address },
         Entry::ReturnRule { mark },
     ];
-    let blocks = peer.blocks.iter().filter(|block| !me.blocks.contains(block));
-    entries.extend(blocks.map(|block| Entry::Route { to: *block, via: Some(address), from }));
+    let blocks = peer.homes().filter(|block| !me.blocks.contains(block));
+    entries.extend(blocks.map(|to| Entry::Route { to, via: Some(address), from }));
     entries
 }
 
@@ -120,6 +120,7 @@ mod tests {
             manager: false,
             alive: true,
             blocks: blocks.iter().map(|block| block.parse().unwrap()).collect(),
+            attached: Vec::new(),
         }
     }
 
@@ -129,6 +130,8 @@ mod tests {
             stack: "shop".parse().unwrap(),
             name: "default".parse().unwrap(),
             subnet: "10.64.32.0/19".parse().unwrap(),
+            internal: false,
+            attachable: false,
         };
         let items = peers.into_iter().map(Item::Peer).chain([Item::Network(network)]);
         View { generation: Revision(1), items: items.map(|item| (item.key(), item)).collect() }

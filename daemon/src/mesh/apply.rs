@@ -161,6 +161,24 @@ async fn forget_flows(before: &Table, now: &Table) {
     conntrack::forget(gone, [moved(before, now), moved(now, before)].concat()).await;
 }
 
+/// Whether this host takes rules such as ours: the kernel checks some, and keeps none. Errors: it does not, or a program
+/// is missing.
+pub async fn try_rules() -> Result<(), MeshError> {
+    run("nft", &["--check", "--file", "-"], TRIAL).await?;
+    docker::can_be_read().await
+}
+
+/// One rule of each kind that ours are made of.
+const TRIAL: &str = "table ip raftup-trial {
+    map verdicts { type ipv4_addr : verdict; }
+    chain picked { dnat to numgen random mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }; }
+    chain early { type filter hook prerouting priority -300; udp dport 1 notrack; ct original zone set 1; }
+    chain arriving { type nat hook prerouting priority -101; ip daddr vmap @verdicts; fib daddr type local jump picked; }
+    chain passing { type filter hook forward priority -1; ct state established accept; reject with icmp admin-prohibited; }
+    chain leaving { type nat hook postrouting priority 99; masquerade; }
+}
+";
+
 async fn nft(script: &str) -> Result<(), MeshError> {
     debug!(bytes = script.len(), "rules change");
     run("nft", &["-f", "-"], script).await.map(drop)
@@ -206,6 +224,9 @@ mod tests {
             fabric_mode: FabricMode::Plain,
             fabric_port: 7239,
             networks: Vec::new(),
+            homes: BTreeSet::new(),
+            attached: BTreeMap::new(),
+            outgoing: BTreeSet::new(),
             peers: Vec::new(),
             nodes: BTreeSet::new(),
             virtuals: BTreeMap::new(),

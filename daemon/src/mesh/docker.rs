@@ -62,6 +62,11 @@ async fn come_first() -> Result<(), MeshError> {
     run("iptables-restore", &["-w", "5", "--noflush"], &script).await.map(drop)
 }
 
+/// Whether the rules of `iptables`, and so Docker's, can be read. Errors: they cannot, or the program is missing.
+pub(super) async fn can_be_read() -> Result<(), MeshError> {
+    iptables(&["-S", "FORWARD", "1"], &[]).await.map(drop)
+}
+
 /// Takes them away.
 pub(super) async fn forget_ours() -> Result<(), MeshError> {
     for (chain, rule) in RULES {

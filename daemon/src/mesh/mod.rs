@@ -20,7 +20,7 @@ mod reserve;
 mod ruleset;
 mod table;
 
-pub use apply::{Mesh, MeshError};
+pub use apply::{Mesh, MeshError, try_rules};
 pub use guard::Guard;
 pub use ruleset::Ruleset;
 pub use table::Table;

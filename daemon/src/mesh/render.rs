@@ -197,6 +197,9 @@ fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
         ("published_at", set("type ipv4_addr . inet_proto . inet_service", published(at))),
         ("targets", set("type ipv4_addr . inet_proto . inet_service", targets)),
         ("itself", set("type ipv4_addr . ipv4_addr", itself)),
+        ("homes", set("type ipv4_addr; flags interval", &table.homes)),
+        ("attached", map("type ipv4_addr : ipv4_addr; flags interval", table.attached.iter())),
+        ("outgoing", set("type ipv4_addr", &table.outgoing)),
     ]);
     sets.extend(link_maps(table));
     sets.extend(vip_maps(table));
@@ -366,15 +369,16 @@ fn nat_chains(table: &Table) -> Vec<BaseChain> {
         (
             "arriving",
             "type nat hook prerouting priority -101; policy accept",
-            rules(
-                "ip daddr @gateways return
+            // The engine's own resolver in a container that it made for others asks those of the host.
+            rules(format!(
+                "meta l4proto {{ tcp, udp }} th dport 53 ip daddr != {pool} dnat to ip saddr map @attached
+             ip daddr @gateways return
              ip daddr vmap @vips
              ip daddr 127.0.0.0/8 return
              fib daddr type != local return
              ip daddr . meta l4proto . th dport vmap @ports_at
              meta l4proto . th dport vmap @ports"
-                    .to_owned(),
-            ),
+            )),
         ),
         (
             "originating",
@@ -420,6 +424,7 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
                 "ct state established,related accept
              {strangers}
              iifname vmap @origins
+             iifname {OURS} drop
              oifname != {OURS} accept
              ct status dnat ct original ip daddr != {pool} accept
              drop"
@@ -436,7 +441,8 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
              ip daddr != @gateways {port_of_ours} goto unanswered
              ip daddr . meta l4proto . th dport @published_at goto unanswered
              iifname \"{FABRIC_DEVICE}\" meta l4proto icmp ip saddr {fabric} accept
-             iifname vmap @origins"
+             iifname vmap @origins
+             iifname {OURS} drop"
             )),
         ),
         (
@@ -452,14 +458,29 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
     ]
 }
 
-/// New connections from a network: to itself, to the outside, and to published ports of others.
+/// New connections from a network: to itself, to the outside, and to published ports of others. From an internal one to
+/// itself alone, and for names to this node; who is on another network as well may go on.
 fn from_network(table: &Table, network: &Net) -> Vec<String> {
     let Table { pool, .. } = table;
-    let Net { subnet, vips, .. } = network;
+    let Net { subnet, vips, gateway, .. } = network;
+    let (names, shut_in) = if network.internal {
+        (
+            format!(
+                "ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 accept
+         ip daddr {gateway} goto refused"
+            ),
+            "ip saddr != @outgoing goto refused",
+        )
+    } else {
+        (String::new(), "")
+    };
     rules(format!(
         "ip saddr != {subnet} drop
+         ip saddr != @homes drop
          ip daddr {vips} goto unanswered
+         {names}
          ip daddr {subnet} accept
+         {shut_in}
          ip daddr != {pool} accept
          ct status dnat ct original ip daddr != {pool} accept
          goto refused"
@@ -470,6 +491,9 @@ fn from_network(table: &Table, network: &Net) -> Vec<String> {
 fn to_network(table: &Table, network: &Net) -> Vec<String> {
     let Table { pool, fabric, .. } = table;
     let subnet: Ipv4Net = network.subnet;
+    if network.internal {
+        return rules(format!("ip saddr {subnet} accept\ndrop"));
+    }
     rules(format!(
         "ip saddr {subnet} accept
          ip saddr != {pool} ip daddr . meta l4proto . th dport @targets accept

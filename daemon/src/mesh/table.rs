@@ -42,6 +42,12 @@ pub struct Table {
     pub(super) fabric_port: u16,
     /// The networks, by their ids.
     pub(super) networks: Vec<Net>,
+    /// The container addresses that this node is home to; packets of containers here come from no others.
+    pub(super) homes: BTreeSet<Ipv4Net>,
+    /// Those that the engine gives to containers that are not the cluster's, and the gateway that answers them names.
+    pub(super) attached: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// Addresses on internal networks of containers here that are on others as well.
+    pub(super) outgoing: BTreeSet<Ipv4Addr>,
     /// The other nodes.
     pub(super) peers: Vec<Peer>,
     /// Addresses of all nodes on the links between them.
@@ -67,6 +73,8 @@ pub(super) struct Net {
     pub(super) subnet: Ipv4Net,
     pub(super) gateway: Ipv4Addr,
     pub(super) vips: Ipv4Net,
+    /// Its containers reach each other and nothing else.
+    pub(super) internal: bool,
 }
 
 /// Another node.
@@ -114,6 +122,9 @@ impl Table {
             fabric_mode: cluster.fabric,
             fabric_port: me.fabric_port,
             networks: networks(view),
+            homes: me.homes().collect(),
+            attached: attached(view, me),
+            outgoing: view.outgoing(),
             peers: peers(view, me),
             nodes: view.peers().filter_map(|peer| v4(peer.underlay)).collect(),
             virtuals: BTreeMap::new(),
@@ -134,6 +145,15 @@ impl Table {
         table
     }
 
+    /// Where connections to published ports go: nothing from outside gets into an internal network.
+    fn front_address(&self, endpoint: &Endpoint) -> Option<Ipv4Addr> {
+        let internal = |network| {
+            let found = self.networks.binary_search_by_key(&network, |net| net.id);
+            found.is_ok_and(|index| self.networks[index].internal)
+        };
+        endpoint.addresses.iter().find(|(network, _)| !internal(*network)).map(|(_, address)| *address)
+    }
+
     /// Leaves ports to other programs of this node.
     pub(super) fn withhold(&mut self, taken: &BTreeSet<Front>) {
         self.published.retain(|front, _| !taken.contains(front));
@@ -142,7 +162,7 @@ impl Table {
     /// Ports of this node that lead to an endpoint of its own alone. Those that every node answers on come before them:
     /// until the last task of an older version is gone, both may be there.
     fn add_host_ports(&mut self, endpoint: &Endpoint, everywhere: &BTreeSet<Front>) {
-        let Some((_, address)) = endpoint.addresses.first() else { return };
+        let Some(address) = self.front_address(endpoint) else { return };
         for port in &endpoint.host_ports {
             let (at, port, target) = (port.host_ip, (port.protocol, port.published), port.target);
             if everywhere.contains(&(at, port)) || everywhere.contains(&(None, port)) {
@@ -150,7 +170,7 @@ impl Table {
             }
             let none = || Published { target, to: Choice::Drawn(Vec::new()) };
             if let Choice::Drawn(endpoints) = &mut self.published.entry((at, port)).or_insert_with(none).to {
-                endpoints.extend(endpoint.ready.then_some(*address));
+                endpoints.extend(endpoint.ready.then_some(address));
             }
         }
     }
@@ -174,8 +194,8 @@ impl Table {
         for endpoint in &route.endpoints {
             let hidden = within(dead, endpoint) || (others_serve && within(unreachable, endpoint));
             let serves = endpoint.ready && !hidden;
-            let first = endpoint.addresses.first();
-            published.extend(first.filter(|_| serves).map(|(_, address)| (endpoint, *address)));
+            let first = self.front_address(endpoint);
+            published.extend(first.filter(|_| serves).map(|address| (endpoint, address)));
             for (network, address) in &endpoint.addresses {
                 if !hidden {
                     self.endpoints.insert(*address);
@@ -187,9 +207,9 @@ impl Table {
                     self.here.entry(*address).or_default();
                 }
             }
-            if let Some((_, address)) = first.filter(|_| endpoint.node == me) {
+            if let Some(address) = first.filter(|_| endpoint.node == me) {
                 let targets = route.ports.iter().map(|port| (port.protocol, port.target));
-                self.here.entry(*address).or_default().extend(targets);
+                self.here.entry(address).or_default().extend(targets);
             }
         }
         let parts = PARTS[usize::from(route.ports.len() > FEW_PORTS)];
@@ -237,6 +257,9 @@ impl Table {
         };
         Self {
             networks: self.networks.iter().filter(|network| !known(network)).cloned().collect(),
+            homes: self.homes.clone(),
+            attached: self.attached.clone(),
+            outgoing: self.outgoing.clone(),
             peers: self.peers.clone(),
             nodes: self.nodes.clone(),
             virtuals: unlike(&self.virtuals, &other.virtuals),
@@ -315,8 +338,17 @@ fn networks(view: &View) -> Vec<Net> {
         subnet: network.subnet,
         gateway: network.gateway(),
         vips: network.vips(),
+        internal: network.internal,
     });
     networks.collect()
+}
+
+fn attached(view: &View, me: &PeerItem) -> BTreeMap<Ipv4Net, Ipv4Addr> {
+    let gateway = |block: &Ipv4Net| {
+        let network = view.networks().find(|network| network.subnet.contains(block))?;
+        network.attachable.then(|| (*block, network.gateway()))
+    };
+    me.attached.iter().filter_map(gateway).collect()
 }
 
 fn peers(view: &View, me: &PeerItem) -> Vec<Peer> {

@@ -44,8 +44,10 @@ pub struct Node {
     pub fabric_turn: u64,
     /// Its own address on the fabric.
     pub fabric: Ipv4Addr,
-    /// The container addresses that it is home to, by network.
+    /// The addresses of tasks that it is home to, by network.
     pub blocks: BTreeMap<NetworkId, Vec<Ipv4Net>>,
+    /// The addresses that its engine gives to containers that are not the cluster's, by attachable network.
+    pub attached: BTreeMap<NetworkId, Ipv4Net>,
 }
 
 /// A node's place in Raft.

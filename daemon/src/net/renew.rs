@@ -108,7 +108,9 @@ pub async fn once(net: &Net, dir: &Path, peer: Peer) -> Result<(), RenewError> {
     let reply = net.call(peer, Request::Renew { csr }).await;
     let certificate = match reply.map_err(|source| RenewError::Ask { peer, source })? {
         Reply::Certificate { certificate } => certificate,
-        Reply::Done | Reply::Probed { .. } | Reply::Credential(_) => return Err(RenewError::Answer { peer }),
+        Reply::Done | Reply::Probed { .. } | Reply::Credential(_) | Reply::Examined { .. } => {
+            return Err(RenewError::Answer { peer });
+        }
     };
     let new = Identity::new(certificate, old.ca().to_vec(), key)?;
     if (new.cluster(), new.node()) != (old.cluster(), old.node()) {

@@ -32,7 +32,11 @@ pub fn allowed(hello: &Hello, role: Option<Role>) -> bool {
 /// Whether a caller may ask; which node it asks about or for is for the one who answers to check.
 pub fn allowed_request(request: &Request, role: Role) -> bool {
     match request {
-        Request::Probe { .. } | Request::Renew { .. } | Request::Leave | Request::Credential { .. } => true,
+        Request::Probe { .. }
+        | Request::Renew { .. }
+        | Request::Leave
+        | Request::Credential { .. }
+        | Request::Examine => true,
         Request::BecomeManager { .. } | Request::LeaveManagers | Request::Removed => role == Role::Manager,
     }
 }
@@ -103,6 +107,7 @@ mod tests {
             Request::Leave,
             Request::Removed,
             Request::Credential { task: TaskId::from_random(1) },
+            Request::Examine,
         ];
         let yes = |allowed| if allowed { "yes" } else { "-" };
         let word = |value: &dyn std::fmt::Debug| {
@@ -134,6 +139,7 @@ mod tests {
             Leave           yes      yes      -
             Removed         yes      -        -
             Credential      yes      yes      -
+            Examine         yes      yes      -
         "#]]
         .assert_eq(&table);
     }

@@ -54,6 +54,17 @@ pub(super) fn check_pool(pool: Ipv4Net) -> Result<(), Refusal> {
     check_pool_against(pool, &parse_routes(&routes))
 }
 
+/// A route of this host that is part of the pool, and its device; those of our own devices do not count.
+pub(super) fn overlapping(pool: Ipv4Net) -> Option<(String, Ipv4Net)> {
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let mut routes = parse_routes(&routes).into_iter().filter(|(device, _)| !device.starts_with("ru-"));
+    routes.find(|(_, route)| overlap(pool, *route))
+}
+
+fn overlap(pool: Ipv4Net, route: Ipv4Net) -> bool {
+    pool.contains(&route.network()) || route.contains(&pool.network())
+}
+
 fn check_pool_against(pool: Ipv4Net, routes: &[(String, Ipv4Net)]) -> Result<(), Refusal> {
     if pool.prefix_len() > POOL_PREFIX_MAX {
         let message = format!("pool {pool} is too small, it must be a /{POOL_PREFIX_MAX} or larger");
@@ -63,13 +74,11 @@ fn check_pool_against(pool: Ipv4Net, routes: &[(String, Ipv4Net)]) -> Result<(),
         let message = format!("pool {pool} has bits set behind its prefix");
         return Err(Refusal::new(Code::Invalid, message).hint(format!("did you mean {}?", pool.trunc())));
     }
-    let overlap = |pool: Ipv4Net| {
-        routes.iter().find(|(_, route)| pool.contains(&route.network()) || route.contains(&pool.network()))
-    };
-    let Some((interface, route)) = overlap(pool) else {
+    let taken = |pool: Ipv4Net| routes.iter().find(|(_, route)| overlap(pool, *route));
+    let Some((interface, route)) = taken(pool) else {
         return Ok(());
     };
-    let free = std::iter::once(DEFAULT_POOL).chain(OTHER_POOLS).find(|other| overlap(*other).is_none());
+    let free = std::iter::once(DEFAULT_POOL).chain(OTHER_POOLS).find(|other| taken(*other).is_none());
     let hint = match free {
         Some(free) => format!("`--pool {free}` is free on this host; check that it is on the others too"),
         None => "choose a range that no host of the cluster uses: `--pool CIDR`".to_owned(),

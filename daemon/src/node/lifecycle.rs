@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use async_trait::async_trait;
 use raftup_proto::{
-    api::{Init, Join, Leave},
+    api::{Finding, Init, Join, Leave},
     id::{ClusterId, NodeId},
     peer::{NodeInfo, Request, Role},
     refusal::{Code, Refusal},
@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, watch};
 use tracing::{debug, info, warn};
 
 use super::{
-    host,
+    doctor, host,
     member::{self, Running, Start},
     record::{ManagerRecord, Record},
     serve,
@@ -87,6 +87,11 @@ impl Host {
 
     pub(super) fn run_dir(&self) -> PathBuf {
         self.inner.config.run_dir.clone()
+    }
+
+    /// UDP ports of control and fabric.
+    pub(super) fn ports(&self) -> [u16; 2] {
+        [self.inner.config.listen.port(), self.inner.config.fabric_port]
     }
 
     pub(super) fn engine(&self) -> &Arc<dyn Engine> {
@@ -258,6 +263,7 @@ impl Lifecycle for Host {
         let pool = init.pool.unwrap_or(host::DEFAULT_POOL);
         host::check_pool(pool)?;
         let advertise = host.advertise(init.advertise)?;
+        doctor::unfit(Some(init.fabric), advertise).await?;
 
         let cluster = ClusterId::from_random(rand::random());
         let now = ca::now();
@@ -300,6 +306,7 @@ impl Lifecycle for Host {
             Some(address) => address,
             None => towards_first(&managers)?,
         };
+        doctor::unfit(None, advertise).await?;
         let net = host.bind()?;
         let info = host.describe(advertise).await;
         let (identity, admission) = match join::ask(&net, &token, &managers, info.clone()).await {
@@ -347,6 +354,10 @@ impl Lifecycle for Host {
             .ok()
             .and_then(|running| running.as_ref().map(Running::problems))
             .unwrap_or_default()
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        doctor::round(self).await
     }
 }
 

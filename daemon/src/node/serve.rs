@@ -13,7 +13,10 @@ use raftup_proto::{
 };
 use tracing::{info, warn};
 
-use super::lifecycle::{CA_KEY_CONTEXT, Host};
+use super::{
+    doctor,
+    lifecycle::{CA_KEY_CONTEXT, Host},
+};
 use crate::{
     api::{Manager, Member},
     control::credentials,
@@ -97,6 +100,10 @@ impl Serve for Router {
                 Ok(Reply::Done)
             }
             Request::Credential { task } => self.credential(&caller, task),
+            Request::Examine => {
+                let findings = doctor::examine(&self.host).await;
+                Ok(Reply::Examined { now: ca::now(), findings })
+            }
         }
     }
 

@@ -6,10 +6,16 @@
 //!                                             └─ last /24: VIPs of services
 //! ```
 //!
+//! Of an attachable network, each node has one block more, which its engine gives addresses from.
+//!
 //! Owns: the cut. Leaves alone: who needs what. Holds: nothing is given twice while it is in use; lowest first, except
 //! that an address whose last task is still remembered is given again only when no other is left.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    sync::Arc,
+};
 
 use ipnet::Ipv4Net;
 use raftup_proto::id::{NetworkId, NodeId};
@@ -74,11 +80,46 @@ pub fn vips(subnet: Ipv4Net) -> Ipv4Net {
 
 /// The lowest block of the network that no node has. Errors: there is none. Cost: one pass over nodes.
 pub fn block(cluster: &Cluster, network: NetworkId, subnet: Ipv4Net) -> Result<Ipv4Net, Exhausted> {
-    let taken: BTreeSet<Ipv4Net> =
-        cluster.nodes.values().filter_map(|node| node.blocks.get(&network)).flatten().copied().collect();
+    free_blocks(cluster, network, subnet).next().ok_or(Exhausted::Blocks(subnet))
+}
+
+/// The blocks of the network that no node has, from the lowest.
+fn free_blocks(
+    cluster: &Cluster,
+    network: NetworkId,
+    subnet: Ipv4Net,
+) -> impl Iterator<Item = Ipv4Net> + use<> {
+    let nodes = cluster.nodes.values();
+    let of = |node: &Arc<Node>| {
+        let blocks = node.blocks.get(&network).into_iter().flatten();
+        blocks.chain(node.attached.get(&network)).copied().collect::<Vec<_>>()
+    };
+    let taken: BTreeSet<Ipv4Net> = nodes.flat_map(of).collect();
     let vips = first(vips(subnet));
-    let mut blocks = parts(subnet, BLOCK_BITS).take_while(|block| first(*block) < vips);
-    blocks.find(|block| !taken.contains(block)).ok_or(Exhausted::Blocks(subnet))
+    let blocks = parts(subnet, BLOCK_BITS).take_while(move |block| first(*block) < vips);
+    blocks.filter(move |block| !taken.contains(block))
+}
+
+/// A block of a new network for each of the nodes, whose engines give addresses of it to containers that are not the
+/// cluster's. Errors: there are more nodes than blocks.
+pub fn attach(
+    nodes: &mut BTreeMap<NodeId, Node>,
+    network: NetworkId,
+    subnet: Ipv4Net,
+) -> Result<(), Exhausted> {
+    let mut blocks = free_blocks(&Cluster::default(), network, subnet);
+    for node in nodes.values_mut() {
+        node.attached.insert(network, blocks.next().ok_or(Exhausted::Blocks(subnet))?);
+    }
+    Ok(())
+}
+
+/// The same for a new node, of each network that has a block left. Where there is none, its engine attaches nobody.
+pub fn attached(cluster: &Cluster) -> BTreeMap<NetworkId, Ipv4Net> {
+    let networks = cluster.networks.values().filter(|network| network.spec.attachable);
+    networks
+        .filter_map(|network| Some((network.id, block(cluster, network.id, network.subnet).ok()?)))
+        .collect()
 }
 
 /// A free address of the node on the network, out of the blocks that it has; none if they are full. `tasks` are those

@@ -113,7 +113,9 @@ fn at_home(
 fn blocks(cluster: &Cluster, wrong: &mut Vec<String>) {
     let mut taken = BTreeMap::new();
     for node in cluster.nodes.values() {
-        for (network, blocks) in &node.blocks {
+        let attached = node.attached.iter().map(|(network, block)| (network, std::slice::from_ref(block)));
+        let of_tasks = node.blocks.iter().map(|(network, blocks)| (network, blocks.as_slice()));
+        for (network, blocks) in of_tasks.chain(attached) {
             let subnet = cluster.networks.get(network).map(|network| network.subnet);
             for block in blocks {
                 if let Some(other) = taken.insert(*block, node.id) {

@@ -125,9 +125,11 @@ fn is_used(draft: &Draft<'_>, stack: StackId, network: &Network) -> bool {
 fn forget_network(draft: &mut Draft<'_>, network: NetworkId) {
     draft.delete(ObjectKey::Network(network));
     let nodes = draft.world().cluster().nodes.clone();
-    for node in nodes.values().filter(|node| node.blocks.contains_key(&network)) {
+    let has = |node: &&Arc<Node>| node.blocks.contains_key(&network) || node.attached.contains_key(&network);
+    for node in nodes.values().filter(has) {
         let mut node = Node::clone(node);
         node.blocks.remove(&network);
+        node.attached.remove(&network);
         draft.put(node);
     }
 }

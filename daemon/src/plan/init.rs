@@ -90,6 +90,7 @@ pub fn cluster(first: First, now: UnixMillis) -> Result<ChangeSet, Refusal> {
         fabric_turn: 0,
         fabric,
         blocks: BTreeMap::new(),
+        attached: BTreeMap::new(),
     });
     Ok(set)
 }

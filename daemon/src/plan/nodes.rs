@@ -73,6 +73,7 @@ pub fn admit(
         fabric_turn: 0,
         fabric,
         blocks: BTreeMap::new(),
+        attached: addresses::attached(cluster),
     });
     Ok((set, id))
 }

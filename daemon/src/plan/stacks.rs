@@ -17,13 +17,13 @@ use ipnet::Ipv4Net;
 use raftup_proto::{
     api::{Action, ChangeView, Deploy, FabricMode, UpdateState},
     id::{NetworkId, ServiceId, StackId, VolumeId},
-    name::{NetworkName, ServiceName, VolumeName},
+    name::{NetworkName, ServiceName, StackName, VolumeName},
     refusal::{Code, Refusal},
     spec::{EndpointMode, Mode, MountSource, NetworkSpec, ServiceSpec, StackSpec, VolumeSpec},
     unit::UnixMillis,
 };
 
-use crate::model::{ChangeSet, Cluster, Meta, Network, ObjectKey, Service, Stack, Volume};
+use crate::model::{ChangeSet, Cluster, Meta, Network, Node, ObjectKey, Service, Stack, Volume};
 
 use super::{
     Ids, addresses, ports, services,
@@ -57,10 +57,12 @@ pub fn deploy(
         set: ChangeSet::new(now),
         views: Vec::new(),
         subnets: BTreeMap::new(),
+        created: BTreeMap::new(),
         vips: BTreeMap::new(),
     };
     diff.stack(stack, credentials_sealed);
     let networks = diff.networks()?;
+    diff.attach()?;
     diff.volumes();
     diff.services(&networks)?;
     Ok((diff.set, diff.views))
@@ -130,6 +132,8 @@ struct Diff<'a> {
     views: Vec<ChangeView>,
     /// Of the stack's networks as they will be.
     subnets: BTreeMap<NetworkId, Ipv4Net>,
+    /// Those that the stack did not have.
+    created: BTreeMap<NetworkName, NetworkId>,
     /// In use on each network, those given by this set included.
     vips: BTreeMap<NetworkId, BTreeSet<Ipv4Addr>>,
 }
@@ -157,7 +161,7 @@ impl Diff<'_> {
         for (name, spec) in &self.spec.networks {
             let id = match old.get(name) {
                 Some(old) => {
-                    self.keep_network(old, spec);
+                    self.keep_network(old, spec)?;
                     old.id
                 }
                 None => self.new_network(name, spec)?,
@@ -173,7 +177,33 @@ impl Diff<'_> {
         Ok(ids)
     }
 
-    fn keep_network(&mut self, old: &Arc<Network>, spec: &NetworkSpec) {
+    /// Each node has a block of each new network that is attachable.
+    fn attach(&mut self) -> Result<(), Refusal> {
+        let networks = self.spec.networks.iter().filter(|(_, spec)| spec.attachable);
+        let new = networks.filter_map(|(name, _)| self.created.get(name)).copied().collect::<Vec<_>>();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut nodes: BTreeMap<_, _> =
+            self.cluster.nodes.iter().map(|(id, node)| (*id, Node::clone(node))).collect();
+        for id in new {
+            let Some(subnet) = self.subnets.get(&id) else { continue };
+            addresses::attach(&mut nodes, id, *subnet).map_err(|error| {
+                let what = "an `attachable` network needs addresses for each node";
+                Refusal::new(Code::Conflict, format!("{what}: {error}"))
+                    .hint("leave `attachable` out: the cluster has too many nodes for it")
+            })?;
+        }
+        nodes.into_values().for_each(|node| self.set.update(node));
+        Ok(())
+    }
+
+    fn keep_network(&mut self, old: &Arc<Network>, spec: &NetworkSpec) -> Result<(), Refusal> {
+        if old.spec.attachable != spec.attachable {
+            let message = format!("whether network `{}` is attachable cannot be changed", network_name(old));
+            return Err(Refusal::new(Code::Conflict, message)
+                .hint("give the network another name in the file, or `raftup stack rm` first"));
+        }
         let same = old.spec == *spec && !old.removing;
         let action = if same { Action::Unchanged } else { Action::Updated };
         if !same {
@@ -181,6 +211,7 @@ impl Diff<'_> {
         }
         self.subnets.insert(old.id, old.subnet);
         self.views.push(network_view(network_name(old), action));
+        Ok(())
     }
 
     fn new_network(&mut self, name: &NetworkName, spec: &NetworkSpec) -> Result<NetworkId, Refusal> {
@@ -195,6 +226,7 @@ impl Diff<'_> {
         })?;
         let id = NetworkId::from_random(self.ids.fresh());
         self.subnets.insert(id, subnet);
+        self.created.insert(name.clone(), id);
         self.set.create(Network {
             id,
             meta: Meta::default(),
@@ -338,9 +370,9 @@ impl Diff<'_> {
                 .vips
                 .entry(*id)
                 .or_insert_with(|| services.filter_map(|service| service.vips.get(id).copied()).collect());
-            let vip = addresses::vip(*subnet, taken).map_err(|error| {
-                Refusal::new(Code::Conflict, format!("stack `{}` refused: {error}", self.spec.name))
-            })?;
+            let found = addresses::vip(*subnet, taken);
+            let vip =
+                found.map_err(|error| no_vip(&self.spec.name, self.cluster, &self.created, *id, error))?;
             taken.insert(vip);
             vips.insert(*id, vip);
         }
@@ -358,6 +390,20 @@ impl Diff<'_> {
     fn volume_name(&self, name: &VolumeName) -> String {
         format!("{}_{name}", self.spec.name)
     }
+}
+
+fn no_vip(
+    stack: &StackName,
+    cluster: &Cluster,
+    created: &BTreeMap<NetworkName, NetworkId>,
+    id: NetworkId,
+    error: addresses::Exhausted,
+) -> Refusal {
+    let old = cluster.networks.get(&id).map(|network| &network.name);
+    let new = || created.iter().find(|(_, new)| **new == id).map(|(name, _)| name);
+    let name = old.or_else(new).map(|name| format!("{stack}_{name}")).unwrap_or_else(|| id.to_string());
+    Refusal::new(Code::Conflict, format!("too many services on network `{name}`: {error}"))
+        .hint("put some of them on another network of the stack")
 }
 
 fn check_mode(service: &Service, old: Mode, new: Mode) -> Result<(), Refusal> {

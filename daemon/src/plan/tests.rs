@@ -6,6 +6,9 @@ mod scenarios;
 mod script;
 mod sim;
 
+use expect_test::expect;
+use raftup_proto::spec::NetworkSpec;
+
 /// Three nodes that are ready.
 pub(super) fn three_nodes() -> crate::model::Cluster {
     let memory = raftup_proto::unit::MemBytes(1 << 30);
@@ -32,4 +35,84 @@ fn blocks_run_out() {
             "node n125: no address on network `s_default`: its addresses (10.64.32.0/19) are all given to nodes"
         ]
     );
+    // The same in `service ps`.
+    let tasks = super::show::tasks(sim.cluster(), Default::default());
+    let waiting: Vec<_> = tasks.iter().filter_map(|task| task.message.as_deref()).collect();
+    assert_eq!(
+        waiting,
+        ["no address on network `s_default`: its addresses (10.64.32.0/19) are all given to nodes"]
+    );
+}
+
+fn network(name: &str, attachable: bool) -> (raftup_proto::name::NetworkName, NetworkSpec) {
+    (name.parse().unwrap(), NetworkSpec { attachable, ..NetworkSpec::default() })
+}
+
+/// The refusal of a deploy: message and hint.
+fn refused(sim: &mut sim::Sim) -> String {
+    let refusal = sim.deploy().unwrap_err();
+    format!("{refusal}\nhint: {}\n", refusal.hint.as_deref().unwrap_or_default())
+}
+
+/// The smallest pool that `init` takes has room for seven networks.
+#[test]
+fn a_pool_runs_out() {
+    let mut sim = sim::Sim::new("ant", raftup_proto::unit::MemBytes(1 << 30), "10.64.0.0/16");
+    sim.spec.networks = (0..8).map(|number| network(&format!("net{number}"), false)).collect();
+    let before = sim.cluster().revision;
+    expect![[r#"
+        no addresses for network `s_net7`: the address pool 10.64.0.0/16 has no free subnet left
+        hint: remove a stack that is not needed; each network takes a /19 of the pool
+    "#]]
+    .assert_eq(&refused(&mut sim));
+    assert_eq!(sim.cluster().revision, before, "nothing was changed");
+}
+
+/// A network has 254 virtual addresses.
+#[test]
+fn virtual_addresses_run_out() {
+    let mut sim = sim::Sim::new("ant", raftup_proto::unit::MemBytes(1 << 30), "10.64.0.0/11");
+    let none = raftup_proto::spec::Mode::Replicated { replicas: 0 };
+    sim.spec.services =
+        (0..255).map(|n| (format!("web{n:03}").parse().unwrap(), sim::service("web", none))).collect();
+    expect![[r#"
+        too many services on network `s_default`: its virtual addresses (10.64.63.0/24) are all in use
+        hint: put some of them on another network of the stack
+    "#]]
+    .assert_eq(&refused(&mut sim));
+}
+
+/// Every node has a block of an attachable network, also one that comes later; tasks get none of its addresses.
+#[test]
+fn an_attachable_network_has_a_block_on_every_node() {
+    let memory = raftup_proto::unit::MemBytes(1 << 30);
+    let mut sim = sim::Sim::new("ant", memory, "10.64.0.0/11");
+    sim.join("bee", memory);
+    sim.spec.networks = [network("default", true), network("other", false)].into();
+    sim.spec.services.insert("web".parse().unwrap(), sim::service("web", raftup_proto::spec::Mode::Global));
+    sim.deploy().unwrap();
+    sim.join("cow", memory);
+    sim.settle();
+    let shown = |sim: &sim::Sim| -> Vec<String> {
+        let nodes = sim.cluster().nodes.values();
+        nodes.map(|node| format!("{:?} {:?}", node.attached.values(), node.blocks.values())).collect()
+    };
+    expect![[r#"
+        [10.64.32.0/26] [[10.64.32.192/26]]
+        [10.64.32.64/26] [[10.64.33.0/26]]
+        [10.64.32.128/26] [[10.64.33.64/26]]"#]]
+    .assert_eq(&shown(&sim).join("\n"));
+
+    sim.spec.networks = [network("default", false), network("other", false)].into();
+    expect![[r#"
+        whether network `s_default` is attachable cannot be changed
+        hint: give the network another name in the file, or `raftup stack rm` first
+    "#]]
+    .assert_eq(&refused(&mut sim));
+    let stack = sim.cluster().stacks.values().next().unwrap().id;
+    let (set, _) = super::stacks::remove(sim.cluster(), stack, sim.now).unwrap();
+    sim.apply(set);
+    sim.settle();
+    let left = sim.cluster().nodes.values().filter(|node| !node.attached.is_empty()).count();
+    assert_eq!(left, 0, "the network is gone, and its blocks with it");
 }

@@ -41,6 +41,8 @@ pub fn item(world: &World, node: NodeId, key: Key) -> Option<Item> {
                 stack: network.stack_name.clone(),
                 name: network.name.clone(),
                 subnet: network.subnet,
+                internal: network.spec.internal,
+                attachable: network.spec.attachable,
             })
         }),
         Key::Route(id) => {
@@ -133,6 +135,8 @@ fn is_alive(node: &Node) -> bool {
 fn peer(node: &Node) -> PeerItem {
     let mut blocks: Vec<_> = node.blocks.values().flatten().copied().collect();
     blocks.sort_unstable();
+    let mut attached: Vec<_> = node.attached.values().copied().collect();
+    attached.sort_unstable();
     PeerItem {
         node: node.id,
         hostname: node.info.hostname.clone(),
@@ -145,6 +149,7 @@ fn peer(node: &Node) -> PeerItem {
         manager: node.membership.is_some(),
         alive: is_alive(node),
         blocks,
+        attached,
     }
 }
 

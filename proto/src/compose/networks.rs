@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     cx::Place,
     environment,
-    item::Item,
+    item::{Fields, Item},
     stack::Declared,
     text::{self, clip},
 };
@@ -41,7 +41,7 @@ fn network(item: &Item<'_>) -> NetworkSpec {
         let help = "every network of a stack spans the cluster: leave `driver` out";
         driver.error_help(format!("the driver `{}` is not supported yet", clip(text)), help);
     }
-    for key in ["external", "internal", "attachable", "enable_ipv6"] {
+    for key in ["external", "enable_ipv6"] {
         fields.must_be_off(key);
     }
     if let Some(on) = fields.get("enable_ipv4")
@@ -51,8 +51,23 @@ fn network(item: &Item<'_>) -> NetworkSpec {
     }
     let labels = fields.get("labels").map(|labels| environment::labels(&labels)).unwrap_or_default();
     let encrypted = fields.get("driver_opts").is_some_and(|options| encrypted(&options));
+    let on = |key| fields.get(key).and_then(|item| item.flag()).unwrap_or(false);
+    let (internal, attachable) = (on("internal"), on("attachable"));
     fields.finish(&["name", "ipam"]);
-    NetworkSpec { labels, encrypted }
+    NetworkSpec { labels, encrypted, internal, attachable }
+}
+
+/// Refuses published ports of a service that is on internal networks alone. Docker leaves such ports out in silence,
+/// and Swarm answers on them by a network of its own; neither is what the file says.
+pub(super) fn check_published(service: &Fields<'_>, on: &[NetworkAttachment], declared: &Declared) {
+    let shut_in = |on: &NetworkAttachment| declared.internal.contains(on.network.as_str());
+    if let Some(ports) = service.get("ports").filter(|ports| !ports.is_null())
+        && !on.is_empty()
+        && on.iter().all(shut_in)
+    {
+        let help = "put the service on a network more that is not `internal`, or remove `ports`";
+        ports.error_help("nobody could reach them: all networks of the service are `internal`", help);
+    }
 }
 
 /// Reads the one option that means something here, as Swarm has it: there, and not `false`.

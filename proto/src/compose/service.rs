@@ -103,6 +103,7 @@ pub(super) fn read(
     let container = container(&fields, at, declared);
     let networks = networks::attachments(fields.get("networks"), declared);
     let ports = fields.get("ports").map(|item| ports::read(&item, key, published)).unwrap_or_default();
+    networks::check_published(&fields, &networks, declared);
     let deploy = deploy::read(&fields);
     let everywhere = ports.iter().any(|port| port.mode == PublishMode::Ingress);
     if let Some(item) =

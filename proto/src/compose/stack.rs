@@ -19,6 +19,8 @@ const LATER: &[&str] = &["include", "secrets", "configs", "models"];
 /// What services may name.
 pub(super) struct Declared {
     pub(super) networks: BTreeMap<String, Place>,
+    /// Those of them that are `internal`.
+    pub(super) internal: BTreeSet<String>,
     pub(super) volumes: BTreeSet<String>,
 }
 
@@ -39,6 +41,11 @@ pub(super) fn read(root: &Item<'_>, name: StackName) -> Option<StackSpec> {
     let volumes = fields.get("volumes").map(|item| volumes(&item)).unwrap_or_default();
     let declared = Declared {
         networks: networks.iter().map(|(name, (at, _))| (name.to_string(), *at)).collect(),
+        internal: networks
+            .iter()
+            .filter(|(_, (_, spec))| spec.internal)
+            .map(|(name, _)| name.to_string())
+            .collect(),
         volumes: volumes.keys().map(ToString::to_string).collect(),
     };
     let services = services(&fields, &declared);

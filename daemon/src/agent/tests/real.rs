@@ -30,7 +30,9 @@ fn items(tasks: &[TaskItem]) -> Vec<Item> {
 
 /// The same containers, started in parallel through the engine's API and nothing else.
 async fn plainly(engine: &crate::engine::DockerEngine, tasks: &[TaskItem], at_a_time: usize) -> Duration {
-    let networks = Networks::new(Arc::new(engine.clone()), CLUSTER, watch::channel(Some(1400)).1);
+    let view = watch::channel(Arc::default()).1;
+    let whose = (CLUSTER, NodeId::new(1));
+    let networks = Networks::new(Arc::new(engine.clone()), whose, view, watch::channel(Some(1400)).1);
     let id = networks.ensure(&network(1)).await.unwrap();
     let begin = Instant::now();
     stream::iter(tasks)

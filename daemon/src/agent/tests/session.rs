@@ -80,6 +80,7 @@ impl Manager {
             manager: true,
             alive: true,
             blocks: Vec::new(),
+            attached: Vec::new(),
         })
     }
 

@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
 };
 use raftup_proto::{
-    api::{ControllerView, Init, Join, Leave, Membership, Status, Tokens},
+    api::{ControllerView, Finding, Init, Join, Leave, Membership, Status, Tokens},
     peer::Role,
     refusal::{Code, Refusal},
     token::{MAX_MANAGERS, Token},
@@ -29,6 +29,10 @@ pub(in crate::api) async fn status(State(api): State<Api>) -> Json<Status> {
     });
     let version = env!("CARGO_PKG_VERSION").to_owned();
     Json(Status { version, member, problems: api.node().problems() })
+}
+
+pub(in crate::api) async fn doctor(State(api): State<Api>) -> Json<Vec<Finding>> {
+    Json(api.node().examine().await)
 }
 
 pub(in crate::api) async fn init(State(api): State<Api>, Json(init): Json<Init>) -> Answer<Status> {

@@ -23,6 +23,7 @@ pub(super) fn local_only() -> Router<Api> {
     Router::new()
         .route("/init", post(cluster::init))
         .route("/join", post(cluster::join))
+        .route("/doctor", get(cluster::doctor))
         .route("/leave", post(cluster::leave))
 }
 

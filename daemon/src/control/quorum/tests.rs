@@ -50,7 +50,8 @@ impl Orders for Nodes {
             | Request::Renew { .. }
             | Request::Leave
             | Request::Removed
-            | Request::Credential { .. } => panic!("{request:?}"),
+            | Request::Credential { .. }
+            | Request::Examine => panic!("{request:?}"),
         }
         Ok(())
     }

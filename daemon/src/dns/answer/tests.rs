@@ -4,8 +4,8 @@ use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use raftup_proto::{
     id::{NetworkId, NodeId, ServiceId, TaskId},
-    spec::{PortSpec, Protocol},
-    view::{Endpoint, Item, NetworkItem, Revision, RouteItem, ServiceAddress, View},
+    spec::{ContainerSpec, PortSpec, Protocol},
+    view::{Endpoint, Goal, Item, NetworkItem, Revision, RouteItem, ServiceAddress, TaskItem, View},
 };
 
 use super::*;
@@ -16,6 +16,8 @@ pub(in crate::dns) fn network(number: u64, subnet: &str) -> NetworkItem {
         stack: "shop".parse().unwrap(),
         name: format!("net{number}").parse().unwrap(),
         subnet: subnet.parse().unwrap(),
+        internal: false,
+        attachable: false,
     }
 }
 
@@ -67,10 +69,28 @@ fn names() -> Names {
         Item::Route(route("idle", &[(1, "10.64.63.4", "www", &[])])),
         Item::Route(route("turns", &[(1, "-", "rr", &["10.64.32.5", "10.64.32.6", "10.64.32.7"])])),
     ];
-    Names::of(&View {
-        generation: Revision(1),
-        items: items.into_iter().map(|item| (item.key(), item)).collect(),
-    })
+    Names::of(
+        &View { generation: Revision(1), items: items.into_iter().map(|item| (item.key(), item)).collect() },
+        Default::default(),
+    )
+}
+
+/// A task of this node on both networks.
+fn on_both(first: &str, second: &str) -> TaskItem {
+    let networks = [(1, first), (2, second)];
+    TaskItem {
+        task: TaskId::from_random(77),
+        service: ServiceId::from_random(77),
+        stack: "shop".parse().unwrap(),
+        name: "late".parse().unwrap(),
+        slot: 1,
+        goal: Goal::Run,
+        container: ContainerSpec::default(),
+        image: String::new(),
+        resources: Default::default(),
+        networks: networks.map(|(on, address)| (NetworkId::from_random(on), address.parse().unwrap())).into(),
+        volumes: BTreeMap::new(),
+    }
 }
 
 pub(in crate::dns) fn question(name: &str, kind: RecordType) -> Vec<u8> {
@@ -297,7 +317,7 @@ fn a_long_answer_is_cut_over_udp_only() {
     let route = route("web", &[(1, "10.64.63.2", "www", &addresses)]);
     let items = [Item::Network(network(1, "10.64.32.0/19")), Item::Route(route)];
     let items: BTreeMap<_, _> = items.into_iter().map(|item| (item.key(), item)).collect();
-    let names = Names::of(&View { generation: Revision(1), items });
+    let names = Names::of(&View { generation: Revision(1), items }, Default::default());
     let ask = |carrier| {
         let asker = "10.64.32.2".parse().unwrap();
         match answer(&names, asker, &question("tasks.web.", RecordType::A), carrier) {
@@ -326,4 +346,33 @@ proptest! {
         bytes.truncate(bytes.len() - cut.min(bytes.len()));
         let _ = answer(&names(), Ipv4Addr::new(10, 64, 32, 2), &bytes, Carrier::Udp);
     }
+}
+
+#[test]
+fn who_is_shut_in_asks_nobody_outside() {
+    let inner = NetworkItem { internal: true, ..network(1, "10.64.32.0/19") };
+    let items = [
+        Item::Network(inner),
+        Item::Network(network(2, "10.64.64.0/19")),
+        Item::Route(route("web", &[(1, "10.64.63.2", "www", &["10.64.32.2"])])),
+        Item::Task(Box::new(on_both("10.64.32.3", "10.64.64.3"))),
+    ];
+    let view =
+        View { generation: Revision(1), items: items.into_iter().map(|item| (item.key(), item)).collect() };
+    let names = Names::of(&view, view.outgoing());
+    let ask = |asker: &str, name: &str| match answer(
+        &names,
+        asker.parse().unwrap(),
+        &question(name, RecordType::A),
+        Carrier::Udp,
+    ) {
+        Verdict::Answer(bytes) => Message::from_vec(&bytes).unwrap().metadata.response_code.to_string(),
+        Verdict::Forward => "forward".to_owned(),
+        Verdict::Ignore => "ignore".to_owned(),
+    };
+    let both = |asker| [ask(asker, "web."), ask(asker, "example.com.")];
+    assert_eq!(both("10.64.32.2"), ["No Error", "Server Failure"], "on the internal network alone");
+    assert_eq!(both("10.64.32.9"), ["No Error", "Server Failure"], "of whom nothing is known");
+    assert_eq!(both("10.64.32.3"), ["No Error", "forward"], "on both, asking from the internal one");
+    assert_eq!(both("10.64.64.3"), ["forward", "forward"], "on both, asking from the one where no `web` is");
 }

@@ -189,6 +189,7 @@ pub(super) fn network(settings: &NetworkSettings) -> NetworkCreateRequest {
         ipam: Some(Ipam {
             config: Some(vec![IpamConfig {
                 subnet: Some(settings.subnet.to_string()),
+                ip_range: Some(settings.range.to_string()),
                 gateway: Some(settings.gateway.to_string()),
                 ..IpamConfig::default()
             }]),

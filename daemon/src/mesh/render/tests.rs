@@ -19,6 +19,8 @@ fn network(number: u64, subnet: &str) -> NetworkItem {
         stack: "shop".parse().unwrap(),
         name: "default".parse().unwrap(),
         subnet: subnet.parse().unwrap(),
+        internal: false,
+        attachable: false,
     }
 }
 
@@ -34,7 +36,8 @@ fn peer(number: u64) -> PeerItem {
         fabric: Ipv4Addr::new(10, 64, 0, number as u8),
         manager: false,
         alive: true,
-        blocks: Vec::new(),
+        blocks: vec![format!("10.64.32.{}/26", (number - 1) * 64).parse().unwrap()],
+        attached: Vec::new(),
     }
 }
 
@@ -384,6 +387,8 @@ fn clients_that_stay_are_elements_by_a_hash() {
     let lines: Vec<&str> =
         script.lines().filter(|line| line.contains("by_client") && !line.contains("add chain")).collect();
     expect![[r#"
+        add rule ip raftup at_by_client_1024 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport . jhash ip saddr mod 1024 seed 0x72616674 map @at_endpoints : ip daddr . meta l4proto . th dport map @at_targets
+        add rule ip raftup at_by_client_64 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport . jhash ip saddr mod 64 seed 0x72616674 map @at_endpoints : ip daddr . meta l4proto . th dport map @at_targets
         add rule ip raftup port_by_client_1024 meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport . jhash ip saddr mod 1024 seed 0x72616674 map @port_endpoints : meta l4proto . th dport map @port_targets
         add rule ip raftup port_by_client_64 meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport . jhash ip saddr mod 64 seed 0x72616674 map @port_endpoints : meta l4proto . th dport map @port_targets
         add rule ip raftup vip_by_client_1024 dnat to ip daddr . jhash ip saddr mod 1024 seed 0x72616674 map @vip_endpoints
@@ -448,4 +453,90 @@ fn a_change_of_one_endpoint_is_a_few_elements() {
 #[test]
 fn equal_views_change_nothing() {
     check_change(&[(1, "10.64.32.2", true)], &[(1, "10.64.32.2", true)], expect![""]);
+}
+
+/// Node 1 is home to a block of tasks, and to one that its engine gives addresses from.
+#[test]
+fn internal_and_attachable_networks() {
+    let mut view = view(&[web(&[(1, "10.64.32.2", true)])]);
+    let mut inner = NetworkItem { internal: true, attachable: true, ..network(2, "10.64.64.0/19") };
+    inner.name = "inner".parse().unwrap();
+    let mut me = peer(1);
+    me.blocks.push("10.64.64.0/26".parse().unwrap());
+    me.attached.push("10.64.64.64/26".parse().unwrap());
+    for item in [Item::Network(inner), Item::Peer(me)] {
+        view.items.insert(item.key(), item);
+    }
+    let whole = rules(&view).replace();
+    let chain = |name: &str| {
+        let start = format!("add rule ip raftup {name} ");
+        let of = whole.lines().filter_map(|line| line.strip_prefix(&start));
+        of.map(|rule| format!("{rule}\n")).collect::<String>()
+    };
+    let id = NetworkId::from_random(2);
+    expect![[r#"
+        ip saddr != 10.64.64.0/19 drop
+        ip saddr != @homes drop
+        ip daddr 10.64.95.0/24 goto unanswered
+        ip daddr 10.64.64.1 meta l4proto { tcp, udp } th dport 53 accept
+        ip daddr 10.64.64.1 goto refused
+        ip daddr 10.64.64.0/19 accept
+        ip saddr != @outgoing goto refused
+        ip daddr != 10.64.0.0/11 accept
+        ct status dnat ct original ip daddr != 10.64.0.0/11 accept
+        goto refused
+    "#]]
+    .assert_eq(&chain(&format!("from_{id}")));
+    expect![[r#"
+        ip saddr 10.64.64.0/19 accept
+        drop
+    "#]]
+    .assert_eq(&chain(&format!("to_{id}")));
+    expect![[r#"
+        meta l4proto { tcp, udp } th dport 53 ip daddr != 10.64.0.0/11 dnat to ip saddr map @attached
+        ip daddr @gateways return
+        ip daddr vmap @vips
+        ip daddr 127.0.0.0/8 return
+        fib daddr type != local return
+        ip daddr . meta l4proto . th dport vmap @ports_at
+        meta l4proto . th dport vmap @ports
+    "#]]
+    .assert_eq(&chain("arriving"));
+    let elements: Vec<&str> = whole
+        .lines()
+        .filter(|line| {
+            line.contains(" homes {") || line.contains(" attached {") || line.contains(" targets {")
+        })
+        .collect();
+    expect![[r#"
+        add map ip raftup attached { type ipv4_addr : ipv4_addr; flags interval; }
+        add set ip raftup homes { type ipv4_addr; flags interval; }
+        add set ip raftup targets { type ipv4_addr . inet_proto . inet_service; }
+        add element ip raftup attached { 10.64.64.64/26 : 10.64.64.1 }
+        add element ip raftup homes { 10.64.32.0/26, 10.64.64.0/26, 10.64.64.64/26 }
+        add element ip raftup targets { 10.64.32.2 . tcp . 8080 }"#]]
+    .assert_eq(&elements.join("\n"));
+}
+
+/// A published port leads to the first address on a network that outsiders may reach.
+#[test]
+fn published_ports_pass_by_internal_networks() {
+    let mut web = web(&[(1, "10.64.32.2", true), (2, "10.64.32.66", true)]);
+    let front = NetworkId::from_random(3);
+    for (endpoint, address) in web.endpoints.iter_mut().zip(["10.64.96.2", "10.64.96.66"]) {
+        endpoint.addresses.push((front, address.parse().unwrap()));
+    }
+    let mut view = view(&[web]);
+    let inner = NetworkItem { internal: true, ..network(1, "10.64.32.0/19") };
+    for item in [Item::Network(inner), Item::Network(network(3, "10.64.96.0/19"))] {
+        view.items.insert(item.key(), item);
+    }
+    let whole = rules(&view).replace();
+    let of = |set: &str| {
+        let start = format!("add element ip raftup {set} {{");
+        whole.lines().find(|line| line.starts_with(&start)).unwrap().to_owned()
+    };
+    assert!(of("port_endpoints").contains("10.64.96.2") && of("port_endpoints").contains("10.64.96.66"));
+    assert!(!of("port_endpoints").contains("10.64.32."), "{}", of("port_endpoints"));
+    assert!(of("targets").contains("10.64.96.2 . tcp . 8080"), "{}", of("targets"));
 }

@@ -860,3 +860,24 @@ fn our_own_extension() {
         "#]],
     );
 }
+
+#[test]
+fn ports_that_nobody_could_reach() {
+    check(
+        "services:\n  web: {image: a, ports: ['80:80'], networks: [n, m]}\n  both: {image: a, ports: ['81:80'], \
+         networks: [n, o]}\n  mute: {image: a, ports: [], networks: [n]}\nnetworks:\n  n: {internal: true}\n  m: {internal: true}\n  o: {internal: maybe}\n",
+        expect![[r#"
+            compose.yaml:2:26: services.web.ports: nobody could reach them: all networks of the service are `internal`
+             2 |   web: {image: a, ports: ['80:80'], networks: [n, m]}
+               |                          ^
+               help: put the service on a network more that is not `internal`, or remove `ports`
+            compose.yaml:4:27: services.mute.ports: nobody could reach them: all networks of the service are `internal`
+             4 |   mute: {image: a, ports: [], networks: [n]}
+               |                           ^
+               help: put the service on a network more that is not `internal`, or remove `ports`
+            compose.yaml:8:17: networks.o.internal: `maybe` is neither `true` nor `false`
+             8 |   o: {internal: maybe}
+               |                 ^^^^^
+        "#]],
+    );
+}

@@ -99,7 +99,7 @@ services:
     deploy: {mode: global, restart_policy: {condition: on-failure, delay: 1s, max_attempts: 3, window: 120s}}
 networks:
   front: {driver: overlay, driver_opts: {encrypted: ''}, labels: {a: b}}
-  back:
+  back: {internal: true, attachable: "true"}
   spare:
 volumes:
   data: {driver: local, labels: [a=b]}
@@ -118,6 +118,9 @@ volumes:
                 |   ^^^^^
             name: "shop"
             networks:
+              back:
+                attachable: true
+                internal: true
               front:
                 encrypted: true
                 labels:

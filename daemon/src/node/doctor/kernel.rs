@@ -1,0 +1,158 @@
+//! What the kernel must be able to do.
+
+use std::{fs::File, io, net::IpAddr};
+
+use raftup_proto::{
+    api::{FabricMode, Finding, Health},
+    refusal::{Code, Refusal},
+    view::FABRIC_DEVICE,
+};
+
+use crate::{
+    api::Member,
+    fabric::{Fabric, FabricError, LEAST_LINK_MTU},
+    mesh::{self, MeshError},
+};
+
+/// Device that a process of ours gets packets from, where the kernel does not encrypt.
+const TUN: &str = "/dev/net/tun";
+
+pub(super) async fn look(member: Option<&Member>) -> Vec<Finding> {
+    let cluster = member.and_then(|member| {
+        let view = member.agent.view();
+        let view = view.borrow();
+        let me = view.peers().find(|peer| peer.node == member.node)?;
+        Some((view.cluster()?.fabric, me.underlay))
+    });
+    let fabric = cluster.map_or(FabricMode::default(), |(fabric, _)| fabric);
+    let mut findings = vec![rules(mesh::try_rules().await), vxlan().await];
+    if fabric == FabricMode::Wireguard {
+        findings.push(wireguard().await);
+    }
+    if let Some((_, underlay)) = cluster {
+        findings.extend(link(underlay).await);
+        findings.push(forwarding(|key| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{key}"))));
+    }
+    findings
+}
+
+/// Refuses a host that no cluster could use. `fabric` is known to who makes the cluster.
+pub(in crate::node) async fn unfit(fabric: Option<FabricMode>, advertise: IpAddr) -> Result<(), Refusal> {
+    let mut findings = vec![rules(mesh::try_rules().await), vxlan().await];
+    if fabric == Some(FabricMode::Wireguard) {
+        findings.push(wireguard().await);
+    }
+    findings.extend(link(advertise).await);
+    match findings.into_iter().find(|finding| finding.health == Health::Problem) {
+        None => Ok(()),
+        Some(bad) => {
+            let refusal =
+                Refusal::new(Code::Unavailable, format!("this host cannot be a node: {}", bad.found));
+            Err(match bad.next {
+                Some(next) => refusal.hint(next),
+                None => refusal,
+            })
+        }
+    }
+}
+
+fn rules(tried: Result<(), MeshError>) -> Finding {
+    let check = "nftables";
+    match tried {
+        Ok(()) => Finding::fine(check, "the kernel takes rules such as ours"),
+        Err(MeshError::Program { program, source }) => Finding::problem(
+            check,
+            format!("`{program}` cannot be run: {source}"),
+            "install it: `apt install nftables iptables`",
+        ),
+        Err(MeshError::Refused { program, said }) => Finding::problem(
+            check,
+            format!("the kernel refuses packet rules: `{program}` says: {said}"),
+            "raftupd needs nf_tables with NAT in the kernel (`modprobe -a nf_tables nft_chain_nat nft_fib_ipv4 nft_masq`), \
+             and CAP_NET_ADMIN",
+        ),
+    }
+}
+
+async fn vxlan() -> Finding {
+    let check = "vxlan";
+    match tried(async |fabric| fabric.try_vxlan().await).await {
+        Ok(()) => Finding::fine(check, "the kernel makes tunnels between hosts"),
+        Err(error) => Finding::problem(
+            check,
+            format!("the kernel makes no VXLAN device: {error:#}"),
+            "raftupd needs VXLAN in the kernel (`modprobe vxlan`; some cloud kernels have it in a package of extra \
+             modules), and CAP_NET_ADMIN",
+        ),
+    }
+}
+
+async fn wireguard() -> Finding {
+    let check = "wireguard";
+    if tried(async |fabric| fabric.try_wireguard().await).await.is_ok() {
+        return Finding::fine(check, "the kernel encrypts");
+    }
+    match File::options().read(true).write(true).open(TUN) {
+        Ok(_) => Finding::fine(check, "a process of raftupd encrypts: the kernel has no WireGuard"),
+        Err(error) => Finding::problem(
+            check,
+            format!("the kernel has no WireGuard, and {TUN} cannot be used instead: {error}"),
+            "`modprobe wireguard` or `modprobe tun`; or make the cluster with `--fabric plain` on a link that is yours alone",
+        ),
+    }
+}
+
+async fn tried(what: impl AsyncFnOnce(&Fabric) -> Result<(), FabricError>) -> anyhow::Result<()> {
+    Ok(what(&Fabric::open()?).await?)
+}
+
+/// The link to other nodes; nothing where no device of this host has its address.
+async fn link(address: IpAddr) -> Option<Finding> {
+    let mtu = Fabric::open().ok()?.link_mtu(address).await.ok()??;
+    Some(large_enough(address, mtu))
+}
+
+fn large_enough(address: IpAddr, mtu: u32) -> Finding {
+    let check = "link";
+    if mtu >= LEAST_LINK_MTU {
+        return Finding::fine(check, format!("packets of {mtu} bytes from {address}"));
+    }
+    Finding::problem(
+        check,
+        format!(
+            "the link with {address} carries packets of {mtu} bytes at most, and nodes need {LEAST_LINK_MTU}"
+        ),
+        format!(
+            "raise its MTU: `ip link set DEVICE mtu 1500` (`ip addr show to {address}` names the device)"
+        ),
+    )
+}
+
+/// What the fabric sets when it is made, and others may have turned off since.
+fn forwarding(read: impl Fn(&str) -> io::Result<String>) -> Finding {
+    let check = "forwarding";
+    let keys = ["ip_forward".to_owned(), format!("conf/{FABRIC_DEVICE}/forwarding")];
+    let off = keys.into_iter().find(|key| read(key).is_ok_and(|value| value.trim() == "0"));
+    match off.map(|key| key.replace('/', ".")) {
+        None => Finding::fine(check, "packets are forwarded"),
+        Some(key) => Finding::problem(
+            check,
+            format!("net.ipv4.{key} is 0: packets between containers and other hosts go nowhere"),
+            format!("`sysctl -w net.ipv4.{key}=1`, and look in /etc/sysctl.d for what turns it off"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_is_off_is_named() {
+        let read = |off: &'static str| move |key: &str| Ok(if key == off { "0\n" } else { "1\n" }.to_owned());
+        assert_eq!(forwarding(read("")).health, Health::Ok);
+        assert!(forwarding(read("ip_forward")).found.starts_with("net.ipv4.ip_forward is 0"));
+        let device = forwarding(read("conf/ru-fabric/forwarding"));
+        assert!(device.next.unwrap().starts_with("`sysctl -w net.ipv4.conf.ru-fabric.forwarding=1`"));
+    }
+}
