@@ -30,6 +30,7 @@ use tracing::{debug, info};
 use super::{
     Underlay, Wiring,
     bridges::{set_forwarding_sysctls, set_sysctl},
+    cpus::spread,
     underlay::wire_mtu,
     wiring::{Device, Entry, VNI},
 };
@@ -222,6 +223,7 @@ impl Fabric {
             LinkUnspec::new_with_index(index).mtu(device.mtu).address(device.mac.to_vec()).up().build();
         self.handle.link().change(message).execute().await.map_err(step("setting the fabric's device up"))?;
         set_forwarding_sysctls(FABRIC_DEVICE);
+        spread(FABRIC_DEVICE);
         let entries = self.read(index).await?;
         Ok(Known { index, device: device.clone(), entries })
     }

@@ -11,6 +11,7 @@
 //! What the tunnel runs over is told by an [`Underlay`]: the bare link, or the encrypted links of [`wire`].
 
 pub mod bridges;
+mod cpus;
 mod guard;
 mod kernel;
 mod ping;
