@@ -35,8 +35,9 @@ test: setup-all build check unit lab
 unit:
 	cargo test --locked --workspace --lib --bins
 
+# ENGINE=sid or ENGINE=mixed runs the suites that are not about one kind on other engines.
 lab: build
-	cargo test --locked --workspace --test it -- --test-threads 1
+	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 1
 
 check: fmt clippy doc deny layering
 

@@ -3,6 +3,9 @@
 //!
 //! One TCP connection for bytes, closed loops for requests. All hosts share the machine's cores, both ends and
 //! the proxies, so that CPU time spent anywhere shows in every figure.
+//!
+//! A proxy leads to what it would lead to without raftup: a container's port that its engine publishes. One more leads to
+//! a program of the host itself, which spares it the way into a container that every task has.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -27,8 +30,14 @@ const REACHED: Duration = Duration::from_secs(20);
 const TICKS: f64 = 100.0;
 
 /// The ways, in the order of their ports: bytes at 9000 and up, requests at 9100 and up.
-const WAYS: [(&str, u16); 5] =
-    [("bare link", 0), ("HAProxy", 1), ("nginx stream", 2), ("engine's own port", 3), ("raftup", 4)];
+const WAYS: [(&str, u16); 6] = [
+    ("bare link", 0),
+    ("HAProxy", 1),
+    ("HAProxy, no container", 5),
+    ("nginx stream", 2),
+    ("engine's own port", 3),
+    ("raftup", 4),
+];
 
 /// What one way carried, once.
 #[derive(Clone, Copy, Default)]
@@ -130,12 +139,14 @@ fn set_up(lab: &Lab) -> anyhow::Result<()> {
     let to = h2.addr();
     let haproxy = format!(
         "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
-         listen bytes\n bind :9001\n server h2 {to}:9000\nlisten requests\n bind :9101\n server h2 {to}:9100\n"
+         listen bytes\n bind :9001\n server h2 {to}:9003\nlisten requests\n bind :9101\n server h2 {to}:9103\n\
+         listen host-bytes\n bind :9005\n server h2 {to}:9000\n\
+         listen host-requests\n bind :9105\n server h2 {to}:9100\n"
     );
     let nginx = format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nuser root;\nworker_processes auto;\n\
          error_log stderr;\npid /run/nginx.pid;\nevents {{ worker_connections 4096; }}\nstream {{\n \
-         server {{ listen 9002; proxy_pass {to}:9000; }}\n server {{ listen 9102; proxy_pass {to}:9100; }}\n}}\n"
+         server {{ listen 9002; proxy_pass {to}:9003; }}\n server {{ listen 9102; proxy_pass {to}:9103; }}\n}}\n"
     );
     let proxy = |name: &str, config: &Path, at: &str| {
         h1.sh(&format!("docker run -d --network host -v {}:{at}:ro raftup/{name}:1", config.display()))

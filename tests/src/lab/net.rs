@@ -44,7 +44,8 @@ fn ip_batch(init: Process, script: &str) -> anyhow::Result<()> {
         .map(drop)
 }
 
-/// Makes the bridge in the switch's namespace and connects the machine to it.
+/// Makes the bridge in the switch's namespace and connects the machine to it. A switch looks at frames alone: the kernel's
+/// filters for packets are off in it.
 pub(crate) fn make_switch(place: &Place, subnet: Subnet, switch: Process) -> anyhow::Result<()> {
     ip_batch(
         switch,
@@ -54,6 +55,10 @@ pub(crate) fn make_switch(place: &Place, subnet: Subnet, switch: Process) -> any
             subnet.gateway()
         ),
     )?;
+    // None where the kernel has no such filters, or not yet.
+    let unfiltered =
+        "for key in /proc/sys/net/bridge/bridge-nf-call-*; do ! [ -e $key ] || echo 0 > $key; done";
+    run(&["nsenter", "--target", &switch.pid.to_string(), "--net", "sh", "-c", unfiltered])?;
     let uplink = place.uplink();
     run(&[
         "ip",

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    env,
     fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use clap::ValueEnum as _;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
@@ -44,11 +46,16 @@ pub struct Options {
 }
 
 impl Options {
-    /// Hosts with the machine's own engine and `raftupd`.
+    /// Hosts with `raftupd` and the machine's own engine, or the kind that the variable `RAFTUP_LAB_ENGINE` names.
     ///
-    /// Panics: never for an id that [`LabId`] accepts; errs for others.
+    /// Errors: the id is none, or the variable names no kind.
     pub fn new(id: &str, hosts: u8) -> anyhow::Result<Self> {
-        Ok(Self { id: id.parse()?, hosts, engine: EngineKind::Debian, daemon: true, live_restore: true })
+        let engine = match env::var("RAFTUP_LAB_ENGINE") {
+            Ok(name) if !name.is_empty() => EngineKind::from_str(&name, false)
+                .map_err(|why| anyhow::anyhow!("RAFTUP_LAB_ENGINE: {why}"))?,
+            Ok(_) | Err(_) => EngineKind::Debian,
+        };
+        Ok(Self { id: id.parse()?, hosts, engine, daemon: true, live_restore: true })
     }
 }
 
