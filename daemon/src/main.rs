@@ -1,7 +1,7 @@
 //! `raftupd`: reads its settings, then builds, runs and drains one [`Node`].
 #![forbid(unsafe_code)]
 
-use std::{num::NonZeroU64, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use raftup_daemon::{
@@ -9,13 +9,10 @@ use raftup_daemon::{
     dns,
     fabric::wire,
     node::Node,
-    store,
+    pace, store,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
-
-/// How late timers may fire: far less than an idle cluster waits for anything, heartbeats and elections first.
-const SLACK_NS: NonZeroU64 = NonZeroU64::new(25_000_000).unwrap();
 
 /// Files that the daemon may have open, where the system lets it: two sockets hold each published port, and connections
 /// over IPv6 are carried.
@@ -62,25 +59,18 @@ fn start(flags: Settings) -> anyhow::Result<()> {
     let config = Config::load(flags)?;
     start_log(&config)?;
     abort_on_panic();
-    be_unhurried();
+    pace::calm();
     raise_file_limit();
     // One: all that happens is short, and workers that wake each other for it are most of what an idle daemon costs.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async { Node::build(config).await?.run().await })
 }
 
-/// Lets the kernel fire timers up to [`SLACK_NS`] late, together with whatever else wakes this process: that halves the
-/// wakes of an idle daemon. Packets and events wake it at once as ever. Threads and processes that it starts inherit it.
-fn be_unhurried() {
-    if let Err(error) = rustix::thread::set_current_timer_slack(Some(SLACK_NS)) {
-        tracing::debug!(%error, "timers stay exact");
-    }
-}
-
 fn start_part(run: fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let config = Config::load(Settings::default())?;
     start_log(&config)?;
     abort_on_panic();
+    pace::calm();
     run()
 }
 

@@ -267,7 +267,7 @@ pub enum Up {
     },
     /// What the node says of itself has changed.
     Info(NodeInfo),
-    /// It lives; sent when nothing else was for [`SESSION_BEAT_MS`].
+    /// It lives, and asks whether the leader does; sent when nothing was said, or nothing heard, for [`SESSION_BEAT_MS`].
     Alive,
     /// What became of its tasks; newer reports of a task replace older ones.
     Status(Vec<TaskReport>),
@@ -276,7 +276,7 @@ pub enum Up {
 }
 
 /// How often a node sends at least one frame in its session, in milliseconds.
-pub const SESSION_BEAT_MS: u64 = 500;
+pub const SESSION_BEAT_MS: u64 = 1000;
 
 /// What the leader tells a node in its session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -289,7 +289,7 @@ pub enum Down {
     Refused(Refusal),
     /// Its view changes.
     Update(ViewUpdate),
-    /// The leader lives; sent when nothing else was for [`SESSION_BEAT_MS`].
+    /// The leader lives: the answer to [`Up::Alive`].
     Alive,
 }
 

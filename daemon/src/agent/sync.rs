@@ -29,7 +29,7 @@ const BEAT: Duration = Duration::from_millis(SESSION_BEAT_MS);
 /// A session in which nothing was heard for this long is over.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Time for a manager to say whether it leads.
-const ANSWER: Duration = Duration::from_millis(1500);
+const ANSWER: Duration = Duration::from_millis(1800);
 /// Reports wait so long for others to come along.
 const BATCH: Duration = Duration::from_millis(20);
 /// First and longest wait between two rounds through the managers.
@@ -175,7 +175,7 @@ impl Sync {
         let (mut send, mut recv) = stream.split();
         let (mut info, mut applied) = (self.info.clone(), self.applied.clone());
         let mut moved = self.reports.moved();
-        let (mut heard, mut sent) = (Instant::now(), Instant::now());
+        let (mut heard, mut sent, mut asked) = (Instant::now(), Instant::now(), Instant::now());
         let mut flush = None;
         let mut say: Vec<Up> =
             vec![Up::Status(self.reports.take_all()), Up::Applied(*applied.borrow_and_update())];
@@ -218,7 +218,10 @@ impl Sync {
                     say.push(Up::Applied(*applied.borrow_and_update()));
                 }
                 Ok(()) = info.changed() => say.push(Up::Info(info.borrow_and_update().clone())),
-                () = sleep_until(sent + BEAT) => say.push(Up::Alive),
+                () = sleep_until(heard.min(sent).max(asked) + BEAT) => {
+                    asked = Instant::now();
+                    say.push(Up::Alive);
+                }
                 () = sleep_until(heard + SILENCE) => return End::Silence,
             }
             say.retain(|up| !matches!(up, Up::Status(reports) if reports.is_empty()));

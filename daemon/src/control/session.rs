@@ -1,22 +1,22 @@
 //! The leader's end of one node's session.
 //!
 //! ```text
-//! Start -> Accepted, whole view -> Update | Alive .. / Status | Applied | Info | Alive .. -> either side ends
+//! Start -> Accepted, whole view -> Update .. / Status | Applied | Info | Alive (answered by Alive) .. -> either side ends
 //! ```
 //!
 //! Owns: the frames of one session. Leaves alone: what is in them.
-//! Holds: updates fit onto one another; the node hears something at least once a beat.
+//! Holds: updates fit onto one another; a node that asks whether this leader lives is answered.
 
 use std::time::Duration;
 
 use raftup_proto::{
     api::NodeState,
     id::NodeId,
-    peer::{Down, Hello, NodeInfo, SESSION_BEAT_MS, Up},
+    peer::{Down, Hello, NodeInfo, Up},
     refusal::{Code, Refusal},
     view::{Revision, ViewUpdate},
 };
-use tokio::time::{sleep, timeout};
+use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -91,17 +91,17 @@ async fn hear(reign: &Reign, node: NodeId, info: &NodeInfo) -> Result<(), Refusa
 
 async fn converse(reign: &Reign, node: NodeId, info: NodeInfo, stream: Stream) -> Result<(), FrameError> {
     let (sender, receiver) = stream.split();
+    let asked = Notify::new();
     // Each side owns its half; whichever ends first ends the session with the other.
     tokio::select! {
-        ended = tell(reign, node, sender) => ended,
-        ended = listen(reign, node, info, receiver) => ended,
+        ended = tell(reign, node, sender, &asked) => ended,
+        ended = listen(reign, node, info, receiver, &asked) => ended,
     }
 }
 
-/// Sends the whole view, then what changes, and a beat where nothing does.
-async fn tell(reign: &Reign, node: NodeId, mut sender: Sender) -> Result<(), FrameError> {
+/// Sends the whole view, then what changes, and a sign of life when `asked` for one.
+async fn tell(reign: &Reign, node: NodeId, mut sender: Sender, asked: &Notify) -> Result<(), FrameError> {
     let cap = Hello::Session.cap();
-    let beat = Duration::from_millis(SESSION_BEAT_MS);
     let mut editions = reign.views.watch();
     let mut news = reign.views.full(node);
     let (mut looked, mut sent) = (Revision(0), Revision(0));
@@ -132,7 +132,7 @@ async fn tell(reign: &Reign, node: NodeId, mut sender: Sender) -> Result<(), Fra
                     Ok(()) => break,
                     Err(_) => return Ok(()),
                 },
-                () = sleep(beat) => sender.write_frame(&Down::Alive, cap).await?,
+                () = asked.notified() => sender.write_frame(&Down::Alive, cap).await?,
             }
         }
         news = reign.views.since(node, looked, sent);
@@ -145,13 +145,14 @@ async fn listen(
     node: NodeId,
     mut info: NodeInfo,
     mut receiver: Receiver,
+    asked: &Notify,
 ) -> Result<(), FrameError> {
     loop {
         let up: Up = receiver.read_frame(Hello::Session.cap()).await?;
         reign.sessions.heard(node);
         let mut news = is_down(reign, node);
         match up {
-            Up::Alive => {}
+            Up::Alive => asked.notify_one(),
             Up::Status(reports) => reign.reports.add(node, reports),
             Up::Applied(revision) => {
                 reign.sessions.routes(node, |routes| routes.applied = routes.applied.max(revision));

@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::net::Caller;
 
-/// A process that was silent for so long gives way to another of the same node: more than two beats. The other one waits
+/// A process that was silent for so long gives way to another of the same node: more than a beat. The other one waits
 /// as long for its answer, and has it before it gives up on this manager.
-const GIVES_WAY: Duration = Duration::from_millis(1200);
+const GIVES_WAY: Duration = Duration::from_millis(1500);
 
 /// The sessions of this reign.
 #[derive(Default)]

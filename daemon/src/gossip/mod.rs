@@ -34,7 +34,7 @@ use wire::Wire;
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often the sightings are worked out anew; part of the time until a death is seen.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(250);
 
 /// How often peers that were never heard, or not lately, are tried.
 const TRY_QUIET: Duration = Duration::from_secs(1);

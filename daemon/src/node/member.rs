@@ -33,6 +33,7 @@ use crate::{
     gossip::{Gossip, GossipConfig, key},
     model::ChangeSet,
     net::{Identity, Net, Peer, renew},
+    pace,
     store::{self, Store, StoreConfig},
 };
 
@@ -92,6 +93,7 @@ impl Running {
             applied: agent.applied(),
         })?;
         agent.follow_mtu(routes.mtu());
+        loops.spawn(stop.clone().run_until_cancelled_owned(pace::follow(agent.view())));
         let member = Arc::new(Member { cluster, node, net: net.clone(), agent, manager: manager_rx, leader });
         let running = Self {
             host,

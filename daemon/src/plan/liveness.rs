@@ -12,7 +12,7 @@ use raftup_proto::{api::NodeState, id::NodeId};
 
 use crate::model::Cluster;
 
-/// A session that was silent for so long may be dead: four beats.
+/// A session that was silent for so long may be dead: two beats.
 pub const SESSION_QUIET: Duration = Duration::from_secs(2);
 
 /// A node whose host answers although its daemon does not is left alone for so long: containers run on, the data plane

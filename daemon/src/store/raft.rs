@@ -53,12 +53,12 @@ use crate::{
 };
 
 /// Time between two heartbeats of a leader. Raft's own clock, which every node hears, ticks five times as often.
-const HEARTBEAT: Duration = Duration::from_millis(350);
+const HEARTBEAT: Duration = Duration::from_millis(450);
 
-/// A follower waits [`LEASE`] and then a random time in this range before it stands for election: 1.2 to 1.5 seconds after
-/// the last heartbeat, three of which must have been lost. So a killed leader is replaced in 1.3 s at the median, and a
-/// machine that stalls for less than that replaces none.
-const ELECTION: (Duration, Duration) = (Duration::from_millis(400), LEASE);
+/// A follower waits [`LEASE`] and then a random time in this range before it stands for election: 1.25 to 1.5 seconds
+/// after the last heartbeat, two of which must have been lost. So a killed leader is replaced in 1.3 s at the median, and
+/// a machine that stalls for less than 0.8 s replaces none.
+const ELECTION: (Duration, Duration) = (Duration::from_millis(500), LEASE);
 
 /// How long a leader may lead without an answer from a majority, and is not replaced after its last heartbeat.
 const LEASE: Duration = Duration::from_millis(750);
