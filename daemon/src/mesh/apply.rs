@@ -104,10 +104,15 @@ impl Mesh {
     }
 
     fn hold_ipv6(&mut self) -> Vec<String> {
-        // A program that listens on 127.0.0.1 alone is for no one outside, whatever the rules are at the moment.
-        let ours = |front: &&Front| front.0.is_none() && self.reserved.has(front);
-        let ports = self.fronts.iter().filter(ours).map(|(_, port)| *port).collect();
+        let ports = self.for_ipv6();
         self.relay.hold(&ports)
+    }
+
+    /// The ports that are answered on over IPv6: those of all addresses that this node holds. A program that listens on
+    /// 127.0.0.1 alone is for no one outside, whatever the rules are at the moment.
+    fn for_ipv6(&self) -> BTreeSet<Port> {
+        let ours = |front: &&Front| front.0.is_none() && self.reserved.has(front);
+        self.fronts.iter().filter(ours).map(|(_, port)| *port).collect()
     }
 
     /// The published ports that this node does not answer on, in order.
@@ -115,13 +120,13 @@ impl Mesh {
         self.reserved.deaf()
     }
 
-    /// Looks again at ports that could not be had, and at addresses that come and go. Answers whether the rules have to be
+    /// Looks again at ports that could not be had, and at addresses that come and go. Answers whether the table has to be
     /// applied anew for that.
     pub async fn look_again(&mut self) -> bool {
         let Some(pool) = self.pool.filter(|_| self.reserved.may_change(&self.fronts)) else { return false };
-        let before = self.reserved.deaf();
+        let before = (self.reserved.deaf(), self.for_ipv6());
         self.reserved.hold(&self.fronts, pool, &self.relay.held()).await;
-        self.reserved.deaf() != before
+        (self.reserved.deaf(), self.for_ipv6()) != before
     }
 
     /// Takes all of it away.
@@ -208,6 +213,7 @@ mod tests {
     use std::{
         collections::BTreeMap,
         net::{TcpListener, TcpStream},
+        time::Duration,
     };
 
     use raftup_proto::{api::FabricMode, spec::Protocol};
@@ -248,6 +254,24 @@ mod tests {
         drop(program);
         assert!(mesh.hold(&table).await.is_empty());
         assert!(mesh.deaf().is_empty());
+        assert!(TcpStream::connect(("::1", port)).is_ok());
+    }
+
+    /// The number of a connection that began on this host is no reason to be deaf, and still in the way of the sockets.
+    #[tokio::test]
+    async fn a_port_that_gets_free_is_answered_over_ipv6_as_well() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let port = connection.local_addr().unwrap().port();
+        let (mut mesh, table) = (Mesh::default(), publishing(port));
+        assert!(mesh.hold(&table).await.is_empty() && mesh.deaf().is_empty());
+        assert!(!mesh.look_again().await, "nothing has changed");
+        assert_eq!(TcpStream::connect(("::1", port)).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        // Its end leaves nothing behind that waits for late packets.
+        socket2::SockRef::from(&connection).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(connection);
+        assert!(mesh.look_again().await);
+        assert!(mesh.hold(&table).await.is_empty());
         assert!(TcpStream::connect(("::1", port)).is_ok());
     }
 }
