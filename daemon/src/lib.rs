@@ -11,6 +11,7 @@
 //! | [`disk`] | files that are whole or not there; below all layers |
 //! | [`apart`] | parts that are processes of their own; below all layers |
 //! | [`pace`] | how exactly timers fire; below all layers |
+//! | `netlink` | what the kernel tells of changes; below all layers |
 //! | [`model`] | the replicated state as data |
 //! | [`plan`] | pure decisions |
 //! | [`engine`] | Docker |
@@ -41,6 +42,7 @@ pub mod gossip;
 pub mod mesh;
 pub mod model;
 pub mod net;
+mod netlink;
 pub mod node;
 pub mod pace;
 pub mod plan;

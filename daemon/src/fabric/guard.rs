@@ -17,61 +17,32 @@ use rtnetlink::{
         route::RouteAttribute,
         rule::RuleAttribute,
     },
-    sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+    sys::protocols::NETLINK_ROUTE,
 };
 
 use super::kernel::is_place_of_ours;
+use crate::netlink::Listener;
 
 /// Groups of a netlink socket, from linux/rtnetlink.h: links, neighbours, addresses, routes, rules.
 const GROUPS: [u32; 5] = [1, 3, 5, 7, 8];
 
-/// Bytes of changes that wait to be read; after more of them everything counts as changed.
-const WAITING: usize = 1 << 20;
-
-/// Bytes of one datagram that are read; the kernel makes none longer.
-const BUFFER: usize = 64 << 10;
-
 /// Listens. Dropping it ends that.
-pub struct Guard(TokioSocket);
+pub struct Guard(Listener);
 
 impl Guard {
     /// Listens from now on. Errors: no netlink socket.
     pub fn start() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-        socket.socket_ref().set_rx_buf_sz(i32::try_from(WAITING).unwrap_or(i32::MAX))?;
-        for group in GROUPS {
-            socket.socket_mut().add_membership(group)?;
-        }
-        Ok(Self(socket))
+        Listener::start(NETLINK_ROUTE, &GROUPS).map(Self)
     }
 
     /// Passes over all that was told until now.
     pub fn settle(&self) {
-        let mut buffer = Vec::with_capacity(BUFFER);
-        loop {
-            buffer.clear();
-            match self.0.socket_ref().recv(&mut buffer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Interrupted, or told that some were lost: there may be more.
-                Ok(_) | Err(_) => {}
-            }
-        }
+        self.0.settle();
     }
 
-    /// Returns when someone has taken away what is ours; `index` is that of the fabric's device. Cancel-safe: what was
-    /// read and is not ours is of no use later.
+    /// Returns when someone has taken away what is ours; `index` is that of the fabric's device. Cancel-safe.
     pub async fn disturbed(&mut self, index: Option<u32>) {
-        let mut buffer = Vec::with_capacity(BUFFER);
-        loop {
-            buffer.clear();
-            match self.0.recv(&mut buffer).await {
-                Ok(()) if takes_away(&buffer, index) => return,
-                Ok(()) => {}
-                // More was told than waits.
-                Err(_) => return,
-            }
-        }
+        self.0.heard(|messages| takes_away(messages, index)).await;
     }
 }
 

@@ -5,18 +5,13 @@
 
 use std::io;
 
-use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket, protocols::NETLINK_NETFILTER};
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use super::{docker, ruleset::TABLE};
+use crate::netlink::Listener;
 
 /// Group of a netlink socket that is told of changes, from linux/netfilter/nfnetlink.h.
 const NFNLGRP_NFTABLES: u32 = 7;
-
-/// Bytes of changes that wait to be read; after more of them everything counts as changed.
-const WAITING: usize = 1 << 20;
-
-/// Bytes of one message that are read; the kernel makes none longer.
-const BUFFER: usize = 64 << 10;
 
 // Messages and attributes, from linux/netfilter/nf_tables.h.
 const SUBSYSTEM: u16 = 10;
@@ -31,43 +26,22 @@ const ATTR_RULE_CHAIN: u16 = 2;
 const ATTR_CHAIN_NAME: u16 = 3;
 
 /// Listens. Dropping it ends that.
-pub struct Guard(TokioSocket);
+pub struct Guard(Listener);
 
 impl Guard {
     /// Listens from now on. Errors: the kernel knows no nftables.
     pub fn start() -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-        socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-        socket.socket_ref().set_rx_buf_sz(i32::try_from(WAITING).unwrap_or(i32::MAX))?;
-        socket.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
-        Ok(Self(socket))
+        Listener::start(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).map(Self)
     }
 
     /// Passes over all that was told until now.
     pub fn settle(&self) {
-        let mut buffer = Vec::with_capacity(BUFFER);
-        loop {
-            buffer.clear();
-            match self.0.socket_ref().recv(&mut buffer, 0) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Interrupted, or told that some were lost: there may be more.
-                Ok(_) | Err(_) => {}
-            }
-        }
+        self.0.settle();
     }
 
-    /// Returns when someone has changed what is ours. Cancel-safe: what was read and is not ours is of no use later.
+    /// Returns when someone has changed what is ours. Cancel-safe.
     pub async fn disturbed(&mut self) {
-        let mut buffer = Vec::with_capacity(BUFFER);
-        loop {
-            buffer.clear();
-            match self.0.recv(&mut buffer).await {
-                Ok(()) if is_ours(&buffer) => return,
-                Ok(()) => {}
-                // More was told than waits.
-                Err(_) => return,
-            }
-        }
+        self.0.heard(is_ours).await;
     }
 }
 

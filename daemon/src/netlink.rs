@@ -1,0 +1,56 @@
+//! Hears what the kernel tells of changes, over netlink.
+//!
+//! Changes of this process's own are told as well, before the call that made them returns. Leaves alone: what the messages
+//! say.
+
+use std::io;
+
+use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+
+/// Bytes of changes that wait to be read; after more of them everything counts as changed.
+const WAITING: usize = 1 << 20;
+
+/// Bytes of one datagram that are read; the kernel makes none longer.
+const BUFFER: usize = 64 << 10;
+
+/// Listens. Dropping it ends that.
+pub(crate) struct Listener(TokioSocket);
+
+impl Listener {
+    /// Listens to these groups of a family from now on. Errors: the kernel does not have them.
+    pub(crate) fn start(family: isize, groups: &[u32]) -> io::Result<Self> {
+        let mut socket = TokioSocket::new(family)?;
+        socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+        socket.socket_ref().set_rx_buf_sz(i32::try_from(WAITING).unwrap_or(i32::MAX))?;
+        for group in groups {
+            socket.socket_mut().add_membership(*group)?;
+        }
+        Ok(Self(socket))
+    }
+
+    /// Passes over all that was told until now.
+    pub(crate) fn settle(&self) {
+        let mut buffer = Vec::with_capacity(BUFFER);
+        loop {
+            buffer.clear();
+            match self.0.socket_ref().recv(&mut buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Interrupted, or told that some were lost: there may be more.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Returns when something was told that `matters`, or more than can wait. Cancel-safe: what was read and does not
+    /// matter is of no use later.
+    pub(crate) async fn heard(&mut self, matters: impl Fn(&[u8]) -> bool) {
+        let mut buffer = Vec::with_capacity(BUFFER);
+        loop {
+            buffer.clear();
+            match self.0.recv(&mut buffer).await {
+                Ok(()) if !matters(&buffer) => {}
+                Ok(()) | Err(_) => return,
+            }
+        }
+    }
+}
