@@ -6,8 +6,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
 };
 
+use imbl::OrdMap;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -293,13 +295,14 @@ pub enum Goal {
     Stop,
 }
 
-/// All items of a node.
+/// All items of a node. Views that came of one another share what they have in common: a copy costs nothing, and what
+/// differs is found without looking at the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// The state that it was worked out from.
     pub generation: Revision,
     /// The items.
-    pub items: BTreeMap<Key, Item>,
+    pub items: OrdMap<Key, Arc<Item>>,
 }
 
 /// A change of a view, or all of it.
@@ -326,6 +329,18 @@ pub struct Gap {
 }
 
 impl View {
+    /// A view of these items.
+    pub fn of(generation: Revision, items: impl IntoIterator<Item = Item>) -> Self {
+        let mut view = Self { generation, items: OrdMap::new() };
+        items.into_iter().for_each(|item| view.put(item));
+        view
+    }
+
+    /// Adds an item, or takes it in the place of the one with its key.
+    pub fn put(&mut self, item: Item) {
+        self.items.insert(item.key(), Arc::new(item));
+    }
+
     /// Carries out an update. Errors: it starts from another generation, and nothing was changed.
     pub fn update(&mut self, update: ViewUpdate) -> Result<(), Gap> {
         match update.base {
@@ -338,33 +353,38 @@ impl View {
         for key in &update.remove {
             self.items.remove(key);
         }
-        self.items.extend(update.put.into_iter().map(|item| (item.key(), item)));
+        update.put.into_iter().for_each(|item| self.put(item));
         self.generation = update.generation;
         Ok(())
     }
 
     /// The nodes.
     pub fn peers(&self) -> impl Iterator<Item = &PeerItem> {
-        self.items.values().filter_map(|item| if let Item::Peer(peer) = item { Some(peer) } else { None })
+        self.all().filter_map(|item| if let Item::Peer(peer) = item { Some(peer) } else { None })
     }
 
     /// The networks.
     pub fn networks(&self) -> impl Iterator<Item = &NetworkItem> {
-        self.items.values().filter_map(
-            |item| {
-                if let Item::Network(network) = item { Some(network) } else { None }
-            },
-        )
+        self.all().filter_map(|item| if let Item::Network(network) = item { Some(network) } else { None })
     }
 
     /// The services and where they are reached.
     pub fn routes(&self) -> impl Iterator<Item = &RouteItem> {
-        self.items.values().filter_map(|item| if let Item::Route(route) = item { Some(route) } else { None })
+        self.all().filter_map(|item| if let Item::Route(route) = item { Some(route) } else { None })
     }
 
     /// The tasks of this node.
     pub fn tasks(&self) -> impl Iterator<Item = &TaskItem> {
-        self.items.values().filter_map(|item| if let Item::Task(task) = item { Some(&**task) } else { None })
+        self.all().filter_map(|item| if let Item::Task(task) = item { Some(&**task) } else { None })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Item> {
+        self.items.values().map(|item| &**item)
+    }
+
+    /// The item under a key.
+    pub fn get(&self, key: Key) -> Option<&Item> {
+        self.items.get(&key).map(|item| &**item)
     }
 
     /// Addresses on internal networks of those tasks of this node that are on another network as well. Which of its
@@ -379,7 +399,7 @@ impl View {
 
     /// The settings that all nodes share, once a manager has sent them.
     pub fn cluster(&self) -> Option<&ClusterItem> {
-        if let Some(Item::Cluster(cluster)) = self.items.get(&Key::Cluster) { Some(cluster) } else { None }
+        if let Some(Item::Cluster(cluster)) = self.get(Key::Cluster) { Some(cluster) } else { None }
     }
 }
 

@@ -18,7 +18,7 @@ use raftup_proto::{
     api::FabricMode,
     id::{NetworkId, NodeId, ServiceId, TaskId},
     spec::{PortSpec, Protocol, Routing},
-    view::{ClusterItem, Endpoint, Item, NetworkItem, PeerItem, RouteItem, ServiceAddress, View},
+    view::{ClusterItem, Endpoint, Item, NetworkItem, PeerItem, Revision, RouteItem, ServiceAddress, View},
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -156,7 +156,7 @@ fn view(services: u32, ready: bool) -> View {
     let networks = (0..services.div_ceil(OF_A_NETWORK)).map(|number| Item::Network(network(number)));
     let routes = (0..services).map(|number| Item::Route(route(number, ready)));
     let items = peers.chain(networks).chain(routes);
-    View { items: items.map(|item| (item.key(), item)).collect(), ..View::default() }
+    View::of(Revision::default(), items)
 }
 
 fn peer(number: u32) -> PeerItem {

@@ -165,7 +165,7 @@ impl Launcher {
     async fn network(&self, key: Key) -> NetworkItem {
         let mut view = self.view.clone();
         loop {
-            if let Some(Item::Network(item)) = view.borrow_and_update().items.get(&key) {
+            if let Some(Item::Network(item)) = view.borrow_and_update().get(key) {
                 return item.clone();
             }
             if view.changed().await.is_err() {

@@ -69,9 +69,7 @@ impl Node {
     /// A manager sends this view.
     fn tell(&self, items: impl IntoIterator<Item = Item>) {
         self.ends.view.send_modify(|view| {
-            let view = Arc::make_mut(view);
-            view.generation.0 += 1;
-            view.items = items.into_iter().map(|item| (item.key(), item)).collect();
+            *view = Arc::new(View::of(Revision(view.generation.0 + 1), items));
         });
         self.ends.fresh.send_replace(true);
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::Ipv4Net;
 use raftup_proto::view::{Item, Key, Revision, View, ViewUpdate};
 use serde::{Deserialize, Serialize};
@@ -43,23 +44,32 @@ pub(super) enum Answer {
     Failed(String),
 }
 
-/// What makes names of `now`, as a change of those of `before`; all of it without that.
+/// What makes names of `now`, as a change of those of `before`; all of it without that. Costs what differs between the two.
 pub(super) fn update(before: Option<(&View, Revision)>, now: &View) -> ViewUpdate {
-    let of_names = |view: &'_ View, key: &Key| match view.items.get(key) {
-        Some(Item::Network(_) | Item::Route(_)) => true,
-        Some(Item::Cluster(_) | Item::Peer(_) | Item::Task(_)) | None => false,
-    };
-    let before_items = before.map(|(view, _)| view);
-    let keys = |view: &View| view.items.keys().copied().filter(|key| of_names(view, key)).collect::<Vec<_>>();
-    let changed = |key: &Key| before_items.is_none_or(|before| before.items.get(key) != now.items.get(key));
-    let put = keys(now).into_iter().filter(changed).filter_map(|key| now.items.get(&key).cloned()).collect();
-    let remove = before_items.map(keys).unwrap_or_default();
-    ViewUpdate {
-        base: before.map(|(_, told)| told),
-        generation: now.generation,
-        put,
-        remove: remove.into_iter().filter(|key| !now.items.contains_key(key)).collect(),
+    let (nothing, told) = (OrdMap::default(), before.map(|(_, told)| told));
+    let items = before.map_or(&nothing, |(view, _)| &view.items);
+    let mut update =
+        ViewUpdate { base: told, generation: now.generation, put: Vec::new(), remove: Vec::new() };
+    for difference in items.diff(&now.items) {
+        match difference {
+            DiffItem::Add(_, item) | DiffItem::Update { new: (_, item), .. } => match &**item {
+                Item::Network(_) | Item::Route(_) => update.put.push(Item::clone(item)),
+                Item::Cluster(_) | Item::Peer(_) | Item::Task(_) => {}
+            },
+            DiffItem::Remove(key @ (Key::Network(_) | Key::Route(_)), _) => update.remove.push(*key),
+            DiffItem::Remove(Key::Cluster | Key::Peer(_) | Key::Task(_), _) => {}
+        }
     }
+    update
+}
+
+/// [`View::outgoing`] may differ between the two.
+pub(super) fn outgoing_differs(before: &View, now: &View) -> bool {
+    before.items.diff(&now.items).any(|difference| {
+        let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
+            difference;
+        matches!(key, Key::Network(_) | Key::Task(_))
+    })
 }
 
 #[cfg(test)]
@@ -96,8 +106,7 @@ mod tests {
     }
 
     fn view(generation: u64, items: Vec<Item>) -> View {
-        let items = items.into_iter().map(|item| (item.key(), item)).collect();
-        View { generation: Revision(generation), items }
+        View::of(Revision(generation), items)
     }
 
     #[test]
@@ -118,6 +127,33 @@ mod tests {
             told.update(serde_json::from_slice(&text).unwrap()).unwrap();
             assert_eq!(told, *now);
             before = Some(now);
+        }
+    }
+
+    /// Views that share much, as those of a node do from one change to the next.
+    #[test]
+    fn many_services_that_change_a_few_at_a_time() {
+        let mut random = 7_u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % below
+        };
+        let all = (1..500).map(|service| route(service, "10.64.63.1")).chain([network()]);
+        let mut now = view(1, all.collect());
+        let (mut told, mut before) = (View::default(), None::<View>);
+        for generation in 2..200 {
+            let update = update(before.as_ref().map(|view| (view, told.generation)), &now);
+            assert!(before.is_none() || update.put.len() + update.remove.len() <= 3, "{update:?}");
+            told.update(update).unwrap();
+            assert_eq!(told, now);
+            before = Some(now.clone());
+            let change = ViewUpdate {
+                base: Some(now.generation),
+                generation: Revision(generation),
+                put: (0..draw(3)).map(|_| route(1 + draw(520), &format!("10.64.63.{}", draw(250)))).collect(),
+                remove: (0..draw(2)).map(|_| route(1 + draw(520), "").key()).collect(),
+            };
+            now.update(change).unwrap();
         }
     }
 }

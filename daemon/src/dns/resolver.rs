@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use raftup_proto::view::{Revision, View};
 use tracing::{info, warn};
 
-use super::orders::{Answer, Change, Order, update};
+use super::orders::{Answer, Change, Order, outgoing_differs, update};
 use crate::apart::{self, Link, VERSION};
 
 /// The process, as `raftupd` is told it.
@@ -71,7 +71,7 @@ impl Resolver {
     }
 
     /// Has it answer with the names of `view` on `gateways`, and nowhere else; `pool` has all of our addresses. Starts it
-    /// where there is none. Costs nothing if nothing of it changed.
+    /// where there is none. Costs what changed, and no question if that was nothing.
     ///
     /// Answers what an operator should know, one line a matter; those are tried again next time. Errors: it is in doubt
     /// what is answered, and the next call tells all of it.
@@ -84,13 +84,19 @@ impl Resolver {
         if self.link.is_none() {
             self.open().await?;
         }
-        let outgoing = view.outgoing();
         let told = self.told.take();
         let update = update(told.as_ref().map(|told| (&*told.view, told.generation)), view);
+        let outgoing = match &told {
+            Some(told) if !outgoing_differs(&told.view, view) => told.outgoing.clone(),
+            Some(_) | None => view.outgoing(),
+        };
         if let Some(told) = told.filter(|told| {
-            let same = told.pool == pool && told.gateways == gateways && told.outgoing == outgoing;
-            let same = same && told.problems.is_empty();
-            same && update.put.is_empty() && update.remove.is_empty()
+            told.pool == pool
+                && told.gateways == gateways
+                && told.outgoing == outgoing
+                && told.problems.is_empty()
+                && update.put.is_empty()
+                && update.remove.is_empty()
         }) {
             self.told = Some(Told { view: Arc::clone(view), ..told });
             return Ok(Vec::new());

@@ -134,7 +134,7 @@ mod tests {
             attachable: false,
         };
         let items = peers.into_iter().map(Item::Peer).chain([Item::Network(network)]);
-        View { generation: Revision(1), items: items.map(|item| (item.key(), item)).collect() }
+        View::of(Revision(1), items)
     }
 
     fn wiring(view: &View) -> Wiring {

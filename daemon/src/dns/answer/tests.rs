@@ -69,10 +69,7 @@ fn names() -> Names {
         Item::Route(route("idle", &[(1, "10.64.63.4", "www", &[])])),
         Item::Route(route("turns", &[(1, "-", "rr", &["10.64.32.5", "10.64.32.6", "10.64.32.7"])])),
     ];
-    Names::of(
-        &View { generation: Revision(1), items: items.into_iter().map(|item| (item.key(), item)).collect() },
-        Default::default(),
-    )
+    Names::of(&View::of(Revision(1), items), Default::default())
 }
 
 /// A task of this node on both networks.
@@ -316,8 +313,7 @@ fn a_long_answer_is_cut_over_udp_only() {
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let route = route("web", &[(1, "10.64.63.2", "www", &addresses)]);
     let items = [Item::Network(network(1, "10.64.32.0/19")), Item::Route(route)];
-    let items: BTreeMap<_, _> = items.into_iter().map(|item| (item.key(), item)).collect();
-    let names = Names::of(&View { generation: Revision(1), items }, Default::default());
+    let names = Names::of(&View::of(Revision(1), items), Default::default());
     let ask = |carrier| {
         let asker = "10.64.32.2".parse().unwrap();
         match answer(&names, asker, &question("tasks.web.", RecordType::A), carrier) {
@@ -357,8 +353,7 @@ fn who_is_shut_in_asks_nobody_outside() {
         Item::Route(route("web", &[(1, "10.64.63.2", "www", &["10.64.32.2"])])),
         Item::Task(Box::new(on_both("10.64.32.3", "10.64.64.3"))),
     ];
-    let view =
-        View { generation: Revision(1), items: items.into_iter().map(|item| (item.key(), item)).collect() };
+    let view = View::of(Revision(1), items);
     let names = Names::of(&view, view.outgoing());
     let ask = |asker: &str, name: &str| match answer(
         &names,

@@ -68,7 +68,7 @@ fn view(routes: &[RouteItem]) -> View {
     let items = routes.iter().cloned().map(Item::Route);
     let items = items.chain([Item::Network(network(1, "10.64.32.0/19"))]);
     let items = items.chain([Item::Peer(peer(1)), Item::Peer(peer(2))]);
-    View { generation: Revision(1), items: items.map(|item| (item.key(), item)).collect() }
+    View::of(Revision(1), items)
 }
 
 fn rules(view: &View) -> Ruleset {
@@ -293,7 +293,7 @@ fn an_endpoint_on_a_dead_node_is_in_no_choice() {
     let mut view = view(&[web(&[(1, "10.64.32.2", true), (2, "10.64.32.66", true)])]);
     let before = rules(&view);
     let dead = PeerItem { alive: false, ..peer(2) };
-    view.items.insert(Item::Peer(dead.clone()).key(), Item::Peer(dead));
+    view.put(Item::Peer(dead));
     expect![[r#"
         delete element ip raftup port_endpoints { tcp . 80 . 1 }
         delete element ip raftup ports { tcp . 80 }
@@ -464,9 +464,7 @@ fn internal_and_attachable_networks() {
     let mut me = peer(1);
     me.blocks.push("10.64.64.0/26".parse().unwrap());
     me.attached.push("10.64.64.64/26".parse().unwrap());
-    for item in [Item::Network(inner), Item::Peer(me)] {
-        view.items.insert(item.key(), item);
-    }
+    [Item::Network(inner), Item::Peer(me)].into_iter().for_each(|item| view.put(item));
     let whole = rules(&view).replace();
     let chain = |name: &str| {
         let start = format!("add rule ip raftup {name} ");
@@ -528,9 +526,8 @@ fn published_ports_pass_by_internal_networks() {
     }
     let mut view = view(&[web]);
     let inner = NetworkItem { internal: true, ..network(1, "10.64.32.0/19") };
-    for item in [Item::Network(inner), Item::Network(network(3, "10.64.96.0/19"))] {
-        view.items.insert(item.key(), item);
-    }
+    view.put(Item::Network(inner));
+    view.put(Item::Network(network(3, "10.64.96.0/19")));
     let whole = rules(&view).replace();
     let of = |set: &str| {
         let start = format!("add element ip raftup {set} {{");
