@@ -256,14 +256,12 @@ pub enum Reply {
 /// What a node tells the leader in its session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Up {
-    /// First frame: who it is, and the generation of the view that it holds.
+    /// First frame: who it is. It is told its whole view then, whatever it holds.
     Start {
         /// What the node says of itself.
         info: NodeInfo,
         /// Drawn at random by each process, so that a copied data directory is told from a restart.
         process: u64,
-        /// The view that it holds.
-        generation: Revision,
     },
     /// What the node says of itself has changed.
     Info(NodeInfo),

@@ -74,16 +74,14 @@ impl Sync {
 
     async fn keep(&self) {
         let mut wait = RETRY;
-        let mut whole = false;
         let mut last = None;
         loop {
-            if let Some((peer, stream)) = self.look(whole, last).await {
+            if let Some((peer, stream)) = self.look(last).await {
                 let began = Instant::now();
                 tracing::info!(node = %peer.node, addr = %peer.addr, "session with the leader");
                 self.leader.send_replace(Some(peer));
                 let end = self.session(stream).await;
                 self.leader.send_replace(None);
-                whole = matches!(end, End::Gap);
                 tracing::info!(node = %peer.node, why = %end, "session is over");
                 // One that broke was with a manager that is gone or leads no more: others are asked first.
                 last = Some(peer.node);
@@ -97,11 +95,11 @@ impl Sync {
     }
 
     /// Goes through the managers once, and after their hints.
-    async fn look(&self, whole: bool, last: Option<NodeId>) -> Option<(Peer, Stream)> {
+    async fn look(&self, last: Option<NodeId>) -> Option<(Peer, Stream)> {
         let mut hints = 0;
         let mut next = self.managers(last);
         while let Some(peer) = next.pop_front() {
-            match self.ask(peer, whole).await {
+            match self.ask(peer).await {
                 Ok(Said::Accepted(stream)) => {
                     self.refused.send_replace(None);
                     return Some((peer, stream));
@@ -153,12 +151,11 @@ impl Sync {
         known.or_else(|| self.seeds.iter().find(|seed| seed.addr == addr).copied())
     }
 
-    async fn ask(&self, peer: Peer, whole: bool) -> anyhow::Result<Said> {
+    async fn ask(&self, peer: Peer) -> anyhow::Result<Said> {
         let ask = async {
             let mut stream = self.net.open(peer, Hello::Session).await?;
-            let generation = if whole { Revision::default() } else { self.view.borrow().generation };
             let info = self.info.borrow().clone();
-            let start = Up::Start { info, process: self.process, generation };
+            let start = Up::Start { info, process: self.process };
             stream.write_frame(&start, Hello::Session.cap()).await?;
             Ok(match stream.read_frame::<Down>(Hello::Session.cap()).await? {
                 Down::Accepted => Said::Accepted(stream),
@@ -255,7 +252,7 @@ enum End {
     Silence,
     #[error("{0}")]
     Broken(String),
-    #[error("an update does not fit the view, all of it is asked for")]
+    #[error("an update does not fit the view; the next session begins with all of it")]
     Gap,
     #[error("the view of generation {held} is newer than generation {sent}")]
     Old { sent: Revision, held: Revision },

@@ -35,10 +35,7 @@ pub(super) async fn serve(reign: &Reign, caller: Caller, mut stream: Stream) {
     let node = caller.node;
     let cap = Hello::Session.cap();
     let (info, process) = match timeout(START_LIMIT, stream.read_frame(cap)).await {
-        Ok(Ok(Up::Start { info, process, generation })) => {
-            debug!(%node, generation = generation.0, "session begins");
-            (info, process)
-        }
+        Ok(Ok(Up::Start { info, process })) => (info, process),
         Ok(Ok(_)) | Ok(Err(_)) | Err(_) => return debug!(%node, "a session did not begin as it should"),
     };
     match enter(reign, &caller, &info, process).await {

@@ -13,7 +13,7 @@ use raftup_proto::{
     peer::{Down, Hello, JoinRequest, NodeInfo, Platform, Role, TaskReport, TaskState, TaskStatus, Up},
     spec::{ContainerSpec, Mode, NetworkAttachment, NetworkSpec, ServiceSpec, StackSpec},
     unit::MemBytes,
-    view::{Goal, Revision, View},
+    view::{Goal, View},
 };
 use tokio::{
     sync::watch,
@@ -180,7 +180,7 @@ impl Agent {
         let cap = Hello::Session.cap();
         let (mut send, mut recv) = stream.split();
         let mut told: BTreeSet<(TaskId, TaskState)> = BTreeSet::new();
-        send.write_frame(&Up::Start { info, process, generation: Revision(0) }, cap).await.ok()?;
+        send.write_frame(&Up::Start { info, process }, cap).await.ok()?;
         let mut beat = interval(Duration::from_millis(300));
         loop {
             let down: Down = tokio::select! {
