@@ -17,7 +17,7 @@ use raftup_proto::{
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
@@ -32,6 +32,8 @@ use crate::engine::{Condition, Container, Event, EventKind, Exit, Health};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Exit status of what was killed; whether for memory, only a closer look says.
 const KILLED: i64 = 137;
+/// The engine's word that it was for memory comes so much later than that of its end, at most.
+const LATE: Duration = Duration::from_millis(500);
 
 pub(super) struct Supervisor {
     pub(super) shared: Shared,
@@ -53,6 +55,8 @@ struct Held {
     loose: Option<BTreeMap<TaskId, Container>>,
     /// The cluster's networks, when those of the engine were last looked at.
     networks: BTreeSet<NetworkId>,
+    /// Told when the engine says that a task has used up its memory.
+    out_of_memory: BTreeMap<TaskId, Arc<Notify>>,
     /// No manager came in time; the view that is there has to do.
     waited: bool,
     /// Tasks that were not started yet were told that they may.
@@ -75,6 +79,7 @@ impl Supervisor {
                     if let Some(task) = task {
                         held.owners.remove(&task);
                         held.stopped.remove(&task);
+                        held.out_of_memory.remove(&task);
                         self.shared.reports.forget(task);
                         self.sweep.notify_one();
                     }
@@ -100,7 +105,7 @@ impl Supervisor {
                         owner.tell(told.container(container.id)).await;
                     }
                 }
-                None if owner.phase().may_have_container() => self.look(*task, owner.clone()),
+                None if owner.phase().may_have_container() => self.look(*task, owner.clone(), None),
                 None => {}
             }
         }
@@ -118,7 +123,7 @@ impl Supervisor {
                             container.condition = Condition::Exited(Exit { code, ..Exit::default() });
                         }
                     }
-                    EventKind::Healthy | EventKind::Unhealthy => {}
+                    EventKind::OutOfMemory | EventKind::Healthy | EventKind::Unhealthy => {}
                 }
             }
             return;
@@ -130,18 +135,32 @@ impl Supervisor {
                 let Some(item) = self.item(event.task) else { return };
                 owner.tell(Told::exited(&Exit { code, ..Exit::default() }, &item)).await;
             }
-            EventKind::Died { .. } | EventKind::Unhealthy => self.look(event.task, owner.clone()),
+            // A later wait for it finds it.
+            EventKind::OutOfMemory => held.out_of_memory.entry(event.task).or_default().notify_one(),
+            EventKind::Died { .. } => {
+                let word = Arc::clone(held.out_of_memory.entry(event.task).or_default());
+                self.look(event.task, owner.clone(), Some(word));
+            }
+            EventKind::Unhealthy => self.look(event.task, owner.clone(), None),
         }
     }
 
-    /// Looks closer at a task's container, beside the loop, and tells its owner.
-    fn look(&self, task: TaskId, owner: Owner) {
+    /// Looks closer at a task's container, beside the loop, and tells its owner. One that was killed, and may have been for
+    /// its memory, has until [`LATE`] for the engine's word on that.
+    fn look(&self, task: TaskId, owner: Owner, out_of_memory: Option<Arc<Notify>>) {
         let Some(item) = self.item(task) else { return };
         let launcher = self.shared.launcher.clone();
         let look = async move {
             let name = item.container_name();
             match launcher.answered(|| launcher.engine.inspect(&name)).await {
-                Ok(Some(condition)) => {
+                Ok(Some(mut condition)) => {
+                    if let (Condition::Exited(exit), Some(word)) = (&mut condition, out_of_memory)
+                        && exit.code == KILLED
+                        && !exit.out_of_memory
+                        && item.resources.limits.memory.is_some()
+                    {
+                        exit.out_of_memory = timeout(LATE, word.notified()).await.is_ok();
+                    }
                     if let Some(told) = seen(&condition, Some(&item)) {
                         owner.tell(told).await;
                     }
@@ -155,7 +174,16 @@ impl Supervisor {
 
     /// Brings the owners to what the view says.
     async fn reconcile(&self, held: &mut Held) {
-        let Held { owners, stopped, loose: Some(loose), waited, may_start, networks: swept } = held else {
+        let Held {
+            owners,
+            stopped,
+            loose: Some(loose),
+            waited,
+            may_start,
+            networks: swept,
+            out_of_memory: _,
+        } = held
+        else {
             return;
         };
         let fresh = *self.fresh.borrow();

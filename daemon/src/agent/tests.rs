@@ -8,6 +8,7 @@ use std::{path::Path, time::Duration};
 use raftup_proto::{
     peer::{TaskState, TaskStatus},
     spec::Healthcheck,
+    unit::MemBytes,
     view::{Goal, Item, TaskItem},
 };
 
@@ -185,6 +186,37 @@ async fn ends_are_told_with_their_reason() {
     engine.exit(&hog.container_name(), Exit { code: 137, out_of_memory: true, error: String::new() });
     let message = node.until_state(&hog, TaskState::Failed).await.message.unwrap();
     assert_eq!(message, "killed: the host was out of memory");
+}
+
+/// An engine tells of the end and of its reason in either order, and may not know the reason when it is asked.
+#[tokio::test(start_paused = true)]
+async fn used_up_memory_is_named_whenever_the_engine_says_so() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), fake());
+    let node = Node::start(dir.path(), &engine);
+    let [before, after, never] = [1, 2, 3].map(|number| {
+        let mut task = task(number, "sleep 1000");
+        task.resources.limits.memory = Some(MemBytes(16 << 20));
+        task
+    });
+    node.tell_tasks(&[&before, &after, &never]);
+    for task in [&before, &after, &never] {
+        node.until_state(task, TaskState::Running).await;
+    }
+    let killed = || Exit { code: 137, ..Exit::default() };
+    engine.out_of_memory(&before.container_name());
+    engine.exit(&before.container_name(), killed());
+    engine.exit(&after.container_name(), killed());
+    engine.exit(&never.container_name(), killed());
+    sleep(Duration::from_millis(50)).await;
+    engine.out_of_memory(&after.container_name());
+    for (task, words) in [
+        (&before, "killed: it used up its 16MiB of memory"),
+        (&after, "killed: it used up its 16MiB of memory"),
+        (&never, "killed (exit status 137)"),
+    ] {
+        let status = node.until_state(task, TaskState::Failed).await;
+        assert_eq!(status.message.as_deref(), Some(words));
+    }
 }
 
 #[tokio::test(start_paused = true)]

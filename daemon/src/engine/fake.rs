@@ -153,6 +153,13 @@ impl FakeEngine {
         self.emit(&mut state, &id, EventKind::Died { code });
     }
 
+    /// The kernel has killed some of a container; told before or after its end.
+    pub fn out_of_memory(&self, container: &str) {
+        let mut state = self.lock();
+        let Some(id) = find(&state, container) else { return };
+        self.emit(&mut state, &id, EventKind::OutOfMemory);
+    }
+
     fn set_health(&self, id: &str, health: Health) {
         let mut state = self.lock();
         let Some(found) = state.containers.get_mut(id) else { return };

@@ -148,6 +148,8 @@ pub enum EventKind {
         /// The exit status.
         code: i64,
     },
+    /// The kernel killed of it what used up its memory. The engine tells this and its end in either order.
+    OutOfMemory,
     /// Its health check passed after it had not.
     Healthy,
     /// Its health check failed too often.

@@ -107,6 +107,7 @@ pub(super) fn event(message: EventMessage) -> Option<Event> {
     let attributes = actor.attributes?;
     let kind = match message.action.as_deref()? {
         "die" => EventKind::Died { code: attributes.get("exitCode")?.parse().ok()? },
+        "oom" => EventKind::OutOfMemory,
         "health_status: healthy" => EventKind::Healthy,
         "health_status: unhealthy" => EventKind::Unhealthy,
         "destroy" => EventKind::Removed,
