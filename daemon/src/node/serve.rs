@@ -56,7 +56,10 @@ impl Router {
 
     async fn manage(&self, work: impl Future<Output = anyhow::Result<()>>) -> Answer {
         let done = work.await.map(|()| Reply::Done);
-        done.map_err(|error| Refusal::new(Code::Internal, format!("{error:#}")))
+        done.map_err(|error| match error.downcast::<Refusal>() {
+            Ok(refusal) => refusal,
+            Err(error) => Refusal::new(Code::Internal, format!("{error:#}")),
+        })
     }
 }
 

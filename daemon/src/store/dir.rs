@@ -18,8 +18,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, anyhow, bail};
-use raftup_proto::id::NodeId;
+use anyhow::{Context, anyhow};
+use raftup_proto::{
+    id::NodeId,
+    refusal::{Code, Refusal},
+};
 
 use super::format::{self, Identity, Life};
 use crate::disk;
@@ -75,10 +78,10 @@ impl Dir {
     pub(super) fn create(&self, node: NodeId, member: u64) -> anyhow::Result<()> {
         if let Some(old) = self.read_marker()? {
             if old.member > member || (old.member == member && old.left) {
-                bail!(
-                    "member {member} cannot be used again on this node, it was already member {}",
-                    old.member
-                );
+                let old = old.member;
+                let message =
+                    format!("member {member} cannot be used again on this node, it was already member {old}");
+                return Err(Refusal::new(Code::Conflict, message).into());
             }
             if old.member == member {
                 return Ok(());
@@ -173,8 +176,10 @@ mod tests {
         dir.create(NODE, 7).unwrap();
         dir.forget().unwrap();
         assert!(dir.start(NODE).is_err());
-        assert!(dir.create(NODE, 7).is_err());
-        assert!(dir.create(NODE, 6).is_err());
+        for used in [7, 6] {
+            let error = dir.create(NODE, used).unwrap_err();
+            assert_eq!(error.downcast_ref::<Refusal>().unwrap().code, Code::Conflict, "{error}");
+        }
         dir.create(NODE, 8).unwrap();
         assert_eq!(dir.start(NODE).unwrap().member, 8);
     }

@@ -62,7 +62,8 @@ pub fn member(dir: &Path) -> anyhow::Result<Option<u64>> {
 
 /// Makes empty storage for a new member, before its first [`Store::start`]. Does nothing if it is there.
 ///
-/// Errors: the number was used on this node before, or the directory cannot be written.
+/// Errors: the number was used on this node before (a [`Refusal`](raftup_proto::refusal::Refusal), for the leader draws
+/// another then), or the directory cannot be written.
 pub fn create(dir: &Path, node: NodeId, member: u64) -> anyhow::Result<()> {
     Dir::new(dir).create(node, member)
 }

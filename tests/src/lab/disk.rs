@@ -22,7 +22,7 @@ use super::{
     enter::{Entrance, run},
     images,
     init::{InitSpec, View},
-    place::{HostPlace, LabId, Place, cache, prune},
+    place::{HostPlace, LabId, Place, cache, prune, touch},
     wait::wait_for,
 };
 
@@ -43,7 +43,9 @@ pub(crate) fn template(kind: EngineKind, tool: &Path) -> anyhow::Result<PathBuf>
     let images = images::build_all(false)?;
     let lower = kind.lower()?;
     let path = cache().join(format!("disk-{kind}-{:016x}.img", key(&lower, &images)?));
-    if !path.exists() {
+    if path.exists() {
+        touch(&path)?;
+    } else {
         eprintln!("lab: making the disk for hosts with engine `{kind}` (once)");
         let made = make(kind, &lower, tool, &images)?;
         prune("disk-")?;

@@ -126,7 +126,7 @@ pub(crate) fn answers(socket: &Path) -> bool {
 pub(crate) fn load_images(socket: &Path, archive: &Path) -> anyhow::Result<()> {
     let load = || request(socket, "POST /images/load?quiet=1", Some(archive));
     // An engine that has only just begun hangs up at times.
-    let answer = load().or_else(|_| load())?;
+    let answer = load().or_else(|first| load().with_context(|| format!("again, after: {first:#}")))?;
     ensure!(!answer.contains("errorDetail"), "loading {}: {answer}", archive.display());
     Ok(())
 }

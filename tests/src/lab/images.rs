@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{
     enter::run,
-    place::{cache, prune},
+    place::{cache, prune, touch},
 };
 use packages::Packages;
 
@@ -79,6 +79,7 @@ pub fn build_all(fresh: bool) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(cache()).with_context(|| format!("making {}", cache().display()))?;
     let path = cache().join(format!("images-{:016x}.tar", key()?));
     if path.exists() && !fresh {
+        touch(&path)?;
         return Ok(path);
     }
     eprintln!("lab: making the images (once)");

@@ -4,13 +4,13 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     str::FromStr,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
-/// How long the cache keeps what a newer file has replaced.
-const KEPT: Duration = Duration::from_hours(7 * 24);
+/// How long the cache keeps what was not used.
+const KEPT: Duration = Duration::from_hours(1);
 /// Longest id: it is part of a link's name, which the kernel cuts off at 15.
 const LONGEST_ID: usize = 12;
 
@@ -131,10 +131,21 @@ pub(crate) fn cache() -> PathBuf {
     std::env::var_os("RAFTUP_LAB_CACHE").map_or("/var/cache/raftup-lab".into(), PathBuf::from)
 }
 
-/// Removes files of the cache whose names begin like this and that were made long ago. Newer ones stay: source
-/// trees with different images may share the cache.
+/// Notes that a file of the cache is used, now.
+pub(crate) fn touch(path: &Path) -> anyhow::Result<()> {
+    let file = fs::File::options().append(true).open(path);
+    file.and_then(|file| file.set_modified(SystemTime::now()))
+        .with_context(|| format!("touching {}", path.display()))
+}
+
+/// Removes files of the cache whose names begin like this and that nobody has used for long. Others stay: source
+/// trees with different images share the cache, and a run beside may be about to copy its disk.
 pub(crate) fn prune(prefix: &str) -> anyhow::Result<()> {
-    for entry in fs::read_dir(cache())? {
+    prune_in(&cache(), prefix)
+}
+
+fn prune_in(dir: &Path, prefix: &str) -> anyhow::Result<()> {
+    for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let old = entry.metadata()?.modified()?.elapsed().is_ok_and(|age| age > KEPT);
         if old && entry.file_name().to_string_lossy().starts_with(prefix) {
@@ -142,4 +153,28 @@ pub(crate) fn prune(prefix: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_uses_is_pruned() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["disk-old", "disk-used", "disk-new", "images-old"] {
+            let file = fs::File::create(dir.path().join(name)).unwrap();
+            if name != "disk-new" {
+                file.set_modified(SystemTime::now() - 2 * KEPT).unwrap();
+            }
+        }
+        touch(&dir.path().join("disk-used")).unwrap();
+        prune_in(dir.path(), "disk-").unwrap();
+        let mut left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort_unstable();
+        assert_eq!(left, ["disk-new", "disk-used", "images-old"]);
+    }
 }
