@@ -15,6 +15,7 @@
 //! | `ports` | that two UDP ports between hosts are enough |
 //! | `routing` | who gets a connection, from wherever it comes |
 //! | `faults` | daemons, engines and hosts that die under load |
+//! | `moves` | hosts whose address changes, and one behind a NAT |
 //! | `identity` | data directories that were wiped or copied |
 //! | `input` | bad input, each with its message |
 //! | `cluster` | what these share |
@@ -33,6 +34,7 @@ mod input;
 mod isolation;
 mod lab;
 mod layering;
+mod moves;
 mod names;
 mod ports;
 mod publish;

@@ -17,7 +17,7 @@ Examples:
   raftup init --advertise-addr 192.0.2.10    if it has several addresses
   raftup init --pool 172.28.0.0/14           if 10.64.0.0/11 is taken")]
 pub(crate) struct Init {
-    /// Address that the other servers reach this one at; found out where not given
+    /// Address that the other servers reach this one at; found out, and followed, where not given
     #[arg(long, value_name = "IP")]
     pub(crate) advertise_addr: Option<IpAddr>,
     /// Pool that all networks get their addresses from [default: 10.64.0.0/11]
@@ -54,7 +54,7 @@ Examples:
 pub(crate) struct Join {
     /// The token that `raftup init` or `raftup token` showed
     pub(crate) token: String,
-    /// Address that the other servers reach this one at; found out where not given
+    /// Address that the other servers reach this one at; found out, and followed, where not given
     #[arg(long, value_name = "IP")]
     pub(crate) advertise_addr: Option<IpAddr>,
     /// Manager to ask instead of those in the token; may be given several times

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -36,6 +36,7 @@ use crate::{
         bridges::Bridges,
         wire::{Keys, LinkStatus, TunnelSpec, Wire},
     },
+    gossip::{Sightings, key},
     mesh::{self, Mesh, Table},
 };
 
@@ -65,6 +66,8 @@ pub struct RoutesConfig {
     pub fresh: watch::Receiver<bool>,
     /// Nodes that cannot be reached from here now.
     pub unreachable: watch::Receiver<BTreeSet<NodeId>>,
+    /// What is known of the other nodes; where they say that they are is looked at.
+    pub gossip: watch::Receiver<Arc<Sightings>>,
     /// Its keys of the encrypted links.
     pub keys: watch::Receiver<Keys>,
     /// Directory of the daemon's sockets; the tunnel's is there too.
@@ -102,6 +105,8 @@ impl Routes {
         let applier = Applier {
             node: config.node,
             unreachable: config.unreachable,
+            gossip: config.gossip,
+            hints: BTreeMap::new(),
             wire: Wire::new(&config.run_dir),
             keys: config.keys,
             fabric: Fabric::open().context("setting up links between nodes")?,
@@ -149,6 +154,9 @@ pub async fn remove_all(run_dir: &Path) -> anyhow::Result<()> {
 struct Applier {
     node: NodeId,
     unreachable: watch::Receiver<BTreeSet<NodeId>>,
+    gossip: watch::Receiver<Arc<Sightings>>,
+    /// Where the other nodes say that their fabric is.
+    hints: BTreeMap<NodeId, SocketAddr>,
     wire: Wire,
     keys: watch::Receiver<Keys>,
     fabric: Fabric,
@@ -185,6 +193,7 @@ impl Applier {
         loop {
             let now = Arc::clone(&view.borrow_and_update());
             unreachable.mark_unchanged();
+            self.hear_hints();
             let done = if waits_for_leader { self.take_over(&now).await } else { self.apply(&now).await };
             self.ways.settle();
             self.rules.settle();
@@ -218,6 +227,7 @@ impl Applier {
                     () = self.wire.gone() => {}
                     () = self.names.gone() => {}
                     Ok(()) = unreachable.changed() => {}
+                    Ok(()) = self.gossip.changed() => if !self.hear_hints() || waits_for_leader { continue },
                     Ok(()) = fresh.changed(), if waits_for_leader => waits_for_leader = false,
                     () = self.rules.disturbed() => {
                         warn!("someone else has changed rules of ours; they are put back");
@@ -254,8 +264,7 @@ impl Applier {
 
     /// Leaves all as it was found. Nothing is in force by this.
     async fn take_over(&mut self, view: &Arc<View>) -> anyhow::Result<bool> {
-        let me = view.peers().find(|peer| peer.node == self.node);
-        if let (Some(me), Some(cluster)) = (me, view.cluster()) {
+        if let (Some(me), Some(cluster)) = (&self.me(view), view.cluster()) {
             if cluster.fabric == FabricMode::Wireguard {
                 let (spec, now) = self.tunnel(view, me);
                 self.wire.begin(&spec, now).await?;
@@ -274,8 +283,7 @@ impl Applier {
 
     /// Answers whether there is anything to apply yet.
     async fn apply(&mut self, view: &Arc<View>) -> anyhow::Result<bool> {
-        let me = view.peers().find(|peer| peer.node == self.node);
-        let (Some(me), Some(cluster)) = (me, view.cluster()) else {
+        let (Some(me), Some(cluster)) = (&self.me(view), view.cluster()) else {
             debug!(generation = %view.generation, "the view does not name this node yet");
             return Ok(false);
         };
@@ -298,11 +306,23 @@ impl Applier {
         Ok(true)
     }
 
+    /// This node, with the address that it has now: the leader may not have heard of it yet.
+    fn me(&self, view: &View) -> Option<PeerItem> {
+        let me = view.peers().find(|peer| peer.node == self.node)?;
+        Some(PeerItem { underlay: self.info.borrow().underlay, ..me.clone() })
+    }
+
+    /// Whether a node says that it is elsewhere.
+    fn hear_hints(&mut self) -> bool {
+        let hints = hints(&self.gossip.borrow_and_update());
+        std::mem::replace(&mut self.hints, hints) != self.hints
+    }
+
     /// What the tunnel should be now.
     fn tunnel(&mut self, view: &View, me: &PeerItem) -> (TunnelSpec, UnixMillis) {
         let now = super::now();
         let keys = self.keys.borrow_and_update();
-        (TunnelSpec::of(view, me, keys.private(), keys.alone(now)), now)
+        (TunnelSpec::of(view, me, &self.hints, keys.private(), keys.alone(now)), now)
     }
 
     /// Finds nodes that should be there, and whose packets do not come: a firewall between the hosts, above all.
@@ -342,6 +362,13 @@ impl Applier {
             differs
         });
     }
+}
+
+/// Where nodes say that their fabric is.
+fn hints(sightings: &Sightings) -> BTreeMap<NodeId, SocketAddr> {
+    let all = sightings.nodes.iter();
+    all.filter_map(|(node, sighting)| Some((*node, sighting.values.get(key::FABRIC)?.parse().ok()?)))
+        .collect()
 }
 
 /// Where names are asked for on the node: it is a home of the networks that it has addresses of.

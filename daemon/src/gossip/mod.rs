@@ -3,8 +3,8 @@
 //! Owns: the chitchat instance of this node and what it makes of it, the [`Sightings`]. Leaves alone: routing, and
 //! whether a node counts as down; gossip is one witness of several. Knows no transport: messages go out through a
 //! function and come in through [`Gossip::receive`]. Holds: a node that was paused itself, or has just lost most of the
-//! others at once, accuses nobody ([`Sightings::impaired`]); addresses never come from gossip, only from the peers that
-//! were given and from those who called.
+//! others at once, accuses nobody ([`Sightings::impaired`]); the addresses that it sends to never come from gossip, only from
+//! the peers that were given and from those who called.
 
 #[cfg(test)]
 mod tests;
@@ -66,6 +66,8 @@ pub mod key {
     pub const HOSTNAME: &str = "hostname";
     /// Address of the control port.
     pub const CONTROL: &str = "control";
+    /// Address and port of the fabric.
+    pub const FABRIC: &str = "fabric";
     /// Version of `raftupd`.
     pub const VERSION: &str = "version";
     /// How busy the node is.

@@ -2,7 +2,7 @@
 //!
 //! Both ends of a connection may open streams, so who dialled does not matter. Holds: a node's links all belong to one
 //! process of it; when another process of the node shows up, it either takes over (the old one is silent, or had the
-//! same address) or is refused as a duplicate.
+//! same address) or is refused as a duplicate. When a process says that its host has moved, the links of before are gone.
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use quinn::Connection;
 use raftup_proto::{id::NodeId, peer::Hello};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{
@@ -37,12 +38,28 @@ const MAX_LINKS: usize = 8;
 /// Gossip messages that wait to be written to one peer; more are dropped, newer ones say the same.
 const GOSSIP_QUEUE: usize = 8;
 
+/// Who speaks at an end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Speaker {
+    /// Drawn at random by the process.
+    pub(super) process: u64,
+    /// How often the address of its host has changed meanwhile.
+    pub(super) moves: u32,
+}
+
+impl Speaker {
+    /// What this one says makes the links of `other`, of the same node, void: they lead to a process that is gone, or to
+    /// where it is no more.
+    fn replaces(self, other: Self) -> bool {
+        self.process != other.process || self.moves > other.moves
+    }
+}
+
 /// A connection to a node of the cluster whose greeting was heard.
 pub(super) struct Link {
     pub(super) connection: Connection,
     pub(super) caller: Caller,
-    /// Drawn at random by the peer's process.
-    process: u64,
+    speaker: Speaker,
     /// When the peer's certificate ends.
     certificate: Name,
     pub(super) gossip: mpsc::Sender<Bytes>,
@@ -68,7 +85,7 @@ impl Link {
     pub(super) fn new(
         connection: Connection,
         certificate: Name,
-        process: u64,
+        speaker: Speaker,
         preferred: bool,
     ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
         let (gossip, queue) = mpsc::channel(GOSSIP_QUEUE);
@@ -76,7 +93,7 @@ impl Link {
         let link = Self {
             caller: Caller { node: certificate.node, role: certificate.role, addr },
             connection,
-            process,
+            speaker,
             certificate,
             gossip,
             kinds: Default::default(),
@@ -189,14 +206,16 @@ impl Links {
         let mut all = lock(&self.0);
         let links = all.entry(link.caller.node).or_default();
         links.retain(|link| link.is_open());
-        let elsewhere = |old: &&Arc<Link>| old.process != link.process && old.caller.addr != link.caller.addr;
+        let elsewhere = |old: &&Arc<Link>| {
+            old.speaker.process != link.speaker.process && old.caller.addr != link.caller.addr
+        };
         if let Some(old) = links.iter().filter(elsewhere).find(|old| old.is_alive()) {
             return Err(Duplicate { first: old.caller.addr });
         }
-        for old in links.iter().filter(|old| old.process != link.process) {
-            old.close(Close::Unused, "the node was restarted");
+        for old in links.iter().filter(|old| link.speaker.replaces(old.speaker)) {
+            old.close(Close::Unused, "the node was restarted, or has another address now");
         }
-        links.retain(|old| old.process == link.process);
+        links.retain(|old| !link.speaker.replaces(old.speaker));
         if links.len() >= MAX_LINKS {
             links.remove(0).close(Close::Busy, "the node has opened too many connections");
         }

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,7 +27,7 @@ use super::{
     Caller, Identity, NetError, Peer, Serve, Stream,
     ca::{self, Name},
     error::Close,
-    link::{Duplicate, Hold, Link, Links},
+    link::{Duplicate, Hold, Link, Links, Speaker},
     serve::{self, Server},
     tls::{self, Mistrust, Trust, Verdict},
 };
@@ -54,6 +57,8 @@ pub(super) struct Inner {
     pub(super) links: Links,
     /// Tells this process from another one with the same identity.
     pub(super) process: u64,
+    /// How often this host's address has changed.
+    moves: AtomicU32,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     dials: Mutex<BTreeMap<NodeId, Arc<Dial>>>,
@@ -90,6 +95,7 @@ impl Net {
                 server: ArcSwapOption::empty(),
                 links: Links::default(),
                 process: rand::random(),
+                moves: AtomicU32::new(0),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
                 dials: Mutex::default(),
@@ -206,6 +212,13 @@ impl Net {
         self.inner.links.get(node).is_some()
     }
 
+    /// This host has another address: connections lead nowhere now, and those who use them dial anew. The other ends hear
+    /// of it with the first connection that is dialled from there.
+    pub fn moved(&self) {
+        self.inner.moves.fetch_add(1, Ordering::Relaxed);
+        self.inner.links.close_all(Close::Unused, "the node has another address now");
+    }
+
     /// How many connections stand.
     pub fn connections(&self) -> usize {
         self.inner.links.count()
@@ -248,6 +261,11 @@ impl Net {
 }
 
 impl Inner {
+    /// Who this process is to others now.
+    pub(super) fn speaker(&self) -> Speaker {
+        Speaker { process: self.process, moves: self.moves.load(Ordering::Relaxed) }
+    }
+
     fn dial(&self, node: NodeId) -> Arc<Dial> {
         let mut dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
         dials.entry(node).or_default().clone()
@@ -273,7 +291,7 @@ async fn dial_member(inner: &Arc<Inner>, peer: Peer) -> Result<Arc<Link>, NetErr
         let name = shown_name(&connection)
             .ok_or_else(|| NetError::Lost { addr: peer.addr, message: "no certificate".to_owned() })?;
         match serve::greet_and_hear(inner, &connection).await {
-            Ok(process) => join_links(inner, connection, name, process, identity.node() < name.node),
+            Ok(speaker) => join_links(inner, connection, name, speaker, identity.node() < name.node),
             Err(error) => Err(NetError::from_loss(peer.addr, &error)),
         }
     };
@@ -286,10 +304,10 @@ pub(super) fn join_links(
     inner: &Arc<Inner>,
     connection: Connection,
     name: Name,
-    process: u64,
+    speaker: Speaker,
     preferred: bool,
 ) -> Result<Arc<Link>, NetError> {
-    let (link, gossip) = Link::new(connection, name, process, preferred);
+    let (link, gossip) = Link::new(connection, name, speaker, preferred);
     if let Err(Duplicate { first }) = inner.links.add(&link) {
         let message = format!("{} is connected from {first}, and now from {}", name.node, link.caller.addr);
         tracing::warn!(node = %name.node, %first, second = %link.caller.addr, "a node's identity is used twice");

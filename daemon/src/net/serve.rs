@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     Caller, FrameError, Serve, Stream,
     error::{Close, Stop},
-    link::{Hold, Link},
+    link::{Hold, Link, Speaker},
     quic::{self, Inner},
     rpc, tls,
 };
@@ -57,10 +57,7 @@ pub(super) struct Server {
 /// First thing that each side of a connection between nodes says.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Greeting {
-    V1 {
-        /// Drawn at random by the process.
-        process: u64,
-    },
+    V1(Speaker),
 }
 
 /// Accepts connections until the node stops.
@@ -114,9 +111,9 @@ async fn welcome(inner: &Arc<Inner>, server: &Server, incoming: Incoming) -> Opt
         connection.close(Close::Removed.code(), b"the node was removed from the cluster");
         return None;
     }
-    let process = hear(&connection).await.map_err(quiet).ok()?;
+    let speaker = hear(&connection).await.map_err(quiet).ok()?;
     // Another process with this node's own identity.
-    if name.node == ours.node() && process != inner.process {
+    if name.node == ours.node() && speaker.process != inner.process {
         let words = format!("{} is this node, and now calls from {from}", name.node);
         tracing::warn!(node = %name.node, %from, "this node's identity is used twice");
         connection.close(Close::Duplicate.code(), words.as_bytes());
@@ -124,18 +121,18 @@ async fn welcome(inner: &Arc<Inner>, server: &Server, incoming: Incoming) -> Opt
     }
     // Begun before others may use the link, so that it is the first of its streams.
     let greeting = connection.open_uni().await.map_err(quiet).ok()?;
-    quic::join_links(inner, connection, name, process, name.node < ours.node()).ok()?;
+    quic::join_links(inner, connection, name, speaker, name.node < ours.node()).ok()?;
     greet(inner, greeting).await.map_err(|error| tracing::debug!(%from, %error, "a caller left")).ok()?;
     Some(Welcome::Member)
 }
 
 async fn greet(inner: &Inner, mut send: SendStream) -> Result<(), quinn::WriteError> {
-    let greeting = Greeting::V1 { process: inner.process };
+    let greeting = Greeting::V1(inner.speaker());
     let bytes = codec::frame(&greeting, GREETING_CAP).map_err(|_| quinn::WriteError::ClosedStream)?;
     send.write_all(&bytes).await
 }
 
-async fn hear(connection: &Connection) -> Result<u64, ConnectionError> {
+async fn hear(connection: &Connection) -> Result<Speaker, ConnectionError> {
     let mut recv = connection.accept_uni().await?;
     let cap = usize::try_from(GREETING_CAP).unwrap_or(usize::MAX);
     let bytes = match recv.read_to_end(cap).await {
@@ -144,7 +141,7 @@ async fn hear(connection: &Connection) -> Result<u64, ConnectionError> {
     };
     let body = bytes.get(codec::LENGTH_BYTES..).unwrap_or_default();
     match codec::decode(body, GREETING_CAP) {
-        Ok(Greeting::V1 { process }) => Ok(process),
+        Ok(Greeting::V1(speaker)) => Ok(speaker),
         Err(_) => {
             connection.close(Close::Protocol.code(), b"not a greeting of this version");
             Err(ConnectionError::LocallyClosed)
@@ -153,7 +150,10 @@ async fn hear(connection: &Connection) -> Result<u64, ConnectionError> {
 }
 
 /// Says who this process is and hears who the other one is; it has accepted this node by then.
-pub(super) async fn greet_and_hear(inner: &Inner, connection: &Connection) -> Result<u64, ConnectionError> {
+pub(super) async fn greet_and_hear(
+    inner: &Inner,
+    connection: &Connection,
+) -> Result<Speaker, ConnectionError> {
     let send = connection.open_uni().await?;
     if greet(inner, send).await.is_err() {
         return Err(connection.close_reason().unwrap_or(ConnectionError::Reset));

@@ -118,6 +118,10 @@ impl Host {
         })?;
         let net =
             Net::bind(self.inner.config.listen).with_context(|| listen_failed(self.inner.config.listen))?;
+        let record = match self.inner.config.advertise {
+            Some(advertise) => Record { advertise, named: true, ..record },
+            None => record,
+        };
         let info = self.describe(record.advertise).await;
         let start = Start { identity: Arc::new(identity), record, info, first: None, view: None };
         let mut running = self.inner.running.lock().await;
@@ -167,10 +171,6 @@ impl Host {
             platform,
             deaf: Vec::new(),
         }
-    }
-
-    fn advertise(&self, asked: Option<IpAddr>) -> Result<IpAddr, Refusal> {
-        asked.or(self.inner.config.advertise).map_or_else(host::default_address, Ok)
     }
 
     async fn check_engine(&self) -> Result<(), Refusal> {
@@ -262,7 +262,8 @@ impl Lifecycle for Host {
         host.check_engine().await?;
         let pool = init.pool.unwrap_or(host::DEFAULT_POOL);
         host::check_pool(pool)?;
-        let advertise = host.advertise(init.advertise)?;
+        let named = init.advertise.or(host.inner.config.advertise);
+        let advertise = named.map_or_else(host::default_address, Ok)?;
         doctor::unfit(Some(init.fabric), advertise).await?;
 
         let cluster = ClusterId::from_random(rand::random());
@@ -287,6 +288,7 @@ impl Lifecycle for Host {
         let first = plan::init::cluster(first, now)?;
         let record = Record {
             advertise,
+            named: named.is_some(),
             manager: Some(ManagerRecord { member: plan::init::FIRST_MEMBER, key: key_bytes }),
         };
         let start = Start { identity: Arc::new(identity), record, info, first: Some(first), view: None };
@@ -302,10 +304,8 @@ impl Lifecycle for Host {
         let token: Token = join.token.parse()?;
         host.check_engine().await?;
         let managers = if join.via.is_empty() { token.managers.clone() } else { join.via };
-        let advertise = match join.advertise.or(host.inner.config.advertise) {
-            Some(address) => address,
-            None => towards_first(&managers)?,
-        };
+        let named = join.advertise.or(host.inner.config.advertise);
+        let advertise = named.map_or_else(|| towards_first(&managers), Ok)?;
         doctor::unfit(None, advertise).await?;
         let net = host.bind()?;
         let info = host.describe(advertise).await;
@@ -317,7 +317,7 @@ impl Lifecycle for Host {
             }
         };
         let node = admission.node;
-        let record = Record { advertise, manager: None };
+        let record = Record { advertise, named: named.is_some(), manager: None };
         let start =
             Start { identity: Arc::new(identity), record, info, first: None, view: Some(admission.view) };
         *running = Some(host.enter(net, start).await?);

@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
+    address,
     lifecycle::Host,
     record::{ManagerRecord, Record},
     rotate,
@@ -70,6 +71,7 @@ impl Running {
     /// Starts everything. Errors: the network or a file does not allow it; nothing runs on then.
     pub(super) async fn start(host: Host, net: Net, start: Start) -> anyhow::Result<Self> {
         let Start { identity, record, info, first, view } = start;
+        let named = record.named;
         let (node, cluster, dir) = (identity.node(), identity.cluster(), host.data_dir());
         net.set_identity(Arc::clone(&identity)).context("using this node's certificate")?;
         let (manager, manager_rx) = watch::channel(None);
@@ -87,6 +89,7 @@ impl Running {
             view: agent.view(),
             fresh: agent.fresh(),
             unreachable,
+            gossip: gossip.view(),
             keys: host.keys().subscribe(),
             run_dir: host.run_dir(),
             info: agent.info(),
@@ -108,8 +111,11 @@ impl Running {
         };
         running.follow_leader(leader_tx);
         running.serve(&net);
-        running.renew(net);
+        running.renew(net.clone());
         running.rotate();
+        if !named {
+            running.follow_address(net);
+        }
         running.follow_engine();
         running.follow_reach(lost);
         running.resume_manager(first).await?;
@@ -131,6 +137,11 @@ impl Running {
         let (dir, keys) = (self.host.data_dir(), self.host.keys());
         let (node, agent) = (self.member.node, self.member.agent.clone());
         self.spawn(async move { rotate::run(&dir, node, agent, keys).await });
+    }
+
+    fn follow_address(&self, net: Net) {
+        let (node, agent, gossip) = (self.member.node, self.member.agent.clone(), self.gossip.clone());
+        self.spawn(address::follow(node, agent, gossip, net));
     }
 
     /// An engine that comes back has made its own rules anew, and may have flushed some of ours.
@@ -306,18 +317,15 @@ fn start_gossip(
     info: &NodeInfo,
     peers: watch::Receiver<Arc<BTreeMap<NodeId, SocketAddr>>>,
 ) -> Gossip {
-    let values = [
-        (key::HOSTNAME, info.hostname.clone()),
-        (key::CONTROL, info.control.to_string()),
-        (key::VERSION, info.version.clone()),
-    ];
+    let places = address::said(info).map(|(key, place)| (key, place.to_string()));
+    let values = [(key::HOSTNAME, info.hostname.clone()), (key::VERSION, info.version.clone())];
     let net = net.clone();
     Gossip::start(GossipConfig {
         cluster: identity.cluster(),
         me: identity.node(),
         peers,
         send: Arc::new(move |node, addr, message| net.send_gossip(Peer { node, addr }, message)),
-        values: values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        values: values.into_iter().chain(places).map(|(key, value)| (key.to_owned(), value)).collect(),
     })
 }
 

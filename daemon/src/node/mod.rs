@@ -9,6 +9,7 @@
 //!
 //! A node without a cluster only answers on its socket. `member` starts and stops the parts of one that has a place.
 
+mod address;
 mod doctor;
 mod host;
 mod lifecycle;

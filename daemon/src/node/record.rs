@@ -18,6 +18,8 @@ const SIZE_MAX: u64 = 64 << 10;
 pub(super) struct Record {
     /// Address that other nodes reach this one at.
     pub(super) advertise: IpAddr,
+    /// An operator has named it, so it stays; else it follows the host's.
+    pub(super) named: bool,
     /// Its part in the replicated state, while it has one.
     pub(super) manager: Option<ManagerRecord>,
 }

@@ -237,6 +237,23 @@ impl Host {
         net::set_port(self.shared.switch()?, &self.name, true)
     }
 
+    /// Gives it another address in the place of the one that it has, as a DHCP server does. [`addr`](Self::addr) is still
+    /// the first one, which it has again after its next boot.
+    pub fn readdress(&self, addr: Ipv4Addr) -> anyhow::Result<()> {
+        net::readdress(self.shared.subnet(), self.init()?, addr)
+    }
+
+    /// Puts a router between it and the others until its next boot. The router takes its address, and it can call out
+    /// through that, and nobody in. Answers the router and the address that the host has behind it.
+    pub fn put_behind_nat(&self) -> anyhow::Result<(Self, Ipv4Addr)> {
+        let name = format!("{}-nat", self.name);
+        let (router, switch) = (boot_bare(&self.shared, &name)?, self.shared.switch()?);
+        net::unplug(switch, &self.name)?;
+        net::plug_in(self.shared.subnet(), switch, &name, self.addr, router)?;
+        net::plug_in_behind(router, self.init()?)?;
+        Ok((Self { name, engine: None, ..self.clone() }, net::INSIDE_HOST))
+    }
+
     // ---- one of its daemons
 
     /// The daemon's process id inside the host, if it runs.
@@ -298,10 +315,9 @@ impl Host {
     }
 
     fn daemon_command(&self) -> Vec<String> {
-        let addr = self.addr.to_string();
-        let mut words = vec!["raftupd", "--data-dir", "/var/lib/raftup", "--run-dir", "/run/raftup"];
-        words.extend(["--docker-host", "unix:///var/run/docker.sock", "--advertise-addr", &addr]);
-        words.iter().map(ToString::to_string).collect()
+        let words = ["raftupd", "--data-dir", "/var/lib/raftup", "--run-dir", "/run/raftup"];
+        let engine = ["--docker-host", "unix:///var/run/docker.sock"];
+        words.iter().chain(&engine).map(ToString::to_string).collect()
     }
 
     /// Sends a signal to a daemon: `KILL`, `TERM`, `STOP`, `CONT`.
@@ -372,14 +388,18 @@ impl Host {
 
 /// Boots the bridge's namespace.
 pub(crate) fn boot_switch(shared: &Shared) -> anyhow::Result<()> {
+    net::make_switch(&shared.place, shared.subnet(), boot_bare(shared, SWITCH)?)
+}
+
+/// Boots a namespace without an engine.
+fn boot_bare(shared: &Shared, name: &str) -> anyhow::Result<Process> {
     let spec = InitSpec {
-        name: SWITCH.into(),
-        dir: shared.place.host(SWITCH).dir,
+        name: name.to_owned(),
+        dir: shared.place.host(name).dir,
         view: View::Machine,
         machine_id: String::new(),
         hosts: String::new(),
         resolv: String::new(),
     };
-    let switch = boot(&shared.record.tool, &shared.place, &spec)?;
-    net::make_switch(&shared.place, shared.subnet(), switch)
+    boot(&shared.record.tool, &shared.place, &spec)
 }

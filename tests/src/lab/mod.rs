@@ -8,7 +8,8 @@
 //! ```text
 //!   machine ── uplink ── switch (bridge) ─┬─ client
 //!                                         ├─ h1: dockerd, raftupd, containers; own root, /run, disk
-//!                                         └─ h2 ...
+//!                                         ├─ h2 ...
+//!                                         └─ a router with a NAT ── a host that was put behind it
 //! ```
 
 mod boot;

@@ -14,6 +14,15 @@ use super::{
 /// The name of the bridge's namespace among the hosts.
 pub(crate) const SWITCH: &str = "switch";
 const UNPLUG: Duration = Duration::from_secs(5);
+/// The addresses on the far side of a router.
+const INSIDE_ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+pub(crate) const INSIDE_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+/// What a router does.
+const NAT: &str = "table ip nat {
+    chain leaving { type nat hook postrouting priority srcnat; oifname \"eth0\" masquerade; }
+    chain passing { type filter hook forward priority filter; iifname \"eth0\" ct state new drop; }
+}
+";
 
 /// The addresses of a lab, `10.99.SUBNET.0/24`.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +112,39 @@ pub(crate) fn plug_in(
             subnet.gateway()
         ),
     )
+}
+
+/// Gives a host another address in the place of the one that it has.
+pub(crate) fn readdress(subnet: Subnet, host: Process, addr: Ipv4Addr) -> anyhow::Result<()> {
+    let gateway = subnet.gateway();
+    ip_batch(
+        host,
+        &format!(
+            "addr flush dev eth0 scope global\naddr add {addr}/24 dev eth0\nroute add default via {gateway}\n"
+        ),
+    )
+}
+
+/// Puts a router between the switch and a host that has no cable now. It has a cable of its own already, lets the host out
+/// in its own name, and nobody in.
+pub(crate) fn plug_in_behind(router: Process, host: Process) -> anyhow::Result<()> {
+    ip_batch(
+        router,
+        &format!(
+            "link add name inside type veth peer name eth0 netns {}\n\
+             addr add {INSIDE_ROUTER}/24 dev inside\nlink set dev inside up\n",
+            host.pid
+        ),
+    )?;
+    ip_batch(
+        host,
+        &format!(
+            "addr add {INSIDE_HOST}/24 dev eth0\nlink set dev eth0 up\nroute add default via {INSIDE_ROUTER}\n"
+        ),
+    )?;
+    let inside = ["nsenter", "--target", &router.pid.to_string(), "--net", "--"];
+    run_with_input(&[&inside[..], &["nft", "-f", "-"]].concat(), NAT)?;
+    run(&[&inside[..], &["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]].concat()).map(drop)
 }
 
 /// Cuts a host's cable, or mends it.

@@ -132,9 +132,9 @@ impl Engine {
     /// Is what `spec` says from now on. What stays of it is not interrupted.
     pub(super) fn become_of(&self, spec: &TunnelSpec) {
         self.address.store(Arc::new(spec.address));
-        let (peers, new) = self.peers.load().become_of(spec);
+        let (peers, greeted) = self.peers.load().become_of(spec);
         self.peers.store(Arc::new(peers));
-        for link in new {
+        for link in greeted {
             self.greet(&link);
         }
     }
@@ -227,7 +227,14 @@ impl Engine {
         let mut message = [0; MESSAGE_MAX];
         if let TunnResult::WriteToNetwork(init) = link.tunn().format_handshake_initiation(&mut message, true)
         {
-            self.transmit(link.peer.endpoint(), init, MESSAGE_MAX);
+            self.begin(link, init);
+        }
+    }
+
+    /// Sends the first message of a handshake to wherever the other node may be.
+    fn begin(&self, link: &Link, init: &[u8]) {
+        for place in link.peer.everywhere() {
+            self.transmit(place, init, init.len());
         }
     }
 
@@ -353,6 +360,9 @@ impl Engine {
             for link in peers.links() {
                 let result = link.tunn().update_timers(&mut message);
                 match result {
+                    TunnResult::WriteToNetwork(init) if init.first() == Some(&INITIATION) => {
+                        self.begin(link, init);
+                    }
                     TunnResult::WriteToNetwork(packet) => {
                         self.transmit(link.peer.endpoint(), packet, packet.len());
                     }
@@ -447,7 +457,7 @@ impl<'a> Outbox<'a> {
             // The first message of a handshake; the packet waits in the link.
             TunnResult::WriteToNetwork(message) => {
                 let message = message.to_vec();
-                self.engine.transmit(to, &message, message.len());
+                self.engine.begin(link, &message);
             }
             TunnResult::Done
             | TunnResult::Err(_)

@@ -39,7 +39,8 @@ const SESSION: Duration = Duration::from_secs(180);
 pub(super) struct Kernel {
     wireguard: GenetlinkHandle,
     connection: JoinHandle<()>,
-    /// Where each node was said to be; told again only when that changes, for the kernel follows a node that moves.
+    /// Where each node was said to be; told again only when that changes, for the kernel follows a node that moves, and
+    /// sends nothing to a second place.
     told: BTreeMap<FabricKey, SocketAddr>,
 }
 
@@ -85,7 +86,8 @@ impl Kernel {
         for attributes in messages(spec, &known, &self.told, now) {
             self.tell(attributes).await?;
         }
-        let told = |peer: &TunnelPeer| peer.keys.iter().map(|key| (*key, peer.endpoint)).collect::<Vec<_>>();
+        let told =
+            |peer: &TunnelPeer| peer.keys.iter().map(|key| (*key, likeliest(peer))).collect::<Vec<_>>();
         self.told = spec.peers.iter().flat_map(told).collect();
         Ok(())
     }
@@ -184,7 +186,7 @@ fn messages(
         let others = peer.keys.iter().filter(move |key| **key != used);
         let all = others.map(|key| (*key, false)).chain([(used, true)]);
         all.map(move |(key, in_use)| {
-            peer_message(peer, key, in_use, known.contains_key(&key), told.get(&key))
+            peer_message(peer, key, in_use, place(peer, known.get(&key), told.get(&key), now))
         })
     });
     let peers: Vec<WireguardPeer> = gone.chain(staying).collect();
@@ -195,29 +197,41 @@ fn messages(
 
 /// The key of a node that packets to it take, and that its packets must come with.
 fn used(peer: &TunnelPeer, known: &BTreeMap<FabricKey, Known>, now: UnixMillis) -> FabricKey {
-    let agreed = |key: &&FabricKey| {
-        let at = known.get(*key).and_then(|known| known.agreed);
-        at.is_some_and(|at| now.0.saturating_sub(at.0) < SESSION.as_millis() as u64)
-    };
+    let agreed = |key: &&FabricKey| known.get(*key).is_some_and(|known| stands(known, now));
     let newest = peer.keys.iter().rev().find(agreed).or(peer.keys.first());
     newest.copied().unwrap_or(FabricKey([0; 32]))
 }
 
-fn peer_message(
+/// Both ends have agreed on a session, and it is not too old.
+fn stands(known: &Known, now: UnixMillis) -> bool {
+    known.agreed.is_some_and(|at| now.0.saturating_sub(at.0) < SESSION.as_millis() as u64)
+}
+
+fn likeliest(peer: &TunnelPeer) -> SocketAddr {
+    peer.places().next().unwrap_or(peer.endpoint)
+}
+
+/// Where to send the kernel for the node; none where it knows better. After a restart of the daemon nothing was told yet,
+/// and a node that was heard elsewhere than where it was said to be is behind a NAT, or calls from where it is now.
+fn place(
     peer: &TunnelPeer,
-    key: FabricKey,
-    in_use: bool,
-    is_known: bool,
+    known: Option<&Known>,
     told: Option<&SocketAddr>,
-) -> WireguardPeer {
+    now: UnixMillis,
+) -> Option<SocketAddr> {
+    let wanted = likeliest(peer);
+    let Some(known) = known else { return Some(wanted) };
+    let told = *told?;
+    let heard_elsewhere = stands(known, now) && known.endpoint.is_some_and(|heard| heard != told);
+    (told != wanted && !heard_elsewhere).then_some(wanted)
+}
+
+fn peer_message(peer: &TunnelPeer, key: FabricKey, in_use: bool, place: Option<SocketAddr>) -> WireguardPeer {
     let mut attributes = vec![
         WireguardPeerAttribute::PublicKey(key.0),
         WireguardPeerAttribute::PersistentKeepalive(KEEPALIVE_S),
     ];
-    // After a restart of the daemon nothing was told yet, but the kernel knows better by then.
-    if !is_known || told.is_some_and(|told| *told != peer.endpoint) {
-        attributes.push(WireguardPeerAttribute::Endpoint(peer.endpoint));
-    }
+    attributes.extend(place.map(WireguardPeerAttribute::Endpoint));
     if in_use {
         attributes.push(WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps));
         attributes.push(WireguardPeerAttribute::AllowedIps(vec![WireguardAllowedIp(vec![
@@ -273,6 +287,7 @@ mod tests {
         let peer = TunnelPeer {
             address: Ipv4Addr::new(10, 64, 16, 2),
             endpoint: "192.0.2.2:7239".parse().unwrap(),
+            hint: None,
             keys: keys.iter().map(|byte| FabricKey([*byte; 32])).collect(),
         };
         TunnelSpec {
@@ -359,6 +374,25 @@ mod tests {
             peer 2 PersistentKeepalive(25) Endpoint(192.0.2.2:7239) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.2), Cidr(32)])])
         "#]],
         );
+    }
+
+    #[test]
+    fn a_hint_is_taken_unless_the_node_is_heard_elsewhere() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (state, hint, nat) = (at("192.0.2.2:7239"), at("192.0.2.9:7239"), at("198.51.100.7:40000"));
+        let now = UnixMillis(1_000_000);
+        let mut spec = spec(&[2]);
+        spec.peers[0].hint = Some(hint);
+        let known = |endpoint, seconds| Known { endpoint: Some(endpoint), ..agreed(seconds) };
+        let place = |known: Option<Known>, told: Option<SocketAddr>| {
+            place(&spec.peers[0], known.as_ref(), told.as_ref(), now)
+        };
+        assert_eq!(place(None, None), Some(hint));
+        assert_eq!(place(Some(known(state, 990)), Some(state)), Some(hint));
+        assert_eq!(place(Some(known(hint, 990)), Some(hint)), None, "told already");
+        assert_eq!(place(Some(known(nat, 990)), Some(state)), None, "heard elsewhere");
+        assert_eq!(place(Some(known(nat, 700)), Some(state)), Some(hint), "heard elsewhere long ago");
+        assert_eq!(place(Some(known(nat, 990)), None), None, "after a restart");
     }
 
     #[test]

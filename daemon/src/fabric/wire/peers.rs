@@ -15,7 +15,7 @@ use boringtun::{
 };
 use raftup_proto::peer::FabricKey;
 
-use super::{LinkStatus, PrivateKey, TunnelSpec};
+use super::{LinkStatus, PrivateKey, TunnelPeer, TunnelSpec};
 
 /// Handshakes a second above which a sender must show that its address is its own.
 const HANDSHAKES: u64 = 200;
@@ -44,20 +44,51 @@ impl Link {
 pub(super) struct Peer {
     /// Packets from it have this address and no other.
     pub(super) address: Ipv4Addr,
-    /// What the daemon said last.
-    told: SocketAddr,
-    /// Where it was last heard from.
-    heard: Mutex<SocketAddr>,
+    places: Mutex<Places>,
+}
+
+/// Where another node may be.
+struct Places {
+    /// Where it was last heard from; the likeliest place at first.
+    heard: SocketAddr,
+    /// What the daemon said last, the likeliest first.
+    told: Vec<SocketAddr>,
 }
 
 impl Peer {
+    fn new(of: &TunnelPeer) -> Self {
+        let told: Vec<SocketAddr> = of.places().collect();
+        let heard = told.first().copied().unwrap_or(of.endpoint);
+        Self { address: of.address, places: Mutex::new(Places { heard, told }) }
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where packets to it go.
     pub(super) fn endpoint(&self) -> SocketAddr {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places().heard
+    }
+
+    /// All places where it may be: a handshake is begun at each, and packets go wherever it is answered.
+    pub(super) fn everywhere(&self) -> Vec<SocketAddr> {
+        let places = self.places();
+        let told = places.told.iter().copied().filter(|place| *place != places.heard);
+        std::iter::once(places.heard).chain(told).collect()
     }
 
     /// It was heard from there, in a packet that only it can have made.
     pub(super) fn heard_from(&self, endpoint: SocketAddr) {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = endpoint;
+        self.places().heard = endpoint;
+    }
+
+    /// It is said to be there; it is not believed before it was heard there. Answers whether that is news.
+    fn told(&self, told: Vec<SocketAddr>) -> bool {
+        let mut places = self.places();
+        let news = told.iter().any(|place| !places.told.contains(place));
+        places.told = told;
+        news
     }
 }
 
@@ -79,21 +110,17 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// What `spec` says, with what stays of these. The second value are the links that are new.
+    /// What `spec` says, with what stays of these. The second value are the links to begin a handshake on: new ones, and
+    /// those of a node that is said to be elsewhere.
     pub(super) fn become_of(&self, spec: &TunnelSpec) -> (Self, Vec<Arc<Link>>) {
         let mut next = Self { own: self.own_of(&spec.keys), ..Self::default() };
         let mut new = Vec::new();
         let known: BTreeMap<Ipv4Addr, &Arc<Peer>> =
             self.by_number.values().map(|link| (link.peer.address, &link.peer)).collect();
         for other in &spec.peers {
-            let same = known.get(&other.address).filter(|peer| peer.told == other.endpoint);
-            let peer = same.map_or_else(
-                || {
-                    let heard = Mutex::new(other.endpoint);
-                    Arc::new(Peer { address: other.address, told: other.endpoint, heard })
-                },
-                |peer| Arc::clone(peer),
-            );
+            let same = known.get(&other.address).map(|peer| Arc::clone(peer));
+            let peer = same.unwrap_or_else(|| Arc::new(Peer::new(other)));
+            let elsewhere = peer.told(other.places().collect());
             for key in &other.keys {
                 for at in 0..next.own.len() {
                     let Some(own) = next.own.get(at) else { continue };
@@ -102,14 +129,12 @@ impl Peers {
                     if next.by_keys.contains_key(&keys) {
                         continue;
                     }
-                    let link = match self.by_keys.get(&keys) {
-                        Some(link) if Arc::ptr_eq(&link.peer, &peer) => Arc::clone(link),
-                        Some(_) | None => {
-                            let link = Arc::new(self.link(&next, own, *key, Arc::clone(&peer)));
-                            new.push(Arc::clone(&link));
-                            link
-                        }
-                    };
+                    let same = self.by_keys.get(&keys).filter(|link| Arc::ptr_eq(&link.peer, &peer));
+                    let fresh = || Arc::new(self.link(&next, own, *key, Arc::clone(&peer)));
+                    let link = same.map_or_else(fresh, Arc::clone);
+                    if same.is_none() || elsewhere {
+                        new.push(Arc::clone(&link));
+                    }
                     next.by_number.insert(link.number, Arc::clone(&link));
                     next.by_keys.insert(keys, Arc::clone(&link));
                     next.to.entry(other.address).or_default().push(link);
@@ -241,7 +266,7 @@ mod tests {
     use raftup_proto::unit::UnixMillis;
 
     use super::{
-        super::{Keys, TunnelPeer, keys::OVERLAP_MS},
+        super::{Keys, keys::OVERLAP_MS},
         *,
     };
 
@@ -255,6 +280,7 @@ mod tests {
         let peers = others.iter().map(|(number, keys)| TunnelPeer {
             address: Ipv4Addr::new(10, 64, 16, *number),
             endpoint: SocketAddr::from(([192, 0, 2, *number], 7239)),
+            hint: None,
             keys: keys.clone(),
         });
         TunnelSpec {
@@ -327,19 +353,31 @@ mod tests {
     }
 
     #[test]
-    fn where_a_node_was_heard_stays_until_it_is_told_anew() {
+    fn a_node_is_sent_to_where_it_was_heard_and_looked_for_wherever_it_is_said_to_be() {
         let ((_a, ours), (_b, theirs)) = (keys(), keys());
         let mut spec = spec(&ours, 1, &[(2, theirs.all_public())]);
         let (peers, _) = Peers::default().become_of(&spec);
         let two = Ipv4Addr::new(10, 64, 16, 2);
-        let (elsewhere, told): (SocketAddr, SocketAddr) =
-            ("198.51.100.7:40000".parse().unwrap(), "203.0.113.9:7239".parse().unwrap());
-        peers.towards(two).unwrap().peer.heard_from(elsewhere);
-        let (peers, new) = peers.become_of(&spec);
-        assert!(new.is_empty());
-        assert_eq!(peers.towards(two).unwrap().peer.endpoint(), elsewhere);
-        spec.peers[0].endpoint = told;
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (first, nat) = (spec.peers[0].endpoint, at("198.51.100.7:40000"));
+        let places = |peers: &Peers| peers.towards(two).unwrap().peer.everywhere();
+        assert_eq!(places(&peers), [first]);
+        peers.towards(two).unwrap().peer.heard_from(nat);
+        let (peers, greeted) = peers.become_of(&spec);
+        assert_eq!((greeted.len(), places(&peers)), (0, vec![nat, first]));
+        // A hint is tried, in the session that stands.
+        let link = Arc::clone(peers.towards(two).unwrap());
+        spec.peers[0].hint = Some(at("203.0.113.9:7239"));
+        let (peers, greeted) = peers.become_of(&spec);
+        assert!(greeted.len() == 1 && Arc::ptr_eq(&greeted[0], &link));
+        assert_eq!(places(&peers), [nat, at("203.0.113.9:7239"), first]);
+        assert_eq!(link.peer.endpoint(), nat, "not before it is answered");
+        let (peers, greeted) = peers.become_of(&spec);
+        assert!(greeted.is_empty(), "said twice");
+        link.peer.heard_from(at("203.0.113.9:7239"));
+        // The state says the same later on.
+        (spec.peers[0].endpoint, spec.peers[0].hint) = (at("203.0.113.9:7239"), None);
         let (peers, _) = peers.become_of(&spec);
-        assert_eq!(peers.towards(two).unwrap().peer.endpoint(), told);
+        assert_eq!(places(&peers), [at("203.0.113.9:7239")]);
     }
 }

@@ -4,11 +4,13 @@
 //! [`Answer::Hello`] first.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
 use raftup_proto::{
+    id::NodeId,
     peer::FabricKey,
     view::{PeerItem, View},
 };
@@ -36,24 +38,38 @@ pub struct TunnelSpec {
 pub struct TunnelPeer {
     /// Its address inside of the links; packets from it have this one and no other.
     pub address: Ipv4Addr,
-    /// Where it is reached first; from then on, wherever it was last heard from.
+    /// Where it is looked for, as the state says; it is reached wherever it was last heard from.
     pub endpoint: SocketAddr,
+    /// Where it says by gossip that it is, if that is elsewhere: sooner than the state, and no more than a hint.
+    pub hint: Option<SocketAddr>,
     /// Its keys, newest last.
     pub keys: Vec<FabricKey>,
 }
 
 impl TunnelSpec {
-    /// The tunnel of node `me`.
-    pub fn of(view: &View, me: &PeerItem, keys: Vec<PrivateKey>, alone: usize) -> Self {
+    /// The tunnel of node `me`. Who the others are, and their keys, follows from the view alone; `hints` are where they
+    /// say that they are.
+    pub fn of(
+        view: &View,
+        me: &PeerItem,
+        hints: &BTreeMap<NodeId, SocketAddr>,
+        keys: Vec<PrivateKey>,
+        alone: usize,
+    ) -> Self {
         let any: IpAddr = match me.underlay {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
         };
         let others = view.peers().filter(|peer| peer.node != me.node && !peer.fabric_keys.is_empty());
-        let peers = others.map(|peer| TunnelPeer {
-            address: peer.wire(),
-            endpoint: SocketAddr::new(peer.underlay, peer.fabric_port),
-            keys: peer.fabric_keys.clone(),
+        let peers = others.map(|peer| {
+            let endpoint = SocketAddr::new(peer.underlay, peer.fabric_port);
+            let hint = hints.get(&peer.node).copied();
+            TunnelPeer {
+                address: peer.wire(),
+                endpoint,
+                hint: hint.filter(|hint| *hint != endpoint && hint.is_ipv4() == endpoint.is_ipv4()),
+                keys: peer.fabric_keys.clone(),
+            }
         });
         Self {
             listen: SocketAddr::new(any, me.fabric_port),
@@ -62,6 +78,13 @@ impl TunnelSpec {
             alone,
             peers: peers.collect(),
         }
+    }
+}
+
+impl TunnelPeer {
+    /// Where it may be, the likeliest first.
+    pub(super) fn places(&self) -> impl Iterator<Item = SocketAddr> {
+        self.hint.into_iter().chain([self.endpoint])
     }
 }
 
