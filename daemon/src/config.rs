@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use raftup_proto::view::WIRE_PORT;
+use raftup_proto::view::{PLAIN_PORT, WIRE_PORT};
 use serde::Deserialize;
 
 /// UDP port between nodes for everything but container traffic.
@@ -120,8 +120,8 @@ impl Config {
         if fabric_port == 0 || fabric_port == listen.port() {
             bail!("fabric-port {fabric_port} must be a port of its own, not 0 and not that of listen-addr");
         }
-        if fabric_port == WIRE_PORT {
-            bail!("fabric-port {fabric_port} is the one that the fabric uses inside of encrypted links");
+        if [WIRE_PORT, PLAIN_PORT].contains(&fabric_port) {
+            bail!("fabric-port {fabric_port} is one that the fabric uses on this host itself");
         }
         let advertise = flags.advertise_addr.or(file.advertise_addr);
         if let Some(unusable) = advertise.filter(|addr| addr.is_unspecified() || addr.is_multicast()) {
@@ -178,7 +178,8 @@ mod tests {
     fn senseless_settings_are_refused() {
         for (text, part) in [
             ("fabric-port = 7238", "a port of its own"),
-            ("fabric-port = 7240", "inside of encrypted links"),
+            ("fabric-port = 7240", "one that the fabric uses on this host"),
+            ("fabric-port = 7241", "one that the fabric uses on this host"),
             ("docker-host = \"tcp://1.2.3.4:2375\"", "not a local socket"),
             ("advertise-addr = \"0.0.0.0\"", "not the address of one host"),
         ] {

@@ -592,9 +592,10 @@ pub struct Amounts {
 pub struct NetworkSpec {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// What goes between hosts must be encrypted; a cluster with a plain fabric refuses that.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub encrypted: bool,
+    /// Whether what goes between hosts is encrypted; as the cluster's fabric is, where not given. One that is plain
+    /// cannot give more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<bool>,
     /// Its containers reach each other and nothing else.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub internal: bool,
@@ -603,10 +604,31 @@ pub struct NetworkSpec {
     pub attachable: bool,
 }
 
+impl NetworkSpec {
+    /// What goes between hosts need not be encrypted.
+    pub fn is_plain(&self) -> bool {
+        self.encrypted == Some(false)
+    }
+}
+
 /// A named volume of a stack, on the disk of each node that runs a task with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeSpec {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `encrypted` was a switch, and written only where it was on.
+    #[test]
+    fn networks_of_the_first_version_are_read() {
+        let read = |text: &str| serde_json::from_str::<NetworkSpec>(text).unwrap();
+        let on = read(r#"{"labels":{},"encrypted":true}"#);
+        assert_eq!((on.encrypted, on.is_plain()), (Some(true), false));
+        assert_eq!(read(r#"{"labels":{}}"#), NetworkSpec::default());
+    }
 }

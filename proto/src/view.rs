@@ -87,17 +87,62 @@ pub struct ClusterItem {
 /// UDP port of VXLAN inside of the encrypted links. No packet to it is sent, or accepted, outside of them.
 pub const WIRE_PORT: u16 = 7240;
 
+/// UDP port of VXLAN beside the encrypted links, on a node alone: between nodes it is the fabric's port. Not
+/// [`WIRE_PORT`]: one socket serves all devices of a port, and nothing that comes as it is may reach that one's.
+pub const PLAIN_PORT: u16 = 7241;
+
 /// Name of the device on every node that encrypts what goes to the others, where the fabric is encrypted.
 pub const WIRE_DEVICE: &str = "ru-wire";
 
 /// Name of the device on every node that leads to the others. Bridges of networks are `ru-` and the network's id.
 pub const FABRIC_DEVICE: &str = "ru-fabric";
 
+/// Name of the one that does so for networks that are not encrypted in a fabric that is.
+pub const PLAIN_DEVICE: &str = "ru-plain";
+
+/// A way between nodes for the packets of some networks: a device (VXLAN) on each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// As the cluster's fabric is: encrypted or not.
+    Main,
+    /// Not encrypted, where the fabric is. There as long as a network is on it.
+    Plain,
+}
+
+impl Lane {
+    /// Each of them.
+    pub const ALL: [Self; 2] = [Self::Main, Self::Plain];
+
+    /// Name of its device.
+    pub const fn device(self) -> &'static str {
+        match self {
+            Self::Main => FABRIC_DEVICE,
+            Self::Plain => PLAIN_DEVICE,
+        }
+    }
+
+    /// Its VXLAN network id.
+    pub const fn vni(self) -> u32 {
+        match self {
+            Self::Main => 7238,
+            Self::Plain => 7239,
+        }
+    }
+
+    /// The lane of a [`PeerItem::return_mark`].
+    pub const fn of_return_mark(mark: u32) -> Self {
+        if mark & RETURN_PLAIN == 0 { Self::Main } else { Self::Plain }
+    }
+}
+
 /// What the packet marks of the fabric have in common, in the bits of [`RETURN_MASK`].
 pub const RETURN_MARK: u32 = 0x7238_0000;
 
 /// Packet mark of what leaves by the fabric's device; no program that is not root's can set one.
 pub const TUNNEL_MARK: u32 = 0x7237_0000;
+
+/// Of the packet marks of the fabric, those of [`Lane::Plain`]. No node has so large a number.
+const RETURN_PLAIN: u32 = 0x8000;
 
 /// See [`RETURN_MARK`].
 pub const RETURN_MASK: u32 = 0xffff_0000;
@@ -147,10 +192,14 @@ pub struct PeerItem {
 }
 
 impl PeerItem {
-    /// Its hardware address on the fabric; follows from its address there.
-    pub fn fabric_mac(&self) -> [u8; 6] {
+    /// Its hardware address on a lane; follows from its address on the fabric.
+    pub fn fabric_mac(&self, lane: Lane) -> [u8; 6] {
         let [a, b, c, d] = self.fabric.octets();
-        [0x02, 0x72, a, b, c, d]
+        let of_lane = match lane {
+            Lane::Main => 0x72,
+            Lane::Plain => 0x73,
+        };
+        [0x02, of_lane, a, b, c, d]
     }
 
     /// Its address inside of the encrypted links; follows from its address on the fabric.
@@ -163,10 +212,14 @@ impl PeerItem {
         self.blocks.iter().chain(&self.attached).copied()
     }
 
-    /// Packet mark of replies that go back through it: [`RETURN_MARK`] and its number, as far as the mask leaves room;
-    /// the pool has no address for a node with a larger number.
-    pub fn return_mark(&self) -> u32 {
-        RETURN_MARK | (self.node.number() as u32 & !RETURN_MASK)
+    /// Packet mark of replies that go back through it, by a lane: [`RETURN_MARK`] and its number, as far as there is
+    /// room; the pool has no address for a node with a larger number.
+    pub fn return_mark(&self, lane: Lane) -> u32 {
+        let of_lane = match lane {
+            Lane::Main => 0,
+            Lane::Plain => RETURN_PLAIN,
+        };
+        RETURN_MARK | of_lane | (self.node.number() as u32 & !(RETURN_MASK | RETURN_PLAIN))
     }
 }
 
@@ -185,9 +238,16 @@ pub struct NetworkItem {
     pub internal: bool,
     /// Containers that are not the cluster's may be on it.
     pub attachable: bool,
+    /// What goes between nodes is not encrypted, although the fabric is.
+    pub plain: bool,
 }
 
 impl NetworkItem {
+    /// The way that its packets go between nodes.
+    pub fn lane(&self) -> Lane {
+        if self.plain { Lane::Plain } else { Lane::Main }
+    }
+
     /// The gateway, on every node; containers ask for names there.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.subnet.network()) + 1)
@@ -368,6 +428,12 @@ impl View {
         self.all().filter_map(|item| if let Item::Network(network) = item { Some(network) } else { None })
     }
 
+    /// The ways between nodes that its networks need, in order.
+    pub fn lanes(&self) -> Vec<Lane> {
+        let needed = |lane: &Lane| *lane == Lane::Main || self.networks().any(|on| on.lane() == *lane);
+        Lane::ALL.into_iter().filter(needed).collect()
+    }
+
     /// The services and where they are reached.
     pub fn routes(&self) -> impl Iterator<Item = &RouteItem> {
         self.all().filter_map(|item| if let Item::Route(route) = item { Some(route) } else { None })
@@ -416,6 +482,7 @@ mod tests {
             subnet: "10.64.32.0/19".parse().unwrap(),
             internal: false,
             attachable: false,
+            plain: false,
         };
         assert_eq!(network.gateway().to_string(), "10.64.32.1");
         assert_eq!(network.vips().to_string(), "10.64.63.0/24");

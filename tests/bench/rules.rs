@@ -186,6 +186,7 @@ fn network(number: u32) -> NetworkItem {
         subnet: Ipv4Net::new_assert(first.into(), 19),
         internal: false,
         attachable: false,
+        plain: false,
     }
 }
 

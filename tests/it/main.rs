@@ -5,6 +5,7 @@
 //! | `layering` | the sources: who imports whom, and what is pure |
 //! | `change` | updates, rollbacks, drains and scaling under load |
 //! | `wire` | what is on the wire between hosts, and what gets into the fabric |
+//! | `lanes` | plain networks beside encrypted ones: what is readable, and that neither gets into the other |
 //! | `lab` | the lab itself, with real engines |
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
@@ -33,6 +34,7 @@ mod identity;
 mod input;
 mod isolation;
 mod lab;
+mod lanes;
 mod layering;
 mod moves;
 mod names;

@@ -40,6 +40,7 @@ fn what_nobody_can_have_is_refused(lab: &Lab) {
         ("'7238:80/udp'", "publishes port 7238/udp, through which h1 speaks to the others"),
         ("'7239:80/udp'", "publishes port 7239/udp, through which h1 exchanges packets of containers"),
         ("'7240:80/udp'", "publishes port 7240/udp, which nodes use inside of their encrypted links"),
+        ("'7241:80/udp'", "publishes port 7241/udp, which nodes use for networks that are not encrypted"),
         ("'10.64.0.1:80:80'", "and 10.64.0.1 is no address of a host"),
     ] {
         let said = refusal(port);

@@ -47,14 +47,14 @@ fn cluster(id: &str, hosts: u8, init: &[&str]) -> Lab {
 }
 
 /// A capture of one device of a host, for as long as it is not ended.
-struct Capture {
+pub(crate) struct Capture {
     child: Child,
     file: PathBuf,
 }
 
 impl Capture {
     /// Returns once frames are seen.
-    fn start(lab: &Lab, host: &Host, device: &str) -> Self {
+    pub(crate) fn start(lab: &Lab, host: &Host, device: &str) -> Self {
         let file = lab.share().join(format!("{}-{device}.pcap", host.name()));
         let path = file.display().to_string();
         let argv = ["tcpdump", "-Z", "root", "-i", device, "-s", "0", "-U", "-B", "65536", "-w", &path];
@@ -66,7 +66,7 @@ impl Capture {
     }
 
     /// The frames so far.
-    fn frames(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
         let bytes = std::fs::read(&self.file).unwrap();
         let (mut rest, mut frames) = (bytes.get(24..).unwrap_or_default(), Vec::new());
         while let Some((record, after)) = rest.split_at_checked(16) {
@@ -86,7 +86,7 @@ impl Drop for Capture {
     }
 }
 
-fn holds(frame: &[u8], text: &str) -> bool {
+pub(crate) fn holds(frame: &[u8], text: &str) -> bool {
     frame.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
@@ -121,18 +121,18 @@ fn talk(lab: &Lab) {
 }
 
 /// Frames between hosts that hold the canary, and those that are on no port of ours.
-fn told(lab: &Lab, captures: &[Capture]) -> (usize, Vec<String>) {
+pub(crate) fn told(lab: &Lab, captures: &[Capture], canary: &str) -> (usize, Vec<String>) {
     let hosts: Vec<Ipv4Addr> = lab.hosts().map(Host::addr).collect();
     let (mut readable, mut elsewhere, mut seen) = (0, Vec::new(), 0);
     for frame in captures.iter().flat_map(Capture::frames) {
         let Some((from, to, ports)) = addresses(&frame) else {
-            readable += usize::from(holds(&frame, CANARY));
+            readable += usize::from(holds(&frame, canary));
             continue;
         };
         if !hosts.contains(&from) && !hosts.contains(&to) {
             continue;
         }
-        readable += usize::from(holds(&frame, CANARY));
+        readable += usize::from(holds(&frame, canary));
         if hosts.contains(&from) && hosts.contains(&to) {
             seen += 1;
             let ours = |port| port == CONTROL || port == FABRIC;
@@ -145,7 +145,7 @@ fn told(lab: &Lab, captures: &[Capture]) -> (usize, Vec<String>) {
     (readable, elsewhere)
 }
 
-fn link_captures(lab: &Lab) -> Vec<Capture> {
+pub(crate) fn link_captures(lab: &Lab) -> Vec<Capture> {
     lab.hosts().map(|host| Capture::start(lab, host, "eth0")).collect()
 }
 
@@ -154,7 +154,7 @@ fn nothing_is_readable_between_hosts() {
     let lab = cluster("itwire", 3, &[]);
     let captures = link_captures(&lab);
     talk(&lab);
-    let (readable, elsewhere) = told(&lab, &captures);
+    let (readable, elsewhere) = told(&lab, &captures, CANARY);
     assert_eq!((readable, elsewhere), (0, Vec::new()));
 }
 
@@ -164,7 +164,7 @@ fn a_plain_fabric_is_readable_and_works() {
     let lab = cluster("itplain", 2, &["--fabric", "plain"]);
     let captures = link_captures(&lab);
     talk(&lab);
-    let (readable, elsewhere) = told(&lab, &captures);
+    let (readable, elsewhere) = told(&lab, &captures, CANARY);
     assert!(readable > 0);
     assert_eq!(elsewhere, Vec::<String>::new());
     let h1 = lab.host("h1");
@@ -175,7 +175,7 @@ fn a_plain_fabric_is_readable_and_works() {
     assert!(!refused.status.success() && said.contains("fabric is plain"), "{said}");
     // A program of a host is not taken for the fabric.
     let inside = Capture::start(&lab, lab.host("h2"), "ru-fabric");
-    let frame = forged(&lab);
+    let frame = forged_for_web(&lab);
     send(&lab, h1, Some("nobody"), lab.host("h2").addr(), FABRIC, &frame);
     send(&lab, lab.client(), None, lab.host("h2").addr(), FABRIC, &frame);
     arrives_alone(&lab, &inside);
@@ -189,7 +189,7 @@ fn what_is_no_member_is_not_delivered() {
     let lab = cluster("itforged", 2, &[]);
     let (h1, h2, client) = (lab.host("h1"), lab.host("h2"), lab.client());
     let inside = Capture::start(&lab, h2, "ru-fabric");
-    let frame = forged(&lab);
+    let frame = forged_for_web(&lab);
     let end = wire_address(h2);
     for port in [FABRIC, INSIDE] {
         // From outside, to its address on the link, and to that inside of the links.
@@ -219,29 +219,41 @@ fn arrives_alone(lab: &Lab, inside: &Capture) {
     assert!(!inside.frames().iter().any(|frame| holds(frame, CANARY)), "a forged frame was delivered");
 }
 
-fn seen(inside: &Capture, text: &str) {
+pub(crate) fn seen(inside: &Capture, text: &str) {
     let there = || Ok(inside.frames().iter().any(|frame| holds(frame, text)).then_some(()));
     wait_for(SOON, "the frame", there).unwrap();
 }
 
-fn wire_address(host: &Host) -> Ipv4Addr {
+pub(crate) fn wire_address(host: &Host) -> Ipv4Addr {
     let text = host.sh("ip -4 -o addr show ru-wire | awk '{print $4}' | cut -d/ -f1").unwrap();
     text.trim().parse().unwrap()
 }
 
 fn address_of_web(host: &Host) -> Ipv4Addr {
-    let ask = "docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' $(docker ps -q -f name=shop_web)";
-    host.sh(ask).unwrap().trim().parse().unwrap()
+    address_of(host, "web")
 }
 
-/// What VXLAN of h1 would send to h2 for a container there: a datagram with the canary.
-fn forged(lab: &Lab) -> Vec<u8> {
+/// That of the container of a service that is on one network.
+pub(crate) fn address_of(host: &Host, service: &str) -> Ipv4Addr {
+    let ask = "docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' $(docker ps -q -f name=shop_";
+    host.sh(&format!("{ask}{service})")).unwrap().trim().parse().unwrap()
+}
+
+/// VXLAN network id of the fabric.
+pub(crate) const VNI: u32 = 7238;
+
+fn forged_for_web(lab: &Lab) -> Vec<u8> {
+    forged(lab, ("ru-fabric", VNI), "web", CANARY)
+}
+
+/// What VXLAN of h1's device would send to h2 from a container of a service to the one there: a datagram.
+pub(crate) fn forged(lab: &Lab, (device, vni): (&str, u32), service: &str, payload: &str) -> Vec<u8> {
     let mac = |host: &Host| -> Vec<u8> {
-        let text = host.sh("cat /sys/class/net/ru-fabric/address").unwrap();
+        let text = host.sh(&format!("cat /sys/class/net/{device}/address")).unwrap();
         text.trim().split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
     };
-    let (from, to) = (address_of_web(lab.host("h1")), address_of_web(lab.host("h2")));
-    let payload = CANARY.as_bytes();
+    let (from, to) = (address_of(lab.host("h1"), service), address_of(lab.host("h2"), service));
+    let payload = payload.as_bytes();
     let length = |more: usize| ((more + payload.len()) as u16).to_be_bytes();
     let mut packet = vec![0x45, 0];
     packet.extend(length(28));
@@ -255,12 +267,12 @@ fn forged(lab: &Lab) -> Vec<u8> {
     packet.extend(length(8));
     packet.extend([0, 0]);
     packet.extend(payload);
-    let vxlan = [8, 0, 0, 0, 0, 0x1c, 0x46, 0];
+    let vxlan = [0x0800_0000_u32.to_be_bytes(), (vni << 8).to_be_bytes()].concat();
     [&vxlan[..], &mac(lab.host("h2")), &mac(lab.host("h1")), &[8, 0], &packet].concat()
 }
 
 /// One datagram. As `user`, it is sent by a program without any rights.
-fn send(lab: &Lab, from: &Host, user: Option<&str>, to: Ipv4Addr, port: u16, datagram: &[u8]) {
+pub(crate) fn send(lab: &Lab, from: &Host, user: Option<&str>, to: Ipv4Addr, port: u16, datagram: &[u8]) {
     let file = lab.share().join("datagram");
     std::fs::write(&file, datagram).unwrap();
     // One write, and so one datagram: what the shell itself writes, it cuts at line ends.

@@ -35,6 +35,7 @@ mod task;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -50,7 +51,7 @@ use raftup_proto::{
     refusal::Refusal,
     spec::STOP_GRACE,
     unit::UnixMillis,
-    view::{Revision, View, ViewUpdate},
+    view::{Lane, Revision, View, ViewUpdate},
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -116,7 +117,7 @@ pub struct Agent {
     view: watch::Receiver<Arc<View>>,
     fresh: watch::Receiver<bool>,
     applied: watch::Sender<Revision>,
-    mtu: watch::Sender<Option<u32>>,
+    mtu: watch::Sender<BTreeMap<Lane, u32>>,
     info: watch::Sender<NodeInfo>,
     up: watch::Receiver<bool>,
     leader: watch::Receiver<Option<Peer>>,
@@ -173,7 +174,7 @@ impl Agent {
         let reports = Arc::new(Reports::new(saved.reports));
         let (view, view_now) = watch::channel(Arc::new(saved.view));
         let (fresh, fresh_now) = watch::channel(false);
-        let (mtu, mtu_now) = watch::channel(None);
+        let (mtu, mtu_now) = watch::channel(BTreeMap::new());
         let (up, up_now) = watch::channel(false);
         let (platform, platform_now) =
             watch::channel(Platform { engine: None, ..config.info.platform.clone() });
@@ -263,13 +264,13 @@ impl Agent {
         self.applied.clone()
     }
 
-    /// Takes the largest packet of a container from here. No network is made before it is known.
-    pub fn follow_mtu(&self, mut mtu: watch::Receiver<Option<u32>>) {
+    /// Takes the largest packet of a container on each lane from here. No network is made before it is known.
+    pub fn follow_mtu(&self, mut mtu: watch::Receiver<BTreeMap<Lane, u32>>) {
         let into = self.mtu.clone();
         let stop = self.stop.clone();
         self.tracker.spawn(stop.run_until_cancelled_owned(async move {
             loop {
-                let now = *mtu.borrow_and_update();
+                let now = mtu.borrow_and_update().clone();
                 into.send_replace(now);
                 if mtu.changed().await.is_err() {
                     return;

@@ -12,7 +12,7 @@ use std::{
 use ipnet::Ipv4Net;
 use raftup_proto::{
     id::{ClusterId, NetworkId, NodeId},
-    view::{NetworkItem, View},
+    view::{Lane, NetworkItem, View},
 };
 use tokio::sync::{OnceCell, watch};
 
@@ -25,7 +25,7 @@ pub(super) struct Networks {
     cluster: ClusterId,
     node: NodeId,
     view: watch::Receiver<Arc<View>>,
-    mtu: watch::Receiver<Option<u32>>,
+    mtu: watch::Receiver<BTreeMap<Lane, u32>>,
     known: Arc<Mutex<BTreeMap<NetworkId, Arc<OnceCell<String>>>>>,
 }
 
@@ -34,7 +34,7 @@ impl Networks {
         engine: Arc<dyn Engine>,
         (cluster, node): (ClusterId, NodeId),
         view: watch::Receiver<Arc<View>>,
-        mtu: watch::Receiver<Option<u32>>,
+        mtu: watch::Receiver<BTreeMap<Lane, u32>>,
     ) -> Self {
         Self { engine, cluster, node, view, mtu, known: Arc::default() }
     }
@@ -98,7 +98,7 @@ impl Networks {
         let plain = format!("{}_{}", item.stack, item.name);
         let taken = networks.iter().any(|network| network.name == plain);
         let name = if taken { format!("{plain}_{}", item.network) } else { plain };
-        let mtu = self.mtu().await;
+        let mtu = self.mtu(item.lane()).await;
         let settings = NetworkSettings {
             labels: labels::of_network(self.cluster, item),
             bridge: item.bridge(),
@@ -123,11 +123,15 @@ impl Networks {
         block.copied().unwrap_or_else(|| item.gateway().into())
     }
 
-    /// The largest packet between nodes; known once the fabric is up.
-    async fn mtu(&self) -> u16 {
+    /// The largest packet between nodes; known once the lane is there.
+    async fn mtu(&self, lane: Lane) -> u16 {
         let mut mtu = self.mtu.clone();
-        let known = mtu.wait_for(Option::is_some).await.map(|known| *known);
-        known.ok().flatten().and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(LEAST_MTU)
+        let known = mtu.wait_for(|known| known.contains_key(&lane)).await;
+        known
+            .ok()
+            .and_then(|known| known.get(&lane).copied())
+            .and_then(|mtu| u16::try_from(mtu).ok())
+            .unwrap_or(LEAST_MTU)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NetworkId, Arc<OnceCell<String>>>> {

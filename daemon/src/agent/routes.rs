@@ -20,7 +20,7 @@ use raftup_proto::{
     id::NodeId,
     peer::{DeafTo, NodeInfo},
     unit::UnixMillis,
-    view::{PeerItem, Revision, View},
+    view::{Lane, PeerItem, Revision, View},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -32,7 +32,7 @@ use tracing::{debug, info, warn};
 use crate::{
     dns::Resolver,
     fabric::{
-        self, Fabric,
+        self, Fabric, Wiring,
         bridges::Bridges,
         wire::{Keys, LinkStatus, TunnelSpec, Wire},
     },
@@ -83,7 +83,7 @@ pub struct RoutesConfig {
 pub struct Routes {
     again: Arc<Notify>,
     problems: watch::Receiver<Vec<String>>,
-    mtu: watch::Receiver<Option<u32>>,
+    mtu: watch::Receiver<BTreeMap<Lane, u32>>,
     task: JoinHandle<()>,
 }
 
@@ -98,7 +98,7 @@ impl Routes {
     pub fn start(config: RoutesConfig) -> anyhow::Result<Self> {
         let again = Arc::new(Notify::new());
         let (problems, problems_now) = watch::channel(Vec::new());
-        let (mtu, mtu_now) = watch::channel(None);
+        let (mtu, mtu_now) = watch::channel(BTreeMap::new());
         let bridges = Bridges::start().context("following the host's links")?;
         let ways = fabric::Guard::start().context("following the host's routes")?;
         let rules = mesh::Guard::start().context("following the host's rules")?;
@@ -135,9 +135,9 @@ impl Routes {
         self.problems.clone()
     }
 
-    /// Largest packet of a container on a network of ours, once the link to other nodes is up. Networks need it when
-    /// they are made.
-    pub fn mtu(&self) -> watch::Receiver<Option<u32>> {
+    /// Largest packet of a container on the networks of each lane to other nodes that is up. Networks need it when they
+    /// are made.
+    pub fn mtu(&self) -> watch::Receiver<BTreeMap<Lane, u32>> {
         self.mtu.clone()
     }
 }
@@ -170,7 +170,7 @@ struct Applier {
     found: Vec<String>,
     /// Nodes whose links were silent when they were last looked at, and what to say if they are again.
     silent: BTreeMap<NodeId, String>,
-    mtu: watch::Sender<Option<u32>>,
+    mtu: watch::Sender<BTreeMap<Lane, u32>>,
 }
 
 impl Applier {
@@ -234,7 +234,7 @@ impl Applier {
                         waits_for_leader = false;
                         self.calm().await;
                     }
-                    () = self.ways.disturbed(self.fabric.index()) => {
+                    () = self.ways.disturbed(self.fabric.indices()) => {
                         warn!("someone else has removed links or routes of ours; they are put back");
                         waits_for_leader = false;
                         self.calm().await;
@@ -269,8 +269,7 @@ impl Applier {
                 let (spec, now) = self.tunnel(view, me);
                 self.wire.begin(&spec, now).await?;
             }
-            let wiring = self.fabric.wiring(view, cluster, me).await?;
-            self.mtu.send_replace(Some(wiring.mtu()));
+            self.tell_mtu(&self.fabric.wirings(view, cluster, me).await?);
             // Sockets are this process's own: there are none of the earlier one.
             let mut problems = self.mesh.hold(&Table::of(view, cluster, me, &BTreeSet::new())).await;
             problems.extend(self.names.begin(view, cluster.pool, gateways(view, me)).await?);
@@ -293,9 +292,9 @@ impl Applier {
             let (spec, now) = self.tunnel(view, me);
             self.wire.set(&spec, now).await?;
         }
-        let wiring = self.fabric.wiring(view, cluster, me).await?;
-        self.fabric.apply(&wiring).await?;
-        self.mtu.send_replace(Some(wiring.mtu()));
+        let wirings = self.fabric.wirings(view, cluster, me).await?;
+        self.fabric.apply(&wirings).await?;
+        self.tell_mtu(&wirings);
         let unreachable = self.unreachable.borrow().clone();
         let mut problems = self.mesh.apply(Table::of(view, cluster, me, &unreachable)).await?;
         problems.extend(self.names.set(view, cluster.pool, gateways(view, me)).await?);
@@ -343,6 +342,10 @@ impl Applier {
         let lasting = lasting.map(|(_, text)| text.clone()).collect();
         self.silent = now;
         self.tell(lasting);
+    }
+
+    fn tell_mtu(&self, wirings: &[Wiring]) {
+        self.mtu.send_replace(wirings.iter().map(|wiring| (wiring.lane(), wiring.mtu())).collect());
     }
 
     fn tell(&self, links: Vec<String>) {

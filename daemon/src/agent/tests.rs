@@ -63,7 +63,7 @@ fn config(dir: &Path) -> AgentConfig {
 impl Node {
     fn start(dir: &Path, engine: &(impl Engine + Clone)) -> Self {
         let (agent, ends) = Agent::build(config(dir), Arc::new(engine.clone()), Arc::new(NoCredentials));
-        agent.mtu.send_replace(Some(1400));
+        agent.mtu.send_replace([(Lane::Main, 1400)].into());
         Self { agent, ends }
     }
 
@@ -319,14 +319,14 @@ async fn networks_of_others_are_left_alone() {
     let mut web = task(1, "sleep 10000");
     web.networks = vec![(item.network, "10.99.32.70".parse().unwrap())];
     // The task comes before its network, and before the packet size is known.
-    node.agent.mtu.send_replace(None);
+    node.agent.mtu.send_replace(Default::default());
     node.tell_tasks(&[&web]);
     let status = node.until(&web, |status| status.message.is_some()).await;
     assert_eq!(status.message.unwrap(), format!("network {} is not there yet", item.network));
     node.tell([Item::Network(item.clone()), Item::Task(Box::new(web.clone()))]);
     sleep(Duration::from_secs(10)).await;
     assert_eq!(engine.networks().await.unwrap().len(), 1);
-    node.agent.mtu.send_replace(Some(1400));
+    node.agent.mtu.send_replace([(Lane::Main, 1400)].into());
     node.until_state(&web, TaskState::Running).await;
     let names: Vec<_> = engine.networks().await.unwrap().into_iter().map(|network| network.name).collect();
     assert_eq!(names, ["shop_net1".to_owned(), format!("shop_net1_{}", item.network)]);

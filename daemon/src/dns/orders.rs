@@ -89,6 +89,7 @@ mod tests {
             subnet: "10.64.32.0/19".parse().unwrap(),
             internal: false,
             attachable: false,
+            plain: false,
         })
     }
 

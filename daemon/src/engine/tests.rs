@@ -49,6 +49,7 @@ pub(crate) fn network(number: u64) -> NetworkItem {
         subnet: format!("10.99.{}.0/19", number * 32).parse().unwrap(),
         internal: false,
         attachable: false,
+        plain: false,
     }
 }
 

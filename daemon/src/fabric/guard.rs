@@ -7,7 +7,7 @@
 
 use std::io;
 
-use raftup_proto::view::{FABRIC_DEVICE, WIRE_DEVICE};
+use raftup_proto::view::{Lane, WIRE_DEVICE};
 use rtnetlink::{
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
@@ -40,17 +40,17 @@ impl Guard {
         self.0.settle();
     }
 
-    /// Returns when someone has taken away what is ours; `index` is that of the fabric's device. Cancel-safe.
-    pub async fn disturbed(&mut self, index: Option<u32>) {
-        self.0.heard(|messages| takes_away(messages, index)).await;
+    /// Returns when someone has taken away what is ours; `indices` are those of the lanes' devices. Cancel-safe.
+    pub async fn disturbed(&mut self, indices: Vec<u32>) {
+        self.0.heard(|messages| takes_away(messages, &indices)).await;
     }
 }
 
 /// One of the messages says that something of ours is gone.
-fn takes_away(mut messages: &[u8], index: Option<u32>) -> bool {
+fn takes_away(mut messages: &[u8], indices: &[u32]) -> bool {
     while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(messages) {
         if let NetlinkPayload::InnerMessage(message) = &message.payload
-            && is_loss(message, index)
+            && is_loss(message, indices)
         {
             return true;
         }
@@ -63,8 +63,8 @@ fn takes_away(mut messages: &[u8], index: Option<u32>) -> bool {
     false
 }
 
-fn is_loss(message: &RouteNetlinkMessage, index: Option<u32>) -> bool {
-    let ours = |name: &str| name == FABRIC_DEVICE || name == WIRE_DEVICE;
+fn is_loss(message: &RouteNetlinkMessage, indices: &[u32]) -> bool {
+    let ours = |name: &str| name == WIRE_DEVICE || Lane::ALL.iter().any(|lane| lane.device() == name);
     match message {
         RouteNetlinkMessage::DelLink(link) => named(&link.attributes).is_some_and(ours),
         // The kernel does not tell of each route that goes with a device that is set down.
@@ -77,9 +77,9 @@ fn is_loss(message: &RouteNetlinkMessage, index: Option<u32>) -> bool {
                 _ => false,
             })
         }
-        RouteNetlinkMessage::DelNeighbour(neighbour) => Some(neighbour.header.ifindex) == index,
+        RouteNetlinkMessage::DelNeighbour(neighbour) => indices.contains(&neighbour.header.ifindex),
         RouteNetlinkMessage::DelRoute(route) => route.attributes.iter().any(|attribute| match attribute {
-            RouteAttribute::Oif(device) => Some(*device) == index,
+            RouteAttribute::Oif(device) => indices.contains(device),
             _ => false,
         }),
         RouteNetlinkMessage::DelRule(rule) => rule.attributes.iter().any(|attribute| match attribute {
@@ -147,10 +147,12 @@ mod tests {
         let lost = [
             DelLink(link("ru-fabric", LinkFlags::Up)),
             DelLink(link("ru-wire", LinkFlags::Up)),
+            DelLink(link("ru-plain", LinkFlags::Up)),
             NewLink(link("ru-fabric", LinkFlags::empty())),
             DelAddress(address("ru-fabric")),
             DelNeighbour(neighbour(7)),
             DelRoute(route(7)),
+            DelRoute(route(9)),
             DelRule(rule(7238)),
         ];
         let others = [
@@ -166,14 +168,14 @@ mod tests {
         let mut all = Vec::new();
         for message in others {
             let message = bytes(message);
-            assert!(!takes_away(&message, Some(7)), "{message:?}");
+            assert!(!takes_away(&message, &[7, 9]), "{message:?}");
             all.extend(message);
         }
-        assert!(!takes_away(&all, Some(7)));
+        assert!(!takes_away(&all, &[7, 9]));
         for message in lost {
             let message = bytes(message);
-            assert!(takes_away(&message, Some(7)), "{message:?}");
-            assert!(takes_away(&[all.clone(), message].concat(), Some(7)));
+            assert!(takes_away(&message, &[7, 9]), "{message:?}");
+            assert!(takes_away(&[all.clone(), message].concat(), &[7, 9]));
         }
     }
 }

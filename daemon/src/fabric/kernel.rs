@@ -2,7 +2,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "the kernel has many attributes and we need few of them")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr},
 };
@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use raftup_proto::{
     api::FabricMode,
-    view::{ClusterItem, FABRIC_DEVICE, PeerItem, RETURN_MARK, RETURN_MASK, View, WIRE_DEVICE},
+    view::{ClusterItem, Lane, PeerItem, RETURN_MARK, RETURN_MASK, View, WIRE_DEVICE},
 };
 use rtnetlink::{
     Handle, IpVersion, LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder, new_connection,
@@ -32,7 +32,7 @@ use super::{
     bridges::{set_forwarding_sysctls, set_sysctl},
     cpus::spread,
     underlay::wire_mtu,
-    wiring::{Device, Entry, VNI},
+    wiring::{Device, Entry},
 };
 
 /// Places of our routing rules among the host's: after `local`, before `main`.
@@ -51,6 +51,9 @@ const MAIN_TABLE: u32 = 254;
 
 /// A device that is there for a moment, to see whether it can be.
 const PROBE: &str = "ru-probe";
+
+/// Its VXLAN network id; nothing is ever sent with it.
+const PROBE_VNI: u32 = 7237;
 
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
@@ -85,8 +88,8 @@ fn step<'a>(step: impl Into<String> + 'a) -> impl FnOnce(rtnetlink::Error) -> Fa
 pub struct Fabric {
     handle: Handle,
     connection: JoinHandle<()>,
-    /// What is in the kernel; none if it must be read.
-    known: Option<Known>,
+    /// What of a lane is in the kernel, and none where nothing is; a lane that is not here must be read.
+    known: BTreeMap<Lane, Option<Known>>,
 }
 
 #[derive(Debug)]
@@ -106,36 +109,33 @@ impl Fabric {
     /// Errors: no netlink socket.
     pub fn open() -> Result<Self, FabricError> {
         let (connection, handle, _) = new_connection().map_err(FabricError::Socket)?;
-        Ok(Self { handle, connection: tokio::spawn(connection), known: None })
+        Ok(Self { handle, connection: tokio::spawn(connection), known: BTreeMap::new() })
     }
 
     /// The kernel may have been changed by others: read it again before the next change.
     pub fn forget(&mut self) {
-        self.known = None;
+        self.known.clear();
     }
 
-    /// The device's number, once it is there.
-    pub fn index(&self) -> Option<u32> {
-        self.known.as_ref().map(|known| known.index)
+    /// Numbers of the lanes' devices that are there.
+    pub fn indices(&self) -> Vec<u32> {
+        self.known.values().flatten().map(|known| known.index).collect()
     }
 
-    /// What `me` needs to reach the others. Where the fabric is encrypted, the device of the encrypted links must be there
+    /// What `me` needs to reach the others, lane by lane. Where the fabric is encrypted, the device of the encrypted links must be there
     /// and is set. Cost: one listing of the host's addresses.
-    pub async fn wiring(
+    pub async fn wirings(
         &self,
         view: &View,
         cluster: &ClusterItem,
         me: &PeerItem,
-    ) -> Result<Wiring, FabricError> {
+    ) -> Result<Vec<Wiring>, FabricError> {
         let mtu = self.link_mtu(me.underlay).await?;
-        let underlay = match cluster.fabric {
-            FabricMode::Plain => Underlay::plain(view, me, mtu),
-            FabricMode::Wireguard => {
-                self.settle_wire(cluster, me, wire_mtu(mtu)).await?;
-                Underlay::wire(view, me, mtu)
-            }
-        };
-        Ok(Wiring::of(view, me, &underlay))
+        if cluster.fabric == FabricMode::Wireguard {
+            self.settle_wire(cluster, me, wire_mtu(mtu)).await?;
+        }
+        let underlay = |lane| Underlay::of(lane, cluster.fabric, view, me, mtu);
+        Ok(view.lanes().into_iter().map(|lane| Wiring::of(view, me, lane, &underlay(lane))).collect())
     }
 
     /// Address and size of the device of the encrypted links, and up.
@@ -150,9 +150,20 @@ impl Fabric {
         setting.map_err(step("setting the device of the encrypted links up"))
     }
 
-    /// Makes it so. After an error, the next call reads the kernel anew; what was done before it stays.
-    pub async fn apply(&mut self, wiring: &Wiring) -> Result<(), FabricError> {
-        let mut known = match self.known.take() {
+    /// Makes it so: these lanes, and no others. After an error, the next call reads the kernel anew; what was done before
+    /// it stays.
+    pub async fn apply(&mut self, wirings: &[Wiring]) -> Result<(), FabricError> {
+        for lane in Lane::ALL {
+            match wirings.iter().find(|wiring| wiring.lane() == lane) {
+                Some(wiring) => self.lay(wiring).await?,
+                None => self.clear(lane).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn lay(&mut self, wiring: &Wiring) -> Result<(), FabricError> {
+        let mut known = match self.known.remove(&wiring.lane()).flatten() {
             Some(known) if known.device == wiring.device => known,
             Some(_) | None => self.adopt(&wiring.device).await?,
         };
@@ -164,13 +175,29 @@ impl Fabric {
             self.add(known.index, *entry).await?;
         }
         known.entries.clone_from(&wiring.entries);
-        self.known = Some(known);
+        self.known.insert(wiring.lane(), Some(known));
+        Ok(())
+    }
+
+    /// Removes a lane's device with all that is on it, and its routing rules.
+    async fn clear(&mut self, lane: Lane) -> Result<(), FabricError> {
+        if self.known.get(&lane).is_some_and(Option::is_none) {
+            return Ok(());
+        }
+        self.known.remove(&lane);
+        for entry in self.read_rules(lane).await? {
+            self.remove(0, entry).await?;
+        }
+        if let Some(link) = self.link(lane.device()).await? {
+            self.delete_device(lane, link.header.index).await?;
+        }
+        self.known.insert(lane, None);
         Ok(())
     }
 
     /// Whether the kernel makes VXLAN devices: one is made, without a way to anywhere, and removed. Errors: it does not.
     pub async fn try_vxlan(&self) -> Result<(), FabricError> {
-        let probe = LinkVxlan::new(PROBE, VNI + 1).build();
+        let probe = LinkVxlan::new(PROBE, PROBE_VNI).build();
         self.try_device(probe).await.map_err(step("making a device (VXLAN)"))
     }
 
@@ -192,44 +219,40 @@ impl Fabric {
         }
     }
 
-    /// Removes the device with all that is on it, and the routing rules.
+    /// Removes all lanes.
     pub async fn remove_all(&mut self) -> Result<(), FabricError> {
-        self.known = None;
-        for entry in self.read_rules().await? {
-            self.remove(0, entry).await?;
-        }
-        match self.link(FABRIC_DEVICE).await? {
-            Some(link) => self.delete_device(link.header.index).await,
-            None => Ok(()),
-        }
+        self.forget();
+        self.apply(&[]).await
     }
 
     /// The device as wanted, made or corrected, and what is on it.
     async fn adopt(&self, device: &Device) -> Result<Known, FabricError> {
         set_sysctl("ip_forward", "1");
-        if let Some(link) = self.link(FABRIC_DEVICE).await? {
+        let name = device.lane.device();
+        if let Some(link) = self.link(name).await? {
             if same_tunnel(&link, device) {
-                debug!("device of an earlier run is taken over");
+                debug!(device = name, "device of an earlier run is taken over");
             } else {
-                info!(device = FABRIC_DEVICE, "device differs from what is wanted and is made anew");
-                self.delete_device(link.header.index).await?;
+                info!(device = name, "device differs from what is wanted and is made anew");
+                self.delete_device(device.lane, link.header.index).await?;
                 self.create_device(device).await?;
             }
         } else {
             self.create_device(device).await?;
         }
-        let index = self.link(FABRIC_DEVICE).await?.ok_or(FabricError::Gone(FABRIC_DEVICE))?.header.index;
+        let index = self.link(name).await?.ok_or(FabricError::Gone(name))?.header.index;
         let message =
             LinkUnspec::new_with_index(index).mtu(device.mtu).address(device.mac.to_vec()).up().build();
-        self.handle.link().change(message).execute().await.map_err(step("setting the fabric's device up"))?;
-        set_forwarding_sysctls(FABRIC_DEVICE);
-        spread(FABRIC_DEVICE);
-        let entries = self.read(index).await?;
+        let setting = self.handle.link().change(message).execute().await;
+        setting.map_err(step(format!("setting device `{name}` up")))?;
+        set_forwarding_sysctls(name);
+        spread(name);
+        let entries = self.read(device.lane, index).await?;
         Ok(Known { index, device: device.clone(), entries })
     }
 
     async fn create_device(&self, device: &Device) -> Result<(), FabricError> {
-        let mut builder = LinkVxlan::new(FABRIC_DEVICE, VNI)
+        let mut builder = LinkVxlan::new(device.lane.device(), device.lane.vni())
             .port(device.port)
             .learning(false)
             .address(device.mac.to_vec())
@@ -240,12 +263,12 @@ impl Fabric {
             None => builder,
         };
         let made = self.handle.link().add(builder.build()).execute().await;
-        made.map_err(step("making the fabric's device (VXLAN)"))
+        made.map_err(step(format!("making device `{}` (VXLAN)", device.lane.device())))
     }
 
-    async fn delete_device(&self, index: u32) -> Result<(), FabricError> {
+    async fn delete_device(&self, lane: Lane, index: u32) -> Result<(), FabricError> {
         gone_is_fine(self.handle.link().del(index).execute().await)
-            .map_err(step("removing the fabric's device"))
+            .map_err(step(format!("removing device `{}`", lane.device())))
     }
 
     async fn link(&self, name: &str) -> Result<Option<LinkMessage>, FabricError> {
@@ -347,9 +370,9 @@ impl Fabric {
         gone_is_fine(done).map_err(step(format!("removing {entry:?}")))
     }
 
-    /// All entries in the kernel that are ours.
-    async fn read(&self, index: u32) -> Result<BTreeSet<Entry>, FabricError> {
-        let mut entries = self.read_rules().await?;
+    /// All entries of a lane in the kernel.
+    async fn read(&self, lane: Lane, index: u32) -> Result<BTreeSet<Entry>, FabricError> {
+        let mut entries = self.read_rules(lane).await?;
         let addresses = self.handle.address().get().set_link_index_filter(index).execute();
         let addresses: Vec<_> = addresses.try_collect().await.map_err(step("listing addresses"))?;
         entries.extend(addresses.iter().filter_map(address_entry));
@@ -365,10 +388,14 @@ impl Fabric {
         Ok(entries)
     }
 
-    async fn read_rules(&self) -> Result<BTreeSet<Entry>, FabricError> {
+    async fn read_rules(&self, lane: Lane) -> Result<BTreeSet<Entry>, FabricError> {
         let rules = self.handle.rule().get(IpVersion::V4).execute();
         let rules: Vec<_> = rules.try_collect().await.map_err(step("listing routing rules"))?;
-        Ok(rules.iter().filter_map(rule_entry).collect())
+        let of_lane = |entry: &Entry| match entry {
+            Entry::ReturnRule { mark } => Lane::of_return_mark(*mark) == lane,
+            _ => lane == Lane::Main,
+        };
+        Ok(rules.iter().filter_map(rule_entry).filter(of_lane).collect())
     }
 }
 
@@ -391,7 +418,7 @@ fn same_tunnel(link: &LinkMessage, device: &Device) -> bool {
         _ => None,
     });
     local == device.local
-        && infos.contains(&InfoVxlan::Id(VNI))
+        && infos.contains(&InfoVxlan::Id(device.lane.vni()))
         && infos.contains(&InfoVxlan::Port(device.port))
         && infos.contains(&InfoVxlan::Learning(false))
 }

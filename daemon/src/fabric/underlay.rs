@@ -1,13 +1,15 @@
 //! What the tunnels between nodes run over.
 //!
-//! With encryption, the addresses here are those inside of the encrypted links, and the size is theirs. Nothing else in
-//! the fabric knows the difference.
+//! With encryption, the addresses of the main lane are those inside of the encrypted links, and the size is theirs; the
+//! plain lane beside it goes right over the link between hosts, to the port that WireGuard has. Nothing else in the fabric
+//! knows the difference.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use raftup_proto::{
+    api::FabricMode,
     id::NodeId,
-    view::{PeerItem, View, WIRE_PORT},
+    view::{Lane, PLAIN_PORT, PeerItem, View, WIRE_PORT},
 };
 
 /// Bytes that VXLAN puts around a packet, its own and the inner Ethernet header included, over IPv4.
@@ -26,7 +28,7 @@ pub const LEAST_LINK_MTU: u32 = 1280;
 /// Largest packet of a link that is not known, because none of this node's devices has its address.
 const USUAL_MTU: u32 = 1500;
 
-/// Where tunnels start and end.
+/// Where the tunnels of a lane start and end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Underlay {
     /// Address of this node that tunnels start from; none where none of its devices has it (behind a NAT).
@@ -40,9 +42,20 @@ pub struct Underlay {
 }
 
 impl Underlay {
-    /// Tunnels right on the link between hosts. `link_mtu` is that of the device with this node's address, if there
-    /// is one.
-    pub fn plain(view: &View, me: &PeerItem, link_mtu: Option<u32>) -> Self {
+    /// That of a lane in a fabric. `link_mtu` is that of the device with this node's address, if there is one.
+    pub fn of(lane: Lane, fabric: FabricMode, view: &View, me: &PeerItem, link_mtu: Option<u32>) -> Self {
+        match (fabric, lane) {
+            (FabricMode::Wireguard, Lane::Main) => Self::wire(view, me, link_mtu),
+            // On this host the fabric's port is WireGuard's; rules lead to this one what comes to it.
+            (FabricMode::Wireguard, Lane::Plain) => {
+                Self { port: PLAIN_PORT, ..Self::plain(view, me, link_mtu) }
+            }
+            (FabricMode::Plain, _) => Self::plain(view, me, link_mtu),
+        }
+    }
+
+    /// Tunnels right on the link between hosts.
+    fn plain(view: &View, me: &PeerItem, link_mtu: Option<u32>) -> Self {
         let overhead = if me.underlay.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
         let others = view.peers().filter(|peer| peer.node != me.node);
         Self {
@@ -54,7 +67,7 @@ impl Underlay {
     }
 
     /// Tunnels inside of the encrypted links.
-    pub fn wire(view: &View, me: &PeerItem, link_mtu: Option<u32>) -> Self {
+    fn wire(view: &View, me: &PeerItem, link_mtu: Option<u32>) -> Self {
         let others = view.peers().filter(|peer| peer.node != me.node);
         Self {
             own: Some(me.wire().into()),

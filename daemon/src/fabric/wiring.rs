@@ -8,16 +8,14 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use raftup_proto::view::{PeerItem, View};
+use raftup_proto::view::{Lane, PeerItem, View};
 
 use super::Underlay;
 
-/// VXLAN network id of every fabric.
-pub(super) const VNI: u32 = 7238;
-
-/// The device that leads to the other nodes.
+/// The device of a lane, which leads to the other nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device {
+    pub(super) lane: Lane,
     /// UDP port that it listens on.
     pub(super) port: u16,
     /// Address that its packets come from; the kernel chooses where none is given.
@@ -49,7 +47,7 @@ pub(super) enum Entry {
     GateEnd,
 }
 
-/// All of it.
+/// All of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wiring {
     pub(super) device: Device,
@@ -57,22 +55,36 @@ pub struct Wiring {
 }
 
 impl Wiring {
-    /// What node `me` needs to reach the others of `view`.
-    pub fn of(view: &View, me: &PeerItem, underlay: &Underlay) -> Self {
-        let device =
-            Device { port: underlay.port, local: underlay.own, mtu: underlay.mtu, mac: me.fabric_mac() };
-        let mut entries = BTreeSet::from([Entry::Address(me.fabric), Entry::Gate, Entry::GateEnd]);
-        for network in view.networks() {
+    /// What node `me` needs to reach the others of `view` on the networks of a lane.
+    pub fn of(view: &View, me: &PeerItem, lane: Lane, underlay: &Underlay) -> Self {
+        let (port, local, mtu) = (underlay.port, underlay.own, underlay.mtu);
+        let device = Device { lane, port, local, mtu, mac: me.fabric_mac(lane) };
+        // On each device: what this node itself sends there has an address that the other end can answer.
+        let mut entries = BTreeSet::from([Entry::Address(me.fabric)]);
+        if lane == Lane::Main {
+            entries.extend([Entry::Gate, Entry::GateEnd]);
+        }
+        for network in view.networks().filter(|network| network.lane() == lane) {
             // Nobody has these addresses; the route makes this host answer for them, and rules re-aim the packets.
             entries.insert(Entry::Route { to: network.vips(), via: None, from: me.fabric });
         }
+        let plain: Vec<Ipv4Net> =
+            view.networks().filter(|network| network.plain).map(|network| network.subnet).collect();
+        let on_lane = |block: &Ipv4Net| plain.iter().any(|net| net.contains(block)) == (lane == Lane::Plain);
         for peer in view.peers() {
             if let Some(&(to, port)) = underlay.ends.get(&peer.node) {
                 let port = (port != underlay.port).then_some(port);
-                entries.extend(toward(peer, me, to, port));
+                entries.extend(toward(peer, me, lane, to, port));
+                let blocks = peer.homes().filter(|block| !me.blocks.contains(block) && on_lane(block));
+                entries.extend(blocks.map(|to| Entry::Route { to, via: Some(peer.fabric), from: me.fabric }));
             }
         }
         Self { device, entries }
+    }
+
+    /// Whose networks it is for.
+    pub fn lane(&self) -> Lane {
+        self.device.lane
     }
 
     /// Largest packet of a container.
@@ -81,19 +93,19 @@ impl Wiring {
     }
 }
 
-/// What leads to one peer and its blocks.
-fn toward(peer: &PeerItem, me: &PeerItem, to: IpAddr, port: Option<u16>) -> Vec<Entry> {
-    let (address, mac, from) = (peer.fabric, peer.fabric_mac(), me.fabric);
-    let mark = peer.return_mark();
+/// What leads to one peer. Its own address is reached by the main lane alone.
+fn toward(peer: &PeerItem, me: &PeerItem, lane: Lane, to: IpAddr, port: Option<u16>) -> Vec<Entry> {
+    let (address, mac) = (peer.fabric, peer.fabric_mac(lane));
+    let mark = peer.return_mark(lane);
     let mut entries = vec![
         Entry::Neighbour { address, mac },
         Entry::Tunnel { mac, to, port },
-        Entry::Route { to: Ipv4Net::from(address), via: None, from },
         Entry::ReturnTable { mark, via: address },
         Entry::ReturnRule { mark },
     ];
-    let blocks = peer.homes().filter(|block| !me.blocks.contains(block));
-    entries.extend(blocks.map(|to| Entry::Route { to, via: Some(address), from }));
+    if lane == Lane::Main {
+        entries.push(Entry::Route { to: Ipv4Net::from(address), via: None, from: me.fabric });
+    }
     entries
 }
 
@@ -101,6 +113,7 @@ fn toward(peer: &PeerItem, me: &PeerItem, to: IpAddr, port: Option<u16>) -> Vec<
 mod tests {
     use expect_test::{Expect, expect};
     use raftup_proto::{
+        api::FabricMode,
         id::{NetworkId, NodeId},
         view::{Item, NetworkItem, Revision, WIRE_PORT},
     };
@@ -124,22 +137,30 @@ mod tests {
         }
     }
 
-    fn view(peers: Vec<PeerItem>) -> View {
-        let network = NetworkItem {
-            network: NetworkId::from_random(7),
+    fn network(number: u64, subnet: &str, plain: bool) -> NetworkItem {
+        NetworkItem {
+            network: NetworkId::from_random(number),
             stack: "shop".parse().unwrap(),
             name: "default".parse().unwrap(),
-            subnet: "10.64.32.0/19".parse().unwrap(),
+            subnet: subnet.parse().unwrap(),
             internal: false,
             attachable: false,
-        };
-        let items = peers.into_iter().map(Item::Peer).chain([Item::Network(network)]);
-        View::of(Revision(1), items)
+            plain,
+        }
+    }
+
+    fn view(peers: Vec<PeerItem>) -> View {
+        let networks = [Item::Network(network(7, "10.64.32.0/19", false))];
+        View::of(Revision(1), peers.into_iter().map(Item::Peer).chain(networks))
+    }
+
+    fn wiring_over(fabric: FabricMode, view: &View, lane: Lane, link_mtu: Option<u32>) -> Wiring {
+        let me = view.peers().next().unwrap();
+        Wiring::of(view, me, lane, &Underlay::of(lane, fabric, view, me, link_mtu))
     }
 
     fn wiring(view: &View) -> Wiring {
-        let me = view.peers().next().unwrap();
-        Wiring::of(view, me, &Underlay::plain(view, me, Some(1500)))
+        wiring_over(FabricMode::Plain, view, Lane::Main, Some(1500))
     }
 
     fn check(wiring: &Wiring, expected: Expect) {
@@ -152,7 +173,7 @@ mod tests {
         check(
             &wiring(&view(vec![peer(1, &["10.64.32.0/26"]), peer(2, &["10.64.32.64/26"])])),
             expect![[r#"
-                Device { port: 7239, local: Some(192.0.2.1), mtu: 1450, mac: [2, 114, 10, 64, 0, 1] }
+                Device { lane: Main, port: 7239, local: Some(192.0.2.1), mtu: 1450, mac: [2, 114, 10, 64, 0, 1] }
                 Address(10.64.0.1)
                 Neighbour { address: 10.64.0.2, mac: [2, 114, 10, 64, 0, 2] }
                 Tunnel { mac: [2, 114, 10, 64, 0, 2], to: 192.0.2.2, port: None }
@@ -178,21 +199,54 @@ mod tests {
     #[test]
     fn a_size_follows_from_the_link_and_what_is_put_around() {
         let view = view(vec![peer(1, &[])]);
-        let me = view.peers().next().unwrap();
-        let wire = |link| Wiring::of(&view, me, &Underlay::wire(&view, me, link)).mtu();
+        let over = |lane, link| wiring_over(FabricMode::Wireguard, &view, lane, link).mtu();
+        let wire = |link| over(Lane::Main, link);
         assert_eq!(wiring(&view).mtu(), 1450);
         assert_eq!((wire(Some(1500)), wire(Some(9000)), wire(None)), (1370, 8870, 1370));
+        assert_eq!(over(Lane::Plain, Some(1500)), 1450);
     }
 
     #[test]
     fn with_encryption_tunnels_end_inside_of_the_links() {
         let view = view(vec![peer(1, &[]), peer(2, &[])]);
-        let me = view.peers().next().unwrap();
-        let wiring = Wiring::of(&view, me, &Underlay::wire(&view, me, Some(1500)));
+        let wiring = wiring_over(FabricMode::Wireguard, &view, Lane::Main, Some(1500));
         let device = (wiring.device.port, wiring.device.local);
         assert_eq!(device, (WIRE_PORT, Some("10.64.16.1".parse().unwrap())));
         let mac = [2, 114, 10, 64, 0, 2];
         let tunnel = Entry::Tunnel { mac, to: "10.64.16.2".parse().unwrap(), port: None };
         assert!(wiring.entries.contains(&tunnel), "{:?}", wiring.entries);
+    }
+
+    /// Blocks and virtual addresses are behind the device of their network's lane, and no other.
+    #[test]
+    fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
+        let blocks = ["10.64.32.64/26", "10.64.64.64/26"];
+        let mut other = peer(2, &blocks);
+        other.fabric_port = 9000;
+        let mut view = view(vec![peer(1, &["10.64.32.0/26"]), other]);
+        assert_eq!(view.lanes(), [Lane::Main]);
+        let plain = Item::Network(network(8, "10.64.64.0/19", true));
+        view.put(plain);
+        assert_eq!(view.lanes(), Lane::ALL);
+        check(
+            &wiring_over(FabricMode::Wireguard, &view, Lane::Plain, Some(1500)),
+            expect![[r#"
+            Device { lane: Plain, port: 7241, local: Some(192.0.2.1), mtu: 1450, mac: [2, 115, 10, 64, 0, 1] }
+            Address(10.64.0.1)
+            Neighbour { address: 10.64.0.2, mac: [2, 115, 10, 64, 0, 2] }
+            Tunnel { mac: [2, 115, 10, 64, 0, 2], to: 192.0.2.2, port: Some(9000) }
+            Route { to: 10.64.64.64/26, via: Some(10.64.0.2), from: 10.64.0.1 }
+            Route { to: 10.64.95.0/24, via: None, from: 10.64.0.1 }
+            ReturnTable { mark: 1916305410, via: 10.64.0.2 }
+            ReturnRule { mark: 1916305410 }
+        "#]],
+        );
+        let main = wiring_over(FabricMode::Wireguard, &view, Lane::Main, Some(1500));
+        let routes = |wiring: &Wiring| -> BTreeSet<Ipv4Net> {
+            let to = |entry: &Entry| if let Entry::Route { to, .. } = entry { Some(*to) } else { None };
+            wiring.entries.iter().filter_map(to).collect()
+        };
+        let expected = ["10.64.0.2/32", blocks[0], "10.64.63.0/24"];
+        assert_eq!(routes(&main), expected.map(|net| net.parse().unwrap()).into());
     }
 }

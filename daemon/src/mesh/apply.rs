@@ -177,7 +177,7 @@ pub async fn try_rules() -> Result<(), MeshError> {
 const TRIAL: &str = "table ip raftup-trial {
     map verdicts { type ipv4_addr : verdict; }
     chain picked { dnat to numgen random mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }; }
-    chain early { type filter hook prerouting priority -300; udp dport 1 notrack; ct original zone set 1; }
+    chain early { type filter hook prerouting priority -300; udp dport 1 @th,64,56 1 udp dport set 2 notrack; ct original zone set 1; }
     chain arriving { type nat hook prerouting priority -101; ip daddr vmap @verdicts; fib daddr type local jump picked; }
     chain passing { type filter hook forward priority -1; ct state established accept; reject with icmp admin-prohibited; }
     chain leaving { type nat hook postrouting priority 99; masquerade; }
@@ -233,8 +233,10 @@ mod tests {
             homes: BTreeSet::new(),
             attached: BTreeMap::new(),
             outgoing: BTreeSet::new(),
+            lanes: Vec::new(),
             peers: Vec::new(),
             nodes: BTreeSet::new(),
+            ends: BTreeSet::new(),
             virtuals: BTreeMap::new(),
             published: BTreeMap::from([((None, (Protocol::Tcp, port)), published)]),
             draws: Default::default(),

@@ -16,13 +16,17 @@ pub(super) const TABLE: &str = "filter";
 pub(super) const CHAINS: [&str; 3] = [CHAIN, "FORWARD", "INPUT"];
 
 /// From the fabric to anywhere of ours, and from anywhere to the fabric and our bridges, and the answers to that, which
-/// are Docker's to accept until its rules are flushed; and VXLAN as it comes out of the encrypted links, for which nobody
-/// opens a port.
-const RULES: [(&str, &[&str]); 4] = [
+/// are Docker's to accept until its rules are flushed; and VXLAN within this host, for which nobody opens a port: what our
+/// table let through is not tracked, anything else to these ports would be.
+const RULES: [(&str, &[&str]); 5] = [
     (CHAIN, &["-i", "ru-+", "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"]),
     (CHAIN, &["-i", "ru-fabric", "-j", "ACCEPT"]),
     (CHAIN, &["-o", "ru-+", "-j", "ACCEPT"]),
-    ("INPUT", &["-i", "ru-wire", "-p", "udp", "--dport", "7240", "-j", "ACCEPT"]),
+    (CHAIN, &["-i", "ru-plain", "-j", "ACCEPT"]),
+    (
+        "INPUT",
+        &["-p", "udp", "--dport", "7240:7241", "-m", "conntrack", "--ctstate", "UNTRACKED", "-j", "ACCEPT"],
+    ),
 ];
 
 /// Where Docker jumps to the chain.

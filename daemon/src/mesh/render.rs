@@ -28,7 +28,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::Ipv4Net;
 use raftup_proto::{
     api::FabricMode,
-    view::{FABRIC_DEVICE, RETURN_MARK, RETURN_MASK, TUNNEL_MARK, WIRE_DEVICE, WIRE_PORT},
+    view::{
+        FABRIC_DEVICE, Lane, PLAIN_DEVICE, PLAIN_PORT, RETURN_MARK, RETURN_MASK, TUNNEL_MARK, WIRE_DEVICE,
+        WIRE_PORT,
+    },
 };
 
 use super::{
@@ -73,6 +76,7 @@ impl Ruleset {
                 "drop".to_owned(),
             ],
         );
+        add("from_plain".to_owned(), vec!["oifname vmap @inward".to_owned(), "drop".to_owned()]);
         for network in &table.networks {
             add(format!("from_{}", network.id), from_network(table, network));
             add(format!("to_{}", network.id), to_network(table, network));
@@ -185,9 +189,19 @@ fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
     let targets = table.here.iter().flat_map(|(address, ports)| {
         ports.iter().map(move |(protocol, port)| format!("{address} . {protocol} . {port}"))
     });
+    let plain = table.networks.iter().filter(|network| network.lane == Lane::Plain);
+    let plain = plain.map(|network| network.subnet);
     let itself = table.here.keys().map(|address| format!("{address} . {address}"));
     let mut sets = BTreeMap::from([
         ("nodes", set("type ipv4_addr", &table.nodes)),
+        (
+            "ends",
+            set(
+                "type ipv4_addr . inet_service",
+                table.ends.iter().map(|(address, port)| format!("{address} . {port}")),
+            ),
+        ),
+        ("plain", set("type ipv4_addr; flags interval", plain)),
         ("gateways", set("type ipv4_addr", table.networks.iter().map(|network| network.gateway))),
         (
             "services",
@@ -213,8 +227,14 @@ fn link_maps(table: &Table) -> [(&'static str, Set); 4] {
     let marks = peers().map(|(mac, mark)| (mac, format!("{mark:#010x}")));
     let zones = peers().map(|(mac, mark)| (mac, mark & !RETURN_MASK));
     let bridges = || table.networks.iter().map(|network| (format!("\"{}\"", network.bridge), network.id));
-    let fabric = (format!("\"{FABRIC_DEVICE}\""), "goto from_fabric".to_owned());
-    let origins = bridges().map(|(bridge, id)| (bridge, format!("goto from_{id}"))).chain([fabric]);
+    let lanes = table.lanes.iter().map(|lane| {
+        let chain = match lane {
+            Lane::Main => "from_fabric",
+            Lane::Plain => "from_plain",
+        };
+        (format!("\"{}\"", lane.device()), format!("goto {chain}"))
+    });
+    let origins = bridges().map(|(bridge, id)| (bridge, format!("goto from_{id}"))).chain(lanes);
     let inward = bridges().map(|(bridge, id)| (bridge, format!("goto to_{id}")));
     [
         ("marks", map("typeof ether saddr : meta mark", marks)),
@@ -303,18 +323,18 @@ fn rules(text: String) -> Vec<String> {
 ///
 /// VXLAN itself asks nobody who they are. Without encryption, only nodes' addresses are let through. With it, only what
 /// comes out of the encrypted links, where an address belongs to a key. In both, what a program of this node sends there
-/// by itself is dropped: it lacks the mark that only the fabric's device gives.
+/// by itself is dropped: it lacks the mark that only the lanes' devices give.
 fn tunnel_rules(table: &Table) -> (String, String) {
     let port = table.fabric_port;
     match table.fabric_mode {
         FabricMode::Plain => (
             format!(
-                "udp dport {port} ip saddr @nodes notrack accept
+                "udp dport {port} ip saddr @nodes iifname != \"lo\" notrack accept
              udp dport {port} fib daddr type local drop"
             ),
             format!(
-                "meta mark != {TUNNEL_MARK:#x} udp dport {port} ip daddr @nodes drop
-             meta mark {TUNNEL_MARK:#x} udp dport {port} meta mark set 0 notrack"
+                "meta mark != {TUNNEL_MARK:#x} ip daddr . udp dport @ends drop
+             meta mark {TUNNEL_MARK:#x} ip daddr . udp dport @ends meta mark set 0 notrack"
             ),
         ),
         FabricMode::Wireguard => (
@@ -331,11 +351,55 @@ fn tunnel_rules(table: &Table) -> (String, String) {
     }
 }
 
+/// The same of the plain lane, whose packets go to the port that WireGuard has, and are told from its own by how they begin:
+/// none of those does so (WireGuard, "Protocol & Cryptography": its first four bytes are 1 to 4, then zeroes).
+///
+/// They go on to a port where nothing but that lane listens. So what comes as it is can be no packet of the encrypted
+/// one, whatever it says of itself, and however the kernel has joined datagrams before these rules see them.
+fn plain_rules(table: &Table) -> (String, String) {
+    let port = table.fabric_port;
+    let frame = format!("@th,64,56 {:#016x}", u64::from(VXLAN_FLAGS) << 24 | u64::from(Lane::Plain.vni()));
+    (
+        format!(
+            "udp dport {PLAIN_PORT} fib daddr type local drop
+         udp dport {port} {frame} ip saddr @nodes iifname != \"lo\" fib daddr type local udp dport set {PLAIN_PORT} notrack accept"
+        ),
+        format!(
+            "meta mark != {TUNNEL_MARK:#x} ip daddr . udp dport @ends {frame} drop
+         meta mark {TUNNEL_MARK:#x} ip daddr . udp dport @ends meta mark set 0 notrack"
+        ),
+    )
+}
+
+/// First bytes of a packet of VXLAN: it names a network, and nothing else. Source: RFC 7348, 5.
+const VXLAN_FLAGS: u32 = 0x0800_0000;
+
+/// A lane's device, and the addresses that are no outside clients' there: those of its containers, and on the main lane
+/// those of nodes, which are reached by it.
+fn inside(table: &Table) -> impl Iterator<Item = (&'static str, String)> {
+    table.lanes.iter().map(|lane| match lane {
+        Lane::Main => (FABRIC_DEVICE, table.pool.to_string()),
+        Lane::Plain => (PLAIN_DEVICE, "@plain".to_owned()),
+    })
+}
+
 /// Chains that lead packets of outside clients back the way they came.
 fn path_chains(table: &Table) -> [BaseChain; 4] {
-    let Table { pool, .. } = table;
     let ours = format!("{RETURN_MASK:#x} == {RETURN_MARK:#x}");
-    let (coming, going) = tunnel_rules(table);
+    let (mut coming, mut going) = tunnel_rules(table);
+    if table.has_plain() {
+        let (plain_coming, plain_going) = plain_rules(table);
+        coming = format!("{coming}\n{plain_coming}");
+        going = format!("{going}\n{plain_going}");
+    }
+    let on_lanes = |rule: &dyn Fn((&str, String)) -> String| inside(table).map(rule).collect::<String>();
+    let zones = on_lanes(&|(device, inside)| {
+        format!("iifname \"{device}\" ip saddr != {inside} ct original zone set ether saddr map @zones\n")
+    });
+    let marks = on_lanes(&|(device, inside)| {
+        format!("iifname \"{device}\" ip saddr != {inside} ct state new ct mark set ether saddr map @marks\n")
+    });
+    let marking = on_lanes(&|(device, _)| format!("oifname \"{device}\" meta mark set {TUNNEL_MARK:#x}\n"));
     [
         (
             "early",
@@ -343,7 +407,7 @@ fn path_chains(table: &Table) -> [BaseChain; 4] {
             rules(format!(
                 "{coming}
              iifname {OURS} ip daddr 127.0.0.0/8 drop
-             iifname \"{FABRIC_DEVICE}\" ip saddr != {pool} ct original zone set ether saddr map @zones"
+             {zones}"
             )),
         ),
         ("early_own", "type filter hook output priority -300; policy accept", rules(going)),
@@ -351,15 +415,11 @@ fn path_chains(table: &Table) -> [BaseChain; 4] {
             "returns",
             "type filter hook prerouting priority -150; policy accept",
             rules(format!(
-            "iifname \"{FABRIC_DEVICE}\" ip saddr != {pool} ct state new ct mark set ether saddr map @marks
+                "{marks}
              iifname {OURS} ct direction reply ct mark & {ours} meta mark set ct mark"
-        )),
+            )),
         ),
-        (
-            "marking",
-            "type filter hook postrouting priority -150; policy accept",
-            rules(format!("oifname \"{FABRIC_DEVICE}\" meta mark set {TUNNEL_MARK:#x}")),
-        ),
+        ("marking", "type filter hook postrouting priority -150; policy accept", rules(marking)),
     ]
 }
 
@@ -410,18 +470,29 @@ fn nat_chains(table: &Table) -> Vec<BaseChain> {
 fn filter_chains(table: &Table) -> Vec<BaseChain> {
     let Table { pool, fabric, .. } = table;
     let port_of_ours = "meta l4proto . th dport @published";
+    // What goes through this node on its way to another's fabric comes from a node, from where that node is.
+    let strangers = "ip daddr . udp dport @ends ip saddr != @nodes drop
+             ip daddr . udp dport @ends fib saddr . iif oif missing drop";
     let strangers = match table.fabric_mode {
-        FabricMode::Plain => {
-            format!("udp dport {} ip daddr @nodes ip saddr != @nodes drop", table.fabric_port)
-        }
+        FabricMode::Plain => strangers.to_owned(),
+        FabricMode::Wireguard if table.has_plain() => format!("oifname \"{WIRE_DEVICE}\" drop\n{strangers}"),
         FabricMode::Wireguard => format!("oifname \"{WIRE_DEVICE}\" drop"),
     };
+    // Of standing connections nobody asks more: what goes by the plain lane, errors included, is of those to containers of
+    // plain networks.
+    let foreign = |way: &str| {
+        let rule = format!("{way} \"{PLAIN_DEVICE}\" ct reply ip saddr != @plain drop");
+        if table.has_plain() { rule } else { String::new() }
+    };
+    let (foreign_in, foreign_out) = (foreign("iifname"), foreign("oifname"));
     vec![
         (
             "passing",
             "type filter hook forward priority -1; policy accept",
             rules(format!(
-                "ct state established,related accept
+                "{foreign_in}
+             {foreign_out}
+             ct state established,related accept
              {strangers}
              iifname vmap @origins
              iifname {OURS} drop
@@ -435,7 +506,8 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
             "type filter hook input priority -1; policy accept",
             // What is not tracked comes out of the tunnel, and was looked at before.
             rules(format!(
-                "ct state established,related,untracked accept
+                "{foreign_in}
+             ct state established,related,untracked accept
              iifname \"lo\" ip daddr @gateways accept
              iifname != {OURS} ip daddr @gateways drop
              ip daddr != @gateways {port_of_ours} goto unanswered
@@ -487,15 +559,17 @@ fn from_network(table: &Table, network: &Net) -> Vec<String> {
     ))
 }
 
-/// New connections from other nodes to a network: from itself, and to published ports.
+/// New connections from other nodes to a network, by its lane: from itself, and to published ports.
 fn to_network(table: &Table, network: &Net) -> Vec<String> {
     let Table { pool, fabric, .. } = table;
     let subnet: Ipv4Net = network.subnet;
+    let lane = format!("iifname != \"{}\" drop", network.lane.device());
     if network.internal {
-        return rules(format!("ip saddr {subnet} accept\ndrop"));
+        return rules(format!("{lane}\nip saddr {subnet} accept\ndrop"));
     }
     rules(format!(
-        "ip saddr {subnet} accept
+        "{lane}
+         ip saddr {subnet} accept
          ip saddr != {pool} ip daddr . meta l4proto . th dport @targets accept
          ip saddr {fabric} ip daddr . meta l4proto . th dport @targets accept
          drop"

@@ -10,7 +10,7 @@ use raftup_proto::{
     api::FabricMode,
     id::{NetworkId, NodeId},
     spec::{Protocol, Routing},
-    view::{ClusterItem, Endpoint, PeerItem, Revision, RouteItem, View},
+    view::{ClusterItem, Endpoint, Lane, PeerItem, Revision, RouteItem, View},
 };
 
 /// Parts that all client addresses are divided into where those of one part stay together: many, so that each endpoint
@@ -48,10 +48,14 @@ pub struct Table {
     pub(super) attached: BTreeMap<Ipv4Net, Ipv4Addr>,
     /// Addresses on internal networks of containers here that are on others as well.
     pub(super) outgoing: BTreeSet<Ipv4Addr>,
-    /// The other nodes.
+    /// The ways between nodes that the networks need.
+    pub(super) lanes: Vec<Lane>,
+    /// The other nodes, on each of these.
     pub(super) peers: Vec<Peer>,
     /// Addresses of all nodes on the links between them.
     pub(super) nodes: BTreeSet<Ipv4Addr>,
+    /// The same with the UDP port of each one's fabric.
+    pub(super) ends: BTreeSet<(Ipv4Addr, u16)>,
     /// Virtual addresses and where new connections to them go; never nowhere.
     pub(super) virtuals: BTreeMap<Ipv4Addr, Choice>,
     /// Ports that this node answers on.
@@ -75,9 +79,11 @@ pub(super) struct Net {
     pub(super) vips: Ipv4Net,
     /// Its containers reach each other and nothing else.
     pub(super) internal: bool,
+    /// Its way between nodes.
+    pub(super) lane: Lane,
 }
 
-/// Another node.
+/// Another node on a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) mac: [u8; 6],
@@ -115,6 +121,7 @@ impl Table {
     /// The table of node `me`, which cannot reach some of the others now: they get new connections only where nobody
     /// else can take them.
     pub fn of(view: &View, cluster: &ClusterItem, me: &PeerItem, unreachable: &BTreeSet<NodeId>) -> Self {
+        let ends = || view.peers().filter_map(|peer| Some((v4(peer.underlay)?, peer.fabric_port)));
         let mut table = Self {
             generation: view.generation,
             pool: cluster.pool.trunc(),
@@ -125,8 +132,10 @@ impl Table {
             homes: me.homes().collect(),
             attached: attached(view, me),
             outgoing: view.outgoing(),
+            lanes: view.lanes(),
             peers: peers(view, me),
-            nodes: view.peers().filter_map(|peer| v4(peer.underlay)).collect(),
+            nodes: ends().map(|(address, _)| address).collect(),
+            ends: ends().collect(),
             virtuals: BTreeMap::new(),
             published: BTreeMap::new(),
             draws: Default::default(),
@@ -152,6 +161,11 @@ impl Table {
             found.is_ok_and(|index| self.networks[index].internal)
         };
         endpoint.addresses.iter().find(|(network, _)| !internal(*network)).map(|(_, address)| *address)
+    }
+
+    /// Some networks are plain although the fabric is encrypted.
+    pub(super) fn has_plain(&self) -> bool {
+        self.lanes.contains(&Lane::Plain)
     }
 
     /// Leaves ports to other programs of this node.
@@ -260,8 +274,10 @@ impl Table {
             homes: self.homes.clone(),
             attached: self.attached.clone(),
             outgoing: self.outgoing.clone(),
+            lanes: self.lanes.clone(),
             peers: self.peers.clone(),
             nodes: self.nodes.clone(),
+            ends: self.ends.clone(),
             virtuals: unlike(&self.virtuals, &other.virtuals),
             published: unlike(&self.published, &other.published),
             draws: self.draws.clone(),
@@ -339,6 +355,7 @@ fn networks(view: &View) -> Vec<Net> {
         gateway: network.gateway(),
         vips: network.vips(),
         internal: network.internal,
+        lane: network.lane(),
     });
     networks.collect()
 }
@@ -353,7 +370,9 @@ fn attached(view: &View, me: &PeerItem) -> BTreeMap<Ipv4Net, Ipv4Addr> {
 
 fn peers(view: &View, me: &PeerItem) -> Vec<Peer> {
     let others = view.peers().filter(|peer| peer.node != me.node);
-    others.map(|peer| Peer { mac: peer.fabric_mac(), mark: peer.return_mark() }).collect()
+    let on = |peer: &PeerItem, lane| Peer { mac: peer.fabric_mac(lane), mark: peer.return_mark(lane) };
+    let lanes = view.lanes();
+    others.flat_map(|peer| lanes.iter().map(move |lane| on(peer, *lane))).collect()
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

@@ -13,7 +13,7 @@ use raftup_proto::{
     peer::{Deaf, DeafTo},
     refusal::{Code, Refusal},
     spec::{EndpointMode, PortSpec, Protocol, PublishMode, ServiceSpec, StackSpec},
-    view::WIRE_PORT,
+    view::{PLAIN_PORT, WIRE_PORT},
 };
 
 use crate::model::{Cluster, Node, Service};
@@ -148,8 +148,13 @@ fn cannot_be_had(cluster: &Cluster, port: &PortSpec) -> Option<String> {
         let purpose = if control { "speaks to the others" } else { "exchanges packets of containers" };
         (control || fabric).then(|| format!("through which {} {purpose}", node.info.hostname))
     });
-    let inner = info.fabric == FabricMode::Wireguard && port.published == WIRE_PORT;
-    purpose.or(inner.then(|| "which nodes use inside of their encrypted links".to_owned()))
+    let inner = || match port.published {
+        WIRE_PORT => Some("which nodes use inside of their encrypted links"),
+        PLAIN_PORT => Some("which nodes use for networks that are not encrypted"),
+        _ => None,
+    };
+    let inner = (info.fabric == FabricMode::Wireguard).then(inner).flatten();
+    purpose.or(inner.map(str::to_owned))
 }
 
 /// A port of its own node that the service wants and that a task on `node` has.

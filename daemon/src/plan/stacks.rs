@@ -99,12 +99,7 @@ pub fn remove(
 
 /// What a loader cannot know, or might have let through.
 fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
-    let plain = cluster.info.as_ref().is_some_and(|info| info.fabric == FabricMode::Plain);
-    if let Some((name, _)) = spec.networks.iter().find(|(_, network)| plain && network.encrypted) {
-        let message = format!("network `{name}` must be encrypted, and this cluster's fabric is plain");
-        return Err(Refusal::new(Code::Conflict, message)
-            .hint("make the cluster without `--fabric plain`, or leave `driver_opts: encrypted` out"));
-    }
+    check_encryption(cluster, spec)?;
     for (name, service) in &spec.services {
         if let Mode::Replicated { replicas } = service.mode {
             services::check_replicas(name.as_str(), replicas)?;
@@ -121,6 +116,34 @@ fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
         }
     }
     ports::check_stack(cluster, spec)
+}
+
+/// A plain fabric encrypts nothing; beside an encrypted one, networks can be plain over IPv4 alone.
+fn check_encryption(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
+    let wants =
+        |encrypted| spec.networks.iter().find(move |(_, network)| network.encrypted == Some(encrypted));
+    let over_ipv6 = || cluster.nodes.values().find(|node| node.info.underlay.is_ipv6());
+    let (message, hint) = match cluster.info.as_ref().map(|info| info.fabric) {
+        Some(FabricMode::Plain) => {
+            let Some((name, _)) = wants(true) else { return Ok(()) };
+            (
+                format!("network `{name}` must be encrypted, and this cluster's fabric is plain"),
+                "make the cluster without `--fabric plain`, or leave `driver_opts: encrypted` out",
+            )
+        }
+        Some(FabricMode::Wireguard) => {
+            let (Some((name, _)), Some(node)) = (wants(false), over_ipv6()) else { return Ok(()) };
+            let (host, at) = (&node.info.hostname, node.info.underlay);
+            (
+                format!(
+                    "network `{name}` must not be encrypted, which takes IPv4 between nodes: `{host}` is at {at}"
+                ),
+                "leave `driver_opts: encrypted` out, or let all nodes advertise addresses of IPv4",
+            )
+        }
+        None => return Ok(()),
+    };
+    Err(Refusal::new(Code::Conflict, message).hint(hint))
 }
 
 struct Diff<'a> {
@@ -199,8 +222,13 @@ impl Diff<'_> {
     }
 
     fn keep_network(&mut self, old: &Arc<Network>, spec: &NetworkSpec) -> Result<(), Refusal> {
-        if old.spec.attachable != spec.attachable {
-            let message = format!("whether network `{}` is attachable cannot be changed", network_name(old));
+        let fixed = [
+            ("attachable", old.spec.attachable != spec.attachable),
+            // Where nothing is encrypted, only the words change.
+            ("encrypted", self.encrypts() && old.spec.is_plain() != spec.is_plain()),
+        ];
+        if let Some((what, _)) = fixed.into_iter().find(|(_, changes)| *changes) {
+            let message = format!("whether network `{}` is {what} cannot be changed", network_name(old));
             return Err(Refusal::new(Code::Conflict, message)
                 .hint("give the network another name in the file, or `raftup stack rm` first"));
         }
@@ -212,6 +240,10 @@ impl Diff<'_> {
         self.subnets.insert(old.id, old.subnet);
         self.views.push(network_view(network_name(old), action));
         Ok(())
+    }
+
+    fn encrypts(&self) -> bool {
+        self.cluster.info.as_ref().is_some_and(|info| info.fabric == FabricMode::Wireguard)
     }
 
     fn new_network(&mut self, name: &NetworkName, spec: &NetworkSpec) -> Result<NetworkId, Refusal> {

@@ -82,6 +82,43 @@ fn virtual_addresses_run_out() {
     .assert_eq(&refused(&mut sim));
 }
 
+/// What a network is told is settled when it is made.
+#[test]
+fn a_plain_network_stays_one() {
+    let mut sim = sim::Sim::new("ant", raftup_proto::unit::MemBytes(1 << 30), "10.64.0.0/11");
+    let ask = |sim: &mut sim::Sim, encrypted| {
+        let spec = NetworkSpec { encrypted, ..NetworkSpec::default() };
+        sim.spec.networks = [("default".parse().unwrap(), spec)].into();
+    };
+    let is_plain = |sim: &sim::Sim| {
+        let update = super::view::full(&sim.world, sim.node_here());
+        update.put.iter().any(|item| matches!(item, raftup_proto::view::Item::Network(on) if on.plain))
+    };
+    sim.spec.services.insert("web".parse().unwrap(), sim::service("web", raftup_proto::spec::Mode::Global));
+    ask(&mut sim, None);
+    sim.deploy().unwrap();
+    assert!(!is_plain(&sim));
+    ask(&mut sim, Some(true));
+    sim.deploy().unwrap();
+    ask(&mut sim, Some(false));
+    expect![[r#"
+        whether network `s_default` is encrypted cannot be changed
+        hint: give the network another name in the file, or `raftup stack rm` first
+    "#]]
+    .assert_eq(&refused(&mut sim));
+    sim.spec.networks.insert("open".parse().unwrap(), sim.spec.networks.values().next().unwrap().clone());
+    sim.spec.networks.entry("default".parse().unwrap()).and_modify(|spec| spec.encrypted = None);
+    sim.deploy().unwrap();
+    assert!(is_plain(&sim));
+    let node = sim.node_here();
+    sim.say(node, |info| info.underlay = "2001:db8::1".parse().unwrap());
+    expect![[r#"
+        network `open` must not be encrypted, which takes IPv4 between nodes: `ant` is at 2001:db8::1
+        hint: leave `driver_opts: encrypted` out, or let all nodes advertise addresses of IPv4
+    "#]]
+    .assert_eq(&refused(&mut sim));
+}
+
 /// Every node has a block of an attachable network, also one that comes later; tasks get none of its addresses.
 #[test]
 fn an_attachable_network_has_a_block_on_every_node() {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use raftup_proto::{
-    api::NodeState,
+    api::{FabricMode, NodeState},
     id::{NodeId, ServiceId},
     peer::TaskState,
     spec::{EndpointMode, MountSource, PortSpec},
@@ -29,11 +29,9 @@ use super::World;
 /// The item under `key` in the view of `node`; none if it has no such item.
 pub fn item(world: &World, node: NodeId, key: Key) -> Option<Item> {
     let cluster = world.cluster();
+    let info = cluster.info.as_ref();
     match key {
-        Key::Cluster => cluster
-            .info
-            .as_ref()
-            .map(|info| Item::Cluster(ClusterItem { pool: info.pool, fabric: info.fabric })),
+        Key::Cluster => info.map(|info| Item::Cluster(ClusterItem { pool: info.pool, fabric: info.fabric })),
         Key::Peer(id) => cluster.nodes.get(&id).map(|node| Item::Peer(peer(node))),
         Key::Network(id) => cluster.networks.get(&id).map(|network| {
             Item::Network(NetworkItem {
@@ -43,6 +41,8 @@ pub fn item(world: &World, node: NodeId, key: Key) -> Option<Item> {
                 subnet: network.subnet,
                 internal: network.spec.internal,
                 attachable: network.spec.attachable,
+                plain: network.spec.is_plain()
+                    && info.is_some_and(|info| info.fabric == FabricMode::Wireguard),
             })
         }),
         Key::Route(id) => {

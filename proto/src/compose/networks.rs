@@ -50,7 +50,7 @@ fn network(item: &Item<'_>) -> NetworkSpec {
         on.error("a network without IPv4 is not supported yet");
     }
     let labels = fields.get("labels").map(|labels| environment::labels(&labels)).unwrap_or_default();
-    let encrypted = fields.get("driver_opts").is_some_and(|options| encrypted(&options));
+    let encrypted = fields.get("driver_opts").and_then(|options| encrypted(&options));
     let on = |key| fields.get(key).and_then(|item| item.flag()).unwrap_or(false);
     let (internal, attachable) = (on("internal"), on("attachable"));
     fields.finish(&["name", "ipam"]);
@@ -70,17 +70,19 @@ pub(super) fn check_published(service: &Fields<'_>, on: &[NetworkAttachment], de
     }
 }
 
-/// Reads the one option that means something here, as Swarm has it: there, and not `false`.
-fn encrypted(options: &Item<'_>) -> bool {
-    let Some(fields) = options.fields() else { return false };
-    let wanted = fields.get("encrypted").is_some_and(|option| {
-        let off = option.text().is_some_and(|text| matches!(text, "false" | "0" | "no" | "off"));
-        if off {
-            let help =
-                "leave it out, or make the cluster with `raftup init --fabric plain`: then no network is";
-            option.error_help("a network cannot be left unencrypted by itself", help);
+/// Reads the one option that means something here. Empty is Swarm's way to say yes.
+fn encrypted(options: &Item<'_>) -> Option<bool> {
+    let fields = options.fields()?;
+    let wanted = fields.get("encrypted").and_then(|option| match option.text()? {
+        "true" | "" => Some(true),
+        "false" => Some(false),
+        other => {
+            option.error_help(
+                format!("`{}` is neither `true` nor `false`", clip(other)),
+                "write \"true\" or \"false\"",
+            );
+            None
         }
-        !off
     });
     fields.finish(&[]);
     wanted

@@ -95,7 +95,7 @@ fn prune(value: Value) -> Value {
         }
         Value::Object(map) => {
             let kept = map.into_iter().map(|(key, value)| (key, prune(value)));
-            let tells = |key: &str| matches!(key, "command" | "entrypoint" | "equal");
+            let tells = |key: &str| matches!(key, "command" | "entrypoint" | "equal" | "encrypted");
             Value::Object(
                 kept.filter(|(key, value)| !is_nothing(value) || tells(key) && !value.is_null()).collect(),
             )

@@ -18,6 +18,7 @@ pub(in crate::dns) fn network(number: u64, subnet: &str) -> NetworkItem {
         subnet: subnet.parse().unwrap(),
         internal: false,
         attachable: false,
+        plain: false,
     }
 }
 

@@ -21,6 +21,7 @@ fn network(number: u64, subnet: &str) -> NetworkItem {
         subnet: subnet.parse().unwrap(),
         internal: false,
         attachable: false,
+        plain: false,
     }
 }
 
@@ -108,12 +109,90 @@ fn without_encryption_nodes_are_known_by_their_addresses() {
     let encrypted = rules(&view).replace();
     let differs: Vec<&str> = plain.lines().filter(|line| !encrypted.contains(line)).collect();
     expect![[r#"
-        add rule ip raftup early udp dport 7239 ip saddr @nodes notrack accept
+        add rule ip raftup early udp dport 7239 ip saddr @nodes iifname != "lo" notrack accept
         add rule ip raftup early udp dport 7239 fib daddr type local drop
-        add rule ip raftup early_own meta mark != 0x72370000 udp dport 7239 ip daddr @nodes drop
-        add rule ip raftup early_own meta mark 0x72370000 udp dport 7239 meta mark set 0 notrack
-        add rule ip raftup passing udp dport 7239 ip daddr @nodes ip saddr != @nodes drop"#]]
+        add rule ip raftup early_own meta mark != 0x72370000 ip daddr . udp dport @ends drop
+        add rule ip raftup early_own meta mark 0x72370000 ip daddr . udp dport @ends meta mark set 0 notrack
+        add rule ip raftup passing ip daddr . udp dport @ends ip saddr != @nodes drop
+        add rule ip raftup passing ip daddr . udp dport @ends fib saddr . iif oif missing drop"#]]
     .assert_eq(&differs.join("\n"));
+}
+
+/// What comes as it is gets to plain networks, and nowhere else; what belongs to them does not leave by another way.
+#[test]
+fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
+    let mut view = view(&[]);
+    let without = table(&view, &BTreeSet::new());
+    let plain = Item::Network(NetworkItem { plain: true, ..network(2, "10.64.64.0/19") });
+    view.put(plain);
+    expect![[r#"
+        add chain ip raftup from_000000000002
+        add chain ip raftup to_000000000002
+        flush chain ip raftup early
+        add rule ip raftup early udp dport 7240 iifname != "ru-wire" fib daddr type local drop
+        add rule ip raftup early iifname "ru-wire" udp dport 7240 notrack accept
+        add rule ip raftup early iifname "ru-wire" drop
+        add rule ip raftup early udp dport 7241 fib daddr type local drop
+        add rule ip raftup early udp dport 7239 @th,64,56 0x08000000001c47 ip saddr @nodes iifname != "lo" fib daddr type local udp dport set 7241 notrack accept
+        add rule ip raftup early iifname "ru-*" ip daddr 127.0.0.0/8 drop
+        add rule ip raftup early iifname "ru-fabric" ip saddr != 10.64.0.0/11 ct original zone set ether saddr map @zones
+        add rule ip raftup early iifname "ru-plain" ip saddr != @plain ct original zone set ether saddr map @zones
+        flush chain ip raftup early_own
+        add rule ip raftup early_own oifname "ru-wire" meta mark != 0x72370000 drop
+        add rule ip raftup early_own oifname "ru-wire" meta mark set 0 notrack
+        add rule ip raftup early_own meta mark != 0x72370000 ip daddr . udp dport @ends @th,64,56 0x08000000001c47 drop
+        add rule ip raftup early_own meta mark 0x72370000 ip daddr . udp dport @ends meta mark set 0 notrack
+        add rule ip raftup from_000000000002 ip saddr != 10.64.64.0/19 drop
+        add rule ip raftup from_000000000002 ip saddr != @homes drop
+        add rule ip raftup from_000000000002 ip daddr 10.64.95.0/24 goto unanswered
+        add rule ip raftup from_000000000002 ip daddr 10.64.64.0/19 accept
+        add rule ip raftup from_000000000002 ip daddr != 10.64.0.0/11 accept
+        add rule ip raftup from_000000000002 ct status dnat ct original ip daddr != 10.64.0.0/11 accept
+        add rule ip raftup from_000000000002 goto refused
+        flush chain ip raftup marking
+        add rule ip raftup marking oifname "ru-fabric" meta mark set 0x72370000
+        add rule ip raftup marking oifname "ru-plain" meta mark set 0x72370000
+        flush chain ip raftup passing
+        add rule ip raftup passing iifname "ru-plain" ct reply ip saddr != @plain drop
+        add rule ip raftup passing oifname "ru-plain" ct reply ip saddr != @plain drop
+        add rule ip raftup passing ct state established,related accept
+        add rule ip raftup passing oifname "ru-wire" drop
+        add rule ip raftup passing ip daddr . udp dport @ends ip saddr != @nodes drop
+        add rule ip raftup passing ip daddr . udp dport @ends fib saddr . iif oif missing drop
+        add rule ip raftup passing iifname vmap @origins
+        add rule ip raftup passing iifname "ru-*" drop
+        add rule ip raftup passing oifname != "ru-*" accept
+        add rule ip raftup passing ct status dnat ct original ip daddr != 10.64.0.0/11 accept
+        add rule ip raftup passing drop
+        flush chain ip raftup reaching
+        add rule ip raftup reaching iifname "ru-plain" ct reply ip saddr != @plain drop
+        add rule ip raftup reaching ct state established,related,untracked accept
+        add rule ip raftup reaching iifname "lo" ip daddr @gateways accept
+        add rule ip raftup reaching iifname != "ru-*" ip daddr @gateways drop
+        add rule ip raftup reaching ip daddr != @gateways meta l4proto . th dport @published goto unanswered
+        add rule ip raftup reaching ip daddr . meta l4proto . th dport @published_at goto unanswered
+        add rule ip raftup reaching iifname "ru-fabric" meta l4proto icmp ip saddr 10.64.0.0/19 accept
+        add rule ip raftup reaching iifname vmap @origins
+        add rule ip raftup reaching iifname "ru-*" drop
+        flush chain ip raftup returns
+        add rule ip raftup returns iifname "ru-fabric" ip saddr != 10.64.0.0/11 ct state new ct mark set ether saddr map @marks
+        add rule ip raftup returns iifname "ru-plain" ip saddr != @plain ct state new ct mark set ether saddr map @marks
+        add rule ip raftup returns iifname "ru-*" ct direction reply ct mark & 0xffff0000 == 0x72380000 meta mark set ct mark
+        add rule ip raftup to_000000000002 iifname != "ru-plain" drop
+        add rule ip raftup to_000000000002 ip saddr 10.64.64.0/19 accept
+        add rule ip raftup to_000000000002 ip saddr != 10.64.0.0/11 ip daddr . meta l4proto . th dport @targets accept
+        add rule ip raftup to_000000000002 ip saddr 10.64.0.0/19 ip daddr . meta l4proto . th dport @targets accept
+        add rule ip raftup to_000000000002 drop
+        add element ip raftup gateways { 10.64.64.1 }
+        add element ip raftup inward { "ru-000000000002" : goto to_000000000002 }
+        add element ip raftup marks { 02:73:0a:40:00:02 : 0x72388002 }
+        add element ip raftup origins { "ru-000000000002" : goto from_000000000002, "ru-plain" : goto from_plain }
+        add element ip raftup plain { 10.64.64.0/19 }
+        add element ip raftup services { 10.64.95.0/24 }
+        add element ip raftup zones { 02:73:0a:40:00:02 : 32770 }
+        flush set ip raftup generation
+        add element ip raftup generation { 1 }
+    "#]].assert_eq(&table(&view, &BTreeSet::new()).change_from(&without));
 }
 
 #[test]
@@ -486,6 +565,7 @@ fn internal_and_attachable_networks() {
     "#]]
     .assert_eq(&chain(&format!("from_{id}")));
     expect![[r#"
+        iifname != "ru-fabric" drop
         ip saddr 10.64.64.0/19 accept
         drop
     "#]]

@@ -22,14 +22,21 @@ pub(super) async fn look(member: Option<&Member>) -> Vec<Finding> {
         let view = member.agent.view();
         let view = view.borrow();
         let me = view.peers().find(|peer| peer.node == member.node)?;
-        Some((view.cluster()?.fabric, me.underlay))
+        let plain = view.networks().filter(|network| network.plain);
+        let plain: Vec<String> =
+            plain.map(|network| format!("`{}_{}`", network.stack, network.name)).collect();
+        Some((view.cluster()?.fabric, me.underlay, plain))
     });
-    let fabric = cluster.map_or(FabricMode::default(), |(fabric, _)| fabric);
+    let fabric = cluster.as_ref().map_or(FabricMode::default(), |(fabric, ..)| *fabric);
     let mut findings = vec![rules(mesh::try_rules().await), vxlan().await];
     if fabric == FabricMode::Wireguard {
         findings.push(wireguard().await);
     }
-    if let Some((_, underlay)) = cluster {
+    if let Some((_, underlay, plain)) = cluster {
+        if !plain.is_empty() {
+            let found = format!("not encrypted between hosts, as asked for: network {}", plain.join(", "));
+            findings.push(Finding::fine("networks", found));
+        }
         findings.extend(link(underlay).await);
         findings.push(forwarding(|key| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{key}"))));
     }

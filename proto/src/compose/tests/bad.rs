@@ -387,15 +387,15 @@ fn networks() {
     "#]],
     );
     check(
-        "services: {web: {image: a, networks: [n]}}\nnetworks:\n  n: {driver_opts: {encrypted: 'false', mtu: 9000}}\n",
+        "services: {web: {image: a, networks: [n]}}\nnetworks:\n  n: {driver_opts: {encrypted: 'no', mtu: 9000}}\n",
         expect![[r#"
-            compose.yaml:3:32: networks.n.driver_opts.encrypted: a network cannot be left unencrypted by itself
-             3 |   n: {driver_opts: {encrypted: 'false', mtu: 9000}}
-               |                                ^^^^^^^
-               help: leave it out, or make the cluster with `raftup init --fabric plain`: then no network is
-            compose.yaml:3:41: networks.n.driver_opts.mtu: unknown key `mtu`
-             3 |   n: {driver_opts: {encrypted: 'false', mtu: 9000}}
-               |                                         ^^^
+            compose.yaml:3:32: networks.n.driver_opts.encrypted: `no` is neither `true` nor `false`
+             3 |   n: {driver_opts: {encrypted: 'no', mtu: 9000}}
+               |                                ^^^^
+               help: write "true" or "false"
+            compose.yaml:3:38: networks.n.driver_opts.mtu: unknown key `mtu`
+             3 |   n: {driver_opts: {encrypted: 'no', mtu: 9000}}
+               |                                      ^^^
         "#]],
     );
     check(

@@ -95,11 +95,12 @@ services:
           - "node.platform.os == linux"
   db:
     image: postgres:16
-    networks: [back]
+    networks: [back, open]
     deploy: {mode: global, restart_policy: {condition: on-failure, delay: 1s, max_attempts: 3, window: 120s}}
 networks:
   front: {driver: overlay, driver_opts: {encrypted: ''}, labels: {a: b}}
   back: {internal: true, attachable: "true"}
+  open: {driver_opts: {encrypted: 'false'}}
   spare:
 volumes:
   data: {driver: local, labels: [a=b]}
@@ -113,8 +114,8 @@ volumes:
             warning: compose.yaml:53:5: services.web.expose: has no effect: services on one network reach all of each other's ports
              53 |     expose: [8080]
                 |     ^^^^^^
-            warning: compose.yaml:73:3: networks.spare: no service is on this network; it is not created
-             73 |   spare:
+            warning: compose.yaml:74:3: networks.spare: no service is on this network; it is not created
+             74 |   spare:
                 |   ^^^^^
             name: "shop"
             networks:
@@ -125,12 +126,15 @@ volumes:
                 encrypted: true
                 labels:
                   a: "b"
+              open:
+                encrypted: false
             services:
               db:
                 container:
                   image: "postgres:16"
                 mode: "global"
                 networks: {"network":"back"}
+                networks: {"network":"open"}
                 restart:
                   condition: "on-failure"
                   delay: "1.000s"
