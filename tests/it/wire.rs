@@ -173,6 +173,9 @@ fn a_plain_fabric_is_readable_and_works() {
     let refused = deploy(&lab, h1, "shop", &wanted);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("fabric is plain"), "{said}");
+    // Where nothing is encrypted, a network that is not to be is like any other, and one that is there can say so.
+    well(deploy(&lab, h1, "shop", &wanted.replace("'true'", "'false'")));
+    assert!(h1.sh("ip link show ru-plain").is_err(), "no second lane where all are plain");
     // A program of a host is not taken for the fabric.
     let inside = Capture::start(&lab, lab.host("h2"), "ru-fabric");
     let frame = forged_for_web(&lab);

@@ -122,8 +122,8 @@ impl Fabric {
         self.known.values().flatten().map(|known| known.index).collect()
     }
 
-    /// What `me` needs to reach the others, lane by lane. Where the fabric is encrypted, the device of the encrypted links must be there
-    /// and is set. Cost: one listing of the host's addresses.
+    /// What `me` needs to reach the others, lane by lane. Where the fabric is encrypted, the device of the encrypted links
+    /// must be there and is set. Cost: one listing of the host's addresses.
     pub async fn wirings(
         &self,
         view: &View,
