@@ -162,7 +162,11 @@ fn nothing_gets_from_one_to_the_other(lab: &Lab) {
         Ok(shut.frames().iter().any(|frame| holds(frame, "a-flow-begins")).then_some(()))
     };
     wait_for(SOON, "a flow", begun).unwrap();
+    // The sender's hardware address, after VXLAN's eight bytes and the receiver's: one that is no node's.
+    let mut of_nobody = plain("safe", "into-the-other");
+    of_nobody[14..20].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
     let injected = [
+        (FABRIC, of_nobody),
         (FABRIC, plain("safe", "into-the-other")),
         (FABRIC, forged(lab, (DEVICE, VNI), "safe", "into-the-other")),
         (FABRIC, forged(lab, ("ru-fabric", VNI), "safe", "into-the-other")),
