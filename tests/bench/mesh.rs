@@ -102,7 +102,7 @@ fn rows(ways: &[Vec<Figures>; WAYS.len()], inside: &[Vec<Figures>; 2]) -> Vec<Ro
         Row::new(format!("container to container on another host: {what}"), unit, take(&inside[0], get))
             .beside("Swarm's overlay", take(&inside[1], get), target)
     };
-    let bytes = [("bare link", Target::AtLeast(0.5)), ("HAProxy", Target::AtLeast(2.0))];
+    let bytes = [("bare link", Target::AtLeast(0.55)), ("HAProxy", Target::AtLeast(2.5))];
     vec![
         outside("bytes", "MB/s", |figures| figures.mb_per_s, &bytes),
         outside("CPU, all ends", "s/Gbit", |figures| figures.cpu_s_per_gbit, &[]),
