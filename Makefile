@@ -9,6 +9,8 @@
 SHELL := /bin/bash
 LAB = $${CARGO_TARGET_DIR:-target}/debug/raftup-lab
 
+TIMED = change:: faults:: lanes:: moves:: wire::
+
 .PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit lab fix bench
 
 help:
@@ -35,9 +37,11 @@ test: setup-all build check unit lab
 unit:
 	cargo test --locked --workspace --lib --bins
 
+# Suites with load and times have the machine to themselves; the others wait for containers most of the time.
 # ENGINE=sid or ENGINE=mixed runs the suites that are not about one kind on other engines.
 lab: build
-	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 1
+	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 2 $(TIMED:%=--skip %)
+	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 1 $(TIMED)
 
 check: fmt clippy doc deny layering
 

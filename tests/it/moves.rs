@@ -151,9 +151,9 @@ fn a_changed_address_is_followed() {
     assert_eq!(containers(&lab), before, "nothing was restarted");
 }
 
-/// One datagram from the task of one host to that of another, and back.
+/// One datagram from the task of one host to that of another, and back, soon: one that is lost is not waited for.
 fn reaches(from: &Host, to: &Host) -> anyhow::Result<()> {
-    let helper = "docker exec $(docker ps -q -f name=shop_web) /helper";
+    let helper = "timeout 1 docker exec $(docker ps -q -f name=shop_web) /helper";
     from.sh(&format!("{helper} udp {}:8080", task(to).1)).map(drop)
 }
 
@@ -217,7 +217,7 @@ fn a_host_behind_a_nat_is_a_node() {
     // Without a word of any container, the way is kept open.
     let quiet = Instant::now();
     let look = format!("sleep 1; conntrack -L -p udp --dport 7239 2>/dev/null | grep -c src={inside}");
-    while quiet.elapsed() < Duration::from_secs(70) {
+    while quiet.elapsed() < Duration::from_secs(45) {
         let open = router.sh(&look).unwrap();
         assert_eq!(open.trim(), "2", "ways to the other two after {:?}", quiet.elapsed());
     }
