@@ -154,6 +154,12 @@ const WIRE_OFFSET: u32 = 1 << (32 - SUBNET_PREFIX - 1);
 /// Prefix length of the subnet of a network, and of the part of the pool that the fabric has.
 pub const SUBNET_PREFIX: u8 = 19;
 
+/// Prefix length of the container addresses of a network that a node is home to; it may have several such blocks.
+pub const BLOCK_PREFIX: u8 = 26;
+
+/// Prefix length of the part of a network, its end, that the virtual addresses of services are of.
+pub const VIP_PREFIX: u8 = 24;
+
 impl ClusterItem {
     /// The first subnet of the pool: the nodes' own addresses on the fabric, and those inside of the encrypted links.
     pub fn fabric(&self) -> Ipv4Net {
@@ -260,8 +266,7 @@ impl NetworkItem {
 
     /// The last 256 addresses: those of services.
     pub fn vips(&self) -> Ipv4Net {
-        let first = u32::from(self.subnet.broadcast()) & !0xff;
-        Ipv4Net::new_assert(Ipv4Addr::from(first), 24.max(self.subnet.prefix_len()))
+        Ipv4Net::new_assert(self.subnet.broadcast(), VIP_PREFIX).trunc()
     }
 }
 

@@ -125,7 +125,7 @@ impl Asking {
         let ask = |server: &str| {
             let targets = NAMES.map(|name| format!("{server}:53/{name}"));
             let plan =
-                Plan { timeout_s: 3.0, ..Plan::new(Mode::Dns, &targets, 50.0, Duration::from_secs(600)) };
+                Plan { timeout_s: 3.0, ..Plan::new(Mode::Dns, &targets, 200.0, Duration::from_secs(600)) };
             Running::start_beside(lab, host, process, &plan).unwrap()
         };
         Self { through_engine: ask("127.0.0.11"), ours: ask(gateway) }

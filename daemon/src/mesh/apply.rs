@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use super::{
     Ruleset, Table, conntrack, docker,
+    found::Found,
     relay::Relay,
     reserve::Reserved,
     ruleset::{GENERATION, TABLE, generation_mark},
@@ -150,7 +151,7 @@ async fn apply_rules(table: &Table, known: Option<&Table>) -> Result<(), MeshErr
             Err(error) => warn!(%error, "rules were changed by someone else; all of ours are replaced"),
         }
     }
-    nft(&Ruleset::of(table).replace()).await
+    nft(&Ruleset::of(table).replace(Found::look().await.as_ref())).await
 }
 
 /// Flows to endpoints that are gone are re-aimed with their next packet instead of lost.
@@ -174,15 +175,16 @@ pub async fn try_rules() -> Result<(), MeshError> {
 }
 
 /// One rule of each kind that ours are made of.
-const TRIAL: &str = "table ip raftup-trial {
+const TRIAL: &str = r#"table ip raftup-trial {
+    set blocks { type ipv4_addr; comment "type ipv4_addr"; }
     map verdicts { type ipv4_addr : verdict; }
     chain picked { dnat to numgen random mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }; }
     chain early { type filter hook prerouting priority -300; udp dport 1 @th,64,56 1 udp dport set 2 notrack; ct original zone set 1; }
     chain arriving { type nat hook prerouting priority -101; ip daddr vmap @verdicts; fib daddr type local jump picked; }
-    chain passing { type filter hook forward priority -1; ct state established accept; reject with icmp admin-prohibited; }
+    chain passing { type filter hook forward priority -1; ct state established accept; ip saddr & 255.255.255.192 != @blocks reject with icmp admin-prohibited; }
     chain leaving { type nat hook postrouting priority 99; masquerade; }
 }
-";
+"#;
 
 async fn nft(script: &str) -> Result<(), MeshError> {
     debug!(bytes = script.len(), "rules change");
@@ -205,7 +207,12 @@ pub(super) async fn run(program: &'static str, arguments: &[&str], input: &str) 
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(MeshError::Refused { program, said: said.lines().take(3).collect::<Vec<_>>().join("; ") })
+    let said = if said.trim().is_empty() {
+        format!("{}, with no word", output.status)
+    } else {
+        said.lines().take(3).collect::<Vec<_>>().join("; ")
+    };
+    Err(MeshError::Refused { program, said })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod apply;
 mod conntrack;
 mod docker;
+mod found;
 mod guard;
 mod others;
 mod relay;

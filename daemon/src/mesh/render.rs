@@ -23,14 +23,17 @@
 //! elements, whatever the number of services: `nft` takes time for each chain and each set that a table has, and little
 //! for elements.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use ipnet::Ipv4Net;
 use raftup_proto::{
     api::FabricMode,
     view::{
-        FABRIC_DEVICE, Lane, PLAIN_DEVICE, PLAIN_PORT, RETURN_MARK, RETURN_MASK, TUNNEL_MARK, WIRE_DEVICE,
-        WIRE_PORT,
+        BLOCK_PREFIX, FABRIC_DEVICE, Lane, PLAIN_DEVICE, PLAIN_PORT, RETURN_MARK, RETURN_MASK, SUBNET_PREFIX,
+        TUNNEL_MARK, VIP_PREFIX, WIRE_DEVICE, WIRE_PORT,
     },
 };
 
@@ -190,7 +193,8 @@ fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
         ports.iter().map(move |(protocol, port)| format!("{address} . {protocol} . {port}"))
     });
     let plain = table.networks.iter().filter(|network| network.lane == Lane::Plain);
-    let plain = plain.map(|network| network.subnet);
+    let plain = plain.map(|network| network.subnet.network());
+    let attached = table.attached.iter().map(|(block, gateway)| (block.network(), gateway));
     let itself = table.here.keys().map(|address| format!("{address} . {address}"));
     let mut sets = BTreeMap::from([
         ("nodes", set("type ipv4_addr", &table.nodes)),
@@ -201,18 +205,15 @@ fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
                 table.ends.iter().map(|(address, port)| format!("{address} . {port}")),
             ),
         ),
-        ("plain", set("type ipv4_addr; flags interval", plain)),
+        ("plain", set("type ipv4_addr", plain)),
         ("gateways", set("type ipv4_addr", table.networks.iter().map(|network| network.gateway))),
-        (
-            "services",
-            set("type ipv4_addr; flags interval", table.networks.iter().map(|network| network.vips)),
-        ),
+        ("services", set("type ipv4_addr", table.networks.iter().map(|network| network.vips.network()))),
         ("published", set("type inet_proto . inet_service", published(port))),
         ("published_at", set("type ipv4_addr . inet_proto . inet_service", published(at))),
         ("targets", set("type ipv4_addr . inet_proto . inet_service", targets)),
         ("itself", set("type ipv4_addr . ipv4_addr", itself)),
-        ("homes", set("type ipv4_addr; flags interval", &table.homes)),
-        ("attached", map("type ipv4_addr : ipv4_addr; flags interval", table.attached.iter())),
+        ("homes", set("type ipv4_addr", table.homes.iter().map(Ipv4Net::network))),
+        ("attached", map("type ipv4_addr : ipv4_addr", attached)),
         ("outgoing", set("type ipv4_addr", &table.outgoing)),
     ]);
     sets.extend(link_maps(table));
@@ -374,13 +375,20 @@ fn plain_rules(table: &Table) -> (String, String) {
 /// First bytes of a packet of VXLAN: it names a network, and nothing else. Source: RFC 7348, 5.
 const VXLAN_FLAGS: u32 = 0x0800_0000;
 
-/// A lane's device, and the addresses that are no outside clients' there: those of its containers, and on the main lane
-/// those of nodes, which are reached by it.
-fn inside(table: &Table) -> impl Iterator<Item = (&'static str, String)> {
+/// A lane's device, and what is true there of outside clients' packets: they are not from its containers, and on the main
+/// lane not from nodes, which are reached by it.
+fn outside(table: &Table) -> impl Iterator<Item = (&'static str, String)> {
     table.lanes.iter().map(|lane| match lane {
-        Lane::Main => (FABRIC_DEVICE, table.pool.to_string()),
-        Lane::Plain => (PLAIN_DEVICE, "@plain".to_owned()),
+        Lane::Main => (FABRIC_DEVICE, format!("ip saddr != {}", table.pool)),
+        Lane::Plain => (PLAIN_DEVICE, format!("{} != @plain", part("saddr", SUBNET_PREFIX))),
     })
+}
+
+/// The subnet or block of an address, to be looked up in a set of their first addresses. Never in one of intervals: such a
+/// set is empty for a millisecond when its table is made anew (seen on Linux 6.18), and slower.
+fn part(address: &str, prefix: u8) -> String {
+    let mask = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, prefix).netmask();
+    format!("ip {address} & {mask}")
 }
 
 /// Chains that lead packets of outside clients back the way they came.
@@ -392,12 +400,12 @@ fn path_chains(table: &Table) -> [BaseChain; 4] {
         coming = format!("{coming}\n{plain_coming}");
         going = format!("{going}\n{plain_going}");
     }
-    let on_lanes = |rule: &dyn Fn((&str, String)) -> String| inside(table).map(rule).collect::<String>();
-    let zones = on_lanes(&|(device, inside)| {
-        format!("iifname \"{device}\" ip saddr != {inside} ct original zone set ether saddr map @zones\n")
+    let on_lanes = |rule: &dyn Fn((&str, String)) -> String| outside(table).map(rule).collect::<String>();
+    let zones = on_lanes(&|(device, outside)| {
+        format!("iifname \"{device}\" {outside} ct original zone set ether saddr map @zones\n")
     });
-    let marks = on_lanes(&|(device, inside)| {
-        format!("iifname \"{device}\" ip saddr != {inside} ct state new ct mark set ether saddr map @marks\n")
+    let marks = on_lanes(&|(device, outside)| {
+        format!("iifname \"{device}\" {outside} ct state new ct mark set ether saddr map @marks\n")
     });
     let marking = on_lanes(&|(device, _)| format!("oifname \"{device}\" meta mark set {TUNNEL_MARK:#x}\n"));
     [
@@ -424,14 +432,14 @@ fn path_chains(table: &Table) -> [BaseChain; 4] {
 }
 
 fn nat_chains(table: &Table) -> Vec<BaseChain> {
-    let pool = table.pool;
+    let (pool, asker) = (table.pool, part("saddr", BLOCK_PREFIX));
     vec![
         (
             "arriving",
             "type nat hook prerouting priority -101; policy accept",
             // The engine's own resolver in a container that it made for others asks those of the host.
             rules(format!(
-                "meta l4proto {{ tcp, udp }} th dport 53 ip daddr != {pool} dnat to ip saddr map @attached
+                "meta l4proto {{ tcp, udp }} th dport 53 ip daddr != {pool} dnat to {asker} map @attached
              ip daddr @gateways return
              ip daddr vmap @vips
              ip daddr 127.0.0.0/8 return
@@ -481,7 +489,8 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
     // Of standing connections nobody asks more: what goes by the plain lane, errors included, is of those to containers of
     // plain networks.
     let foreign = |way: &str| {
-        let rule = format!("{way} \"{PLAIN_DEVICE}\" ct reply ip saddr != @plain drop");
+        let replier = part("saddr", SUBNET_PREFIX);
+        let rule = format!("{way} \"{PLAIN_DEVICE}\" ct reply {replier} != @plain drop");
         if table.has_plain() { rule } else { String::new() }
     };
     let (foreign_in, foreign_out) = (foreign("iifname"), foreign("oifname"));
@@ -520,12 +529,12 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
         (
             "sending",
             "type filter hook output priority -1; policy accept",
-            rules(
-                "oifname \"ru-*\" icmp type redirect drop
+            rules(format!(
+                "oifname {OURS} icmp type redirect drop
              ct state established,related,untracked accept
-             ip daddr @services goto unanswered"
-                    .to_owned(),
-            ),
+             {} @services goto unanswered",
+                part("daddr", VIP_PREFIX)
+            )),
         ),
     ]
 }
@@ -535,6 +544,7 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
 fn from_network(table: &Table, network: &Net) -> Vec<String> {
     let Table { pool, .. } = table;
     let Net { subnet, vips, gateway, .. } = network;
+    let block = part("saddr", BLOCK_PREFIX);
     let (names, shut_in) = if network.internal {
         (
             format!(
@@ -548,7 +558,7 @@ fn from_network(table: &Table, network: &Net) -> Vec<String> {
     };
     rules(format!(
         "ip saddr != {subnet} drop
-         ip saddr != @homes drop
+         {block} != @homes drop
          ip daddr {vips} goto unanswered
          {names}
          ip daddr {subnet} accept

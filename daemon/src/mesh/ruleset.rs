@@ -7,6 +7,8 @@ use std::{
 
 use raftup_proto::view::Revision;
 
+use super::found::{Found, FoundSet};
+
 /// Name of the table, in the family `ip`.
 pub(super) const TABLE: &str = "raftup";
 
@@ -49,11 +51,48 @@ pub(super) struct Chain {
 
 impl Ruleset {
     /// A script that makes this ruleset, whatever of the table is there. One transaction.
-    pub fn replace(&self) -> String {
-        let mut script = format!("table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE}\n");
+    ///
+    /// What was found stays where it can, and is filled anew: chains of a table that is deleted see packets for a while
+    /// after its maps are empty (seen on Linux 6.18), and drop some.
+    pub(super) fn replace(&self, found: Option<&Found>) -> String {
+        let mut script = format!("table ip {TABLE}\n");
+        let kept = match found {
+            Some(found) => self.clear(found, &mut script),
+            None => {
+                script.push_str(&format!("delete table ip {TABLE}\ntable ip {TABLE}\n"));
+                Self::default()
+            }
+        };
         line(&mut script, format_args!("add set ip {TABLE} {GENERATION} {{ type mark; }}"));
-        script.push_str(&self.change_from(&Self::default()));
+        script.push_str(&self.change_from(&kept));
         script
+    }
+
+    /// Takes all rules and elements out, and what is not as it should be. Answers what stays.
+    fn clear(&self, found: &Found, script: &mut String) -> Self {
+        let mut kept = Self::default();
+        for name in found.chains.keys() {
+            line(script, format_args!("flush chain ip {TABLE} {name}"));
+        }
+        for (name, set) in found.sets.iter().filter(|(name, _)| *name != GENERATION) {
+            let FoundSet { kind, .. } = set;
+            match self.sets.get_key_value(name.as_str()).filter(|(_, wanted)| set.is(wanted)) {
+                Some((name, wanted)) => {
+                    line(script, format_args!("flush {kind} ip {TABLE} {name}"));
+                    kept.sets.insert(name, Set { elements: BTreeMap::new(), ..*wanted });
+                }
+                None => line(script, format_args!("delete {kind} ip {TABLE} {name}")),
+            }
+        }
+        for (name, hook) in &found.chains {
+            match self.chains.get(name).filter(|wanted| wanted.hooks_in_as(hook)) {
+                Some(wanted) => {
+                    kept.chains.insert(name.clone(), Chain { hook: wanted.hook, rules: Vec::new() });
+                }
+                None => line(script, format_args!("delete chain ip {TABLE} {name}")),
+            }
+        }
+        kept
     }
 
     /// A script that makes this ruleset of `old`; empty if they are equal. One transaction.
@@ -63,7 +102,12 @@ impl Ruleset {
         let mut script = String::new();
         for (name, set) in &self.sets {
             if !old.sets.contains_key(name) {
-                line(&mut script, format_args!("add {} ip {TABLE} {name} {{ {}; }}", set.kind, set.holds));
+                let Set { kind, holds, .. } = set;
+                // What it is made with is told to the next process.
+                line(
+                    &mut script,
+                    format_args!("add {kind} ip {TABLE} {name} {{ {holds}; comment \"{holds}\"; }}"),
+                );
             }
         }
         self.make_chains(old, &mut script);
@@ -206,13 +250,47 @@ mod tests {
             delete table ip raftup
             table ip raftup
             add set ip raftup generation { type mark; }
-            add map ip raftup vips { type ipv4_addr : verdict; }
+            add map ip raftup vips { type ipv4_addr : verdict; comment "type ipv4_addr : verdict"; }
             add chain ip raftup a
             add rule ip raftup a drop
             add element ip raftup vips { 10.0.0.1 : goto a }
             flush set ip raftup generation
             add element ip raftup generation { 7 }
         "#]]
-        .assert_eq(&ruleset(&[("10.0.0.1", "goto a")], &[("a", "drop")]).replace());
+        .assert_eq(&ruleset(&[("10.0.0.1", "goto a")], &[("a", "drop")]).replace(None));
+    }
+
+    #[test]
+    fn what_is_there_is_filled_anew() {
+        let mut rules = ruleset(&[("10.0.0.1", "goto a")], &[("a", "drop"), ("early", "accept")]);
+        rules.chains.get_mut("early").unwrap().hook =
+            Some("type filter hook prerouting priority -300; policy accept");
+        let found = r#"{"nftables": [
+            {"set": {"name": "generation", "type": "mark"}},
+            {"map": {"name": "vips", "comment": "type ipv4_addr : verdict"}},
+            {"map": {"name": "foreign"}},
+            {"chain": {"name": "a"}},
+            {"chain": {"name": "b"}},
+            {"chain": {"name": "early", "type": "filter", "hook": "prerouting", "prio": -300, "policy": "accept"}},
+            {"chain": {"name": "late", "type": "nat", "hook": "postrouting", "prio": 99, "policy": "accept"}}
+        ]}"#;
+        expect![[r#"
+            table ip raftup
+            flush chain ip raftup a
+            flush chain ip raftup b
+            flush chain ip raftup early
+            flush chain ip raftup late
+            delete map ip raftup foreign
+            flush map ip raftup vips
+            delete chain ip raftup b
+            delete chain ip raftup late
+            add set ip raftup generation { type mark; }
+            add rule ip raftup a drop
+            add rule ip raftup early accept
+            add element ip raftup vips { 10.0.0.1 : goto a }
+            flush set ip raftup generation
+            add element ip raftup generation { 7 }
+        "#]]
+        .assert_eq(&rules.replace(Found::parse(found).as_ref()));
     }
 }

@@ -18,16 +18,12 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use raftup_proto::id::{NetworkId, NodeId};
+use raftup_proto::{
+    id::{NetworkId, NodeId},
+    view::{BLOCK_PREFIX, SUBNET_PREFIX, VIP_PREFIX},
+};
 
 use crate::model::{Cluster, Node, Task};
-
-/// Prefix length of a network, and of the fabric.
-pub const NETWORK_BITS: u8 = 19;
-/// Prefix length of a node's block.
-pub const BLOCK_BITS: u8 = 26;
-/// Prefix length of what a network keeps for VIPs, at its end.
-pub const VIP_BITS: u8 = 24;
 
 /// What has run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +44,7 @@ pub enum Exhausted {
 
 /// Whether a pool is large enough to be cut: the fabric and one network at least.
 pub fn pool_fits(pool: Ipv4Net) -> bool {
-    pool.prefix_len() < NETWORK_BITS
+    pool.prefix_len() < SUBNET_PREFIX
 }
 
 /// The node's own address on the fabric. Errors: more nodes than the fabric has addresses.
@@ -56,7 +52,7 @@ pub fn fabric(pool: Ipv4Net, node: NodeId) -> Result<Ipv4Addr, Exhausted> {
     let exhausted = Exhausted::Nodes(pool);
     let number = u32::try_from(node.number()).map_err(|_| exhausted)?;
     // The second half of the subnet are the ends of the encrypted links; the last one is the broadcast address.
-    if number == 0 || number >= size(NETWORK_BITS) / 2 - 1 {
+    if number == 0 || number >= size(SUBNET_PREFIX) / 2 - 1 {
         return Err(exhausted);
     }
     Ok(Ipv4Addr::from(first(pool) + number))
@@ -64,7 +60,7 @@ pub fn fabric(pool: Ipv4Net, node: NodeId) -> Result<Ipv4Addr, Exhausted> {
 
 /// The lowest subnet of the pool that is not in `taken`. Errors: there is none.
 pub fn subnet(pool: Ipv4Net, taken: &BTreeSet<Ipv4Net>) -> Result<Ipv4Net, Exhausted> {
-    parts(pool, NETWORK_BITS).skip(1).find(|net| !taken.contains(net)).ok_or(Exhausted::Pool(pool))
+    parts(pool, SUBNET_PREFIX).skip(1).find(|net| !taken.contains(net)).ok_or(Exhausted::Pool(pool))
 }
 
 /// The lowest VIP of the subnet that is not in `taken`. Errors: there is none.
@@ -75,7 +71,7 @@ pub fn vip(subnet: Ipv4Net, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, Exha
 
 /// The part of the subnet that VIPs come from.
 pub fn vips(subnet: Ipv4Net) -> Ipv4Net {
-    part(first(subnet) + size(subnet.prefix_len()) - size(VIP_BITS), VIP_BITS)
+    part(first(subnet) + size(subnet.prefix_len()) - size(VIP_PREFIX), VIP_PREFIX)
 }
 
 /// The lowest block of the network that no node has. Errors: there is none. Cost: one pass over nodes.
@@ -96,7 +92,7 @@ fn free_blocks(
     };
     let taken: BTreeSet<Ipv4Net> = nodes.flat_map(of).collect();
     let vips = first(vips(subnet));
-    let blocks = parts(subnet, BLOCK_BITS).take_while(move |block| first(*block) < vips);
+    let blocks = parts(subnet, BLOCK_PREFIX).take_while(move |block| first(*block) < vips);
     blocks.filter(move |block| !taken.contains(block))
 }
 
@@ -141,7 +137,7 @@ pub fn address<'a>(
     }
     let gateway = first(subnet) + 1;
     let blocks = node.blocks.get(&network).into_iter().flatten();
-    let all = blocks.flat_map(|block| first(*block)..first(*block) + size(BLOCK_BITS));
+    let all = blocks.flat_map(|block| first(*block)..first(*block) + size(BLOCK_PREFIX));
     let mut free = all.filter(|bits| *bits > gateway).map(Ipv4Addr::from).filter(|free| !held.contains(free));
     let lowest = free.next()?;
     if !remembered.contains(&lowest) {
@@ -187,7 +183,7 @@ mod tests {
         assert_eq!(vips(shop), net("10.64.63.0/24"));
         assert_eq!(vip(shop, &[Ipv4Addr::new(10, 64, 63, 1)].into()), Ok(Ipv4Addr::new(10, 64, 63, 2)));
         assert_eq!(
-            parts(shop, BLOCK_BITS).take_while(|block| first(*block) < first(vips(shop))).count(),
+            parts(shop, BLOCK_PREFIX).take_while(|block| first(*block) < first(vips(shop))).count(),
             124
         );
     }

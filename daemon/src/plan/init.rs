@@ -9,6 +9,7 @@ use raftup_proto::{
     peer::{NodeInfo, Role},
     refusal::{Code, Refusal},
     unit::UnixMillis,
+    view::SUBNET_PREFIX,
 };
 
 use crate::model::{ChangeSet, ClusterInfo, Membership, Meta, Node, TokenHashes};
@@ -49,7 +50,7 @@ pub const FIRST_MEMBER: u64 = 1;
 pub fn cluster(first: First, now: UnixMillis) -> Result<ChangeSet, Refusal> {
     if !addresses::pool_fits(first.pool) {
         let message = format!("the address pool {} is too small", first.pool);
-        let hint = format!("give one of /{} or larger, such as 10.64.0.0/11", addresses::NETWORK_BITS - 1);
+        let hint = format!("give one of /{} or larger, such as 10.64.0.0/11", SUBNET_PREFIX - 1);
         return Err(Refusal::new(Code::Invalid, message).hint(hint));
     }
     if let Managers::Fixed(count) = first.managers
