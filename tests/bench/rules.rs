@@ -106,7 +106,7 @@ fn rows([many, one]: &[Figures; 2]) -> Vec<Row> {
 fn first(services: u32, spaces: &Spaces, figures: &mut Figures) -> anyhow::Result<()> {
     let view = view(services, true);
     let begun = Instant::now();
-    let script = Ruleset::of(&table(&view)).replace();
+    let script = Ruleset::of(&table(&view)).replace(None);
     figures.first_daemon_ms.push(ms(begun));
     figures.first_elements = elements(&script);
     figures.first_nft_ms.push(spaces.nft(&script)?);

@@ -11,7 +11,7 @@ use super::{
 
 /// What a table consists of, without rules and elements.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub struct Found {
     /// Sets and maps by name.
     pub(super) sets: BTreeMap<String, FoundSet>,
     /// Chains by name: where each hooks in, written as in [`Chain`]; none if others lead to it.

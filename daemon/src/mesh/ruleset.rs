@@ -54,7 +54,7 @@ impl Ruleset {
     ///
     /// What was found stays where it can, and is filled anew: chains of a table that is deleted see packets for a while
     /// after its maps are empty (seen on Linux 6.18), and drop some.
-    pub(super) fn replace(&self, found: Option<&Found>) -> String {
+    pub fn replace(&self, found: Option<&Found>) -> String {
         let mut script = format!("table ip {TABLE}\n");
         let kept = match found {
             Some(found) => self.clear(found, &mut script),
