@@ -10,6 +10,9 @@ use raftup_tests::{
 /// Longest wait for anything that takes seconds on a machine that has nothing else to do.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// Load that nobody stops ends by itself after that.
+const LONGEST: Duration = Duration::from_secs(1800);
+
 /// A service that says who answers, from the lab's own image.
 pub(crate) const WEB: &str = "services:
   web:
@@ -104,7 +107,7 @@ pub(crate) fn load(lab: &Lab, hosts: &[&str]) -> Running {
 pub(crate) fn load_in(mode: Mode, lab: &Lab, hosts: &[&str]) -> Running {
     let targets: Vec<String> =
         hosts.iter().map(|host| format!("http://{}:8080/", lab.host(host).addr())).collect();
-    Running::start(lab, &Plan::new(mode, &targets, 100.0, Duration::from_secs(600))).unwrap()
+    Running::start(lab, &Plan::new(mode, &targets, 100.0, LONGEST)).unwrap()
 }
 
 /// Names that lead to the service `web` of the stack `shop`.
@@ -124,8 +127,7 @@ impl Asking {
         let (process, gateway) = said.trim().split_once(' ').unwrap();
         let ask = |server: &str| {
             let targets = NAMES.map(|name| format!("{server}:53/{name}"));
-            let plan =
-                Plan { timeout_s: 3.0, ..Plan::new(Mode::Dns, &targets, 200.0, Duration::from_secs(600)) };
+            let plan = Plan { timeout_s: 3.0, ..Plan::new(Mode::Dns, &targets, 200.0, LONGEST) };
             Running::start_beside(lab, host, process, &plan).unwrap()
         };
         Self { through_engine: ask("127.0.0.11"), ours: ask(gateway) }
@@ -166,7 +168,11 @@ pub(crate) fn containers(lab: &Lab) -> Vec<String> {
 /// Waits until the cluster takes a change through this host.
 pub(crate) fn writable(host: &Host, service: &str, replicas: u8) {
     let scale = format!("{service}={replicas}");
-    let asked = || Ok(host.raftup(&["service", "scale", &scale])?.status.success().then_some(()));
+    let asked = || {
+        let output = host.raftup(&["service", "scale", &scale])?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(Some(()))
+    };
     wait_for(SOON, "a change that is taken", asked).unwrap();
 }
 

@@ -5,16 +5,17 @@
 use std::{
     collections::BTreeSet,
     net::Ipv4Addr,
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use raftup_tests::{
-    lab::{Host, Lab, What, wait_for},
-    load::{Mode, Running},
+    lab::{Host, Lab, Options, What, wait_for},
+    load::{Mode, Report, Running},
 };
 
 use crate::cluster::{
-    Asking, SOON, WEB, cluster, containers, deploy, get, leader, load, load_in, lossless, nodes, well,
+    Asking, SOON, WEB, cluster, containers, deploy, get, lab, leader, load, load_in, lossless, nodes, well,
     writable,
 };
 
@@ -131,6 +132,75 @@ fn a_leader_that_is_killed_costs_nothing() {
     all_lossless(load, 60);
 }
 
+/// How long nobody leads in tests of that: longer than any time-out of a cluster. `RAFTUP_ABSENCE` says another number of
+/// seconds.
+fn absence() -> Duration {
+    let seconds = std::env::var("RAFTUP_ABSENCE").map_or(20, |text| text.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
+/// Two of three managers are gone: nobody can change anything, and everything serves on.
+#[test]
+fn without_a_majority_nothing_is_lost() {
+    let lab = served("itminority");
+    let before = containers(&lab);
+    let first = leader(&lab, lab.host("h1"));
+    let others = others(&lab, first);
+    let last = lab.host(&others[1]);
+    let load = both(&lab, &["h1", "h2", "h3"]);
+    let names = [Asking::start(&lab, first), Asking::start(&lab, last)];
+    for host in [first, lab.host(&others[0])] {
+        host.kill_daemon().unwrap();
+    }
+    let length = absence();
+    thread::sleep(length / 2);
+    let said = last.raftup(&["service", "scale", "shop_web=4"]).unwrap();
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(!said.status.success() && text.contains("a majority of them must be up"), "{text}");
+    // One that starts with nobody to lead it takes over what is in force.
+    last.kill_daemon().unwrap();
+    last.start_daemon().unwrap();
+    thread::sleep(length / 2);
+    for host in [first, lab.host(&others[0])] {
+        host.start_daemon().unwrap();
+    }
+    nodes(last, "Ready", 3);
+    writable(last, "shop_web", 3);
+    all_lossless(load, 500);
+    names.into_iter().for_each(|names| names.all_answered(500));
+    assert_eq!(containers(&lab), before, "nothing was restarted");
+}
+
+/// The only manager loses its power, for so long as nobody decides anything: its tasks are led to no more, the others
+/// serve on.
+#[test]
+fn without_any_manager_the_others_serve_on() {
+    let lab = lab(&Options::new("itnomanager", 3).unwrap());
+    let (h1, h2, h3) = (lab.host("h1"), lab.host("h2"), lab.host("h3"));
+    well(h1.raftup(&["init"]).unwrap());
+    let token = well(h1.raftup(&["token", "--worker", "--quiet"]).unwrap());
+    for host in [h2, h3] {
+        well(host.raftup(&["join", token.trim()]).unwrap());
+    }
+    well(deploy(&lab, h1, "shop", WEB));
+    let (load, names) = (both(&lab, &["h2", "h3"]), Asking::start(&lab, h2));
+    // Long enough for connections to be kept to all tasks.
+    thread::sleep(Duration::from_secs(1));
+    let died = SystemTime::now();
+    h1.power_off().unwrap();
+    thread::sleep(absence());
+    for running in load {
+        fails_only_at_first(&running.stop().unwrap(), died);
+    }
+    names.all_answered(500);
+    h1.power_on().unwrap();
+    nodes(h1, "Ready", 3);
+    writable(h1, "shop_web", 4);
+    let said = h2.raftup(&["service", "ls"]).unwrap();
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(text.contains("this node is a worker") && text.contains(&h1.addr().to_string()), "{text}");
+}
+
 #[test]
 fn a_lost_host_is_replaced() {
     let lab = served("itlost");
@@ -151,7 +221,7 @@ fn lose(lab: &Lab, lost: &Host) {
     let other = lab.host(&others[0]);
     let (load, names) = (both(lab, &[&others[0], &others[1]]), Asking::start(lab, other));
     // Long enough for connections to be kept to all tasks.
-    std::thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_secs(1));
     let (died, at) = (SystemTime::now(), Instant::now());
     lost.power_off().unwrap();
     let replaced = || Ok((containers(lab).len() == 3).then_some(()));
@@ -160,24 +230,24 @@ fn lose(lab: &Lab, lost: &Host) {
     writable(other, "shop_web", 4);
     eprintln!("a change was carried out {:.1} s after that", at.elapsed().as_secs_f64());
     for running in load {
-        let report = running.stop().unwrap();
-        let late = report.failures_after(died, BLIND);
-        let last = report.failures.last().map_or(0, |failure| report.started_unix_ms + failure.at_ms);
-        let since = died.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
-        eprintln!(
-            "{} of {} failed, the last {} ms after",
-            report.failed,
-            report.sent,
-            i128::from(last) - since as i128
-        );
-        assert!(late.is_empty(), "{late:?}");
-        assert!(report.ok > 100, "too little load to tell: {}", report.ok);
+        fails_only_at_first(&running.stop().unwrap(), died);
     }
     names.all_answered(100);
     lost.power_on().unwrap();
     nodes(other, "Ready", 3);
     let back = || Ok((containers(lab).len() == 4).then_some(()));
     wait_for(SOON, "the old tasks to go", back).unwrap();
+}
+
+/// No request failed that began later than [`BLIND`] after a host died.
+fn fails_only_at_first(report: &Report, died: SystemTime) {
+    let late = report.failures_after(died, BLIND);
+    let since = died.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let last =
+        report.failures.last().map(|one| i128::from(report.started_unix_ms + one.at_ms) - since as i128);
+    eprintln!("{} of {} failed, the last {last:?} ms after", report.failed, report.sent);
+    assert!(late.is_empty(), "{late:?}");
+    assert!(report.ok > 100, "too little load to tell: {}", report.ok);
 }
 
 /// Longest time until a node that has missed news has the tables of the others.

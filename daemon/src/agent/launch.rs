@@ -33,6 +33,9 @@ const TURNS_MOST: usize = 16;
 /// First and longest wait before something is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
+/// What was led to a task by the routes of before may be on its way for so long: over a busy link, in the queue of a busy
+/// host, or behind a first packet that was lost. Many servers refuse what comes after they were told to stop.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 /// A task says what it waits for after this.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -104,7 +107,10 @@ impl Launcher {
                 let _turn = cancel.run_until_cancelled(self.starts.acquire()).await?;
                 Some(self.start(job).await)
             }
-            Effect::Stop => {
+            Effect::Stop { served } => {
+                if served && !job.item.networks.is_empty() {
+                    cancel.run_until_cancelled(sleep(UNDER_WAY)).await?;
+                }
                 self.insist("stop", job.task, || self.engine.stop(&job.name, job.grace)).await;
                 Some(Told::event(Event::Stopped))
             }

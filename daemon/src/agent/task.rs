@@ -100,7 +100,10 @@ pub(super) enum Effect {
     /// Start the container.
     Start,
     /// Stop the container within its grace period.
-    Stop,
+    Stop {
+        /// Connections were led to it until now.
+        served: bool,
+    },
     /// Remove the container, after a stop if it may run.
     Remove {
         /// It may run.
@@ -119,7 +122,7 @@ pub(super) fn step(phase: Phase, event: Event) -> (Phase, Option<Effect>) {
         }
         Event::Removed => (removed(phase), None),
         Event::Unhealthy if matches!(phase, Phase::Starting | Phase::Running) => {
-            (Phase::Stopping(End::Failed), Some(Effect::Stop))
+            (Phase::Stopping(End::Failed), Some(Effect::Stop { served: phase == Phase::Running }))
         }
         Event::Impossible => (impossible(phase), None),
         Event::Exited { success } => (exited(phase, if success { End::Complete } else { End::Failed }), None),
@@ -163,7 +166,7 @@ fn stop(phase: Phase) -> (Phase, Option<Effect>) {
     match phase {
         Phase::Accepted | Phase::Preparing => (Phase::Over(End::Shutdown), None),
         Phase::Ready | Phase::Starting | Phase::Running => {
-            (Phase::Stopping(End::Shutdown), Some(Effect::Stop))
+            (Phase::Stopping(End::Shutdown), Some(Effect::Stop { served: phase == Phase::Running }))
         }
         Phase::Stopping(_) | Phase::Over(_) | Phase::Removing(_) | Phase::Gone(_) => (phase, None),
     }
@@ -333,7 +336,7 @@ mod tests {
                     assert_eq!((to, effect), (phase, None), "{what}");
                 }
                 if phase.is_ending() {
-                    let gone = matches!(effect, None | Some(Effect::Stop | Effect::Remove { .. }));
+                    let gone = matches!(effect, None | Some(Effect::Stop { .. } | Effect::Remove { .. }));
                     assert!(gone, "nothing is started at the end: {what}");
                 }
                 if let (Some(before), Some(after)) = (phase.state(), to.state()) {
@@ -381,6 +384,8 @@ mod tests {
         assert_eq!(run(Some(&exited(1)), Some(TaskState::Running)), (Phase::Over(End::Failed), None));
         assert_eq!(run(Some(&Condition::Created), None), (Phase::Starting, Some(Effect::Start)));
         let (phase, events) = begin(Some(&Condition::Created), None, Goal::Stop);
-        assert_eq!(step(phase, events[0]), (Phase::Stopping(End::Shutdown), Some(Effect::Stop)));
+        let stop = |served| (Phase::Stopping(End::Shutdown), Some(Effect::Stop { served }));
+        assert_eq!(step(phase, events[0]), stop(false));
+        assert_eq!(step(Phase::Running, Event::Stop), stop(true));
     }
 }

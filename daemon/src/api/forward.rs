@@ -12,7 +12,7 @@ use axum::{
 use hyper_util::rt::TokioIo;
 use raftup_proto::{
     id::NodeId,
-    peer::Hello,
+    peer::{Hello, Role},
     refusal::{Code, Refusal},
 };
 use tokio::time::timeout;
@@ -20,7 +20,7 @@ use tracing::debug;
 
 use super::{
     Manager, Member,
-    refuse::{Refused, no_leader},
+    refuse::{NO_LEADER, Refused, no_leader},
     server::{Api, BODY_MAX},
 };
 use crate::net::Peer;
@@ -61,6 +61,7 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
                 parts.extensions.insert(member);
                 return next.run(Request::from_parts(parts, Body::from(body))).await;
             }
+            Found::There(leader) if is_worker(&member) => return Refused(not_here(leader)).into_response(),
             Found::There(leader) if !sent_on => {
                 let request = Request::from_parts(parts.clone(), Body::from(body.clone()));
                 let refusal = tokio::select! {
@@ -74,7 +75,8 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
                     && parts.method != Method::POST
                     && timeout(LEADER_WAIT, deposed(&member, leader)).await.is_ok();
                 if !again {
-                    return Refused(refusal).into_response();
+                    let lost = refusal.code == Code::Unavailable && parts.method != Method::POST;
+                    return Refused(if lost { refusal.hint(NO_LEADER) } else { refusal }).into_response();
                 }
             }
             Found::There(_) | Found::Nowhere => return Refused(no_leader()).into_response(),
@@ -90,6 +92,16 @@ async fn deposed(member: &Member, leader: Peer) {
         // The node ends, and the request with it.
         std::future::pending().await
     }
+}
+
+fn is_worker(member: &Member) -> bool {
+    member.net.identity().is_some_and(|identity| identity.role() == Role::Worker)
+}
+
+fn not_here(leader: Peer) -> Refusal {
+    let what = "this node is a worker: it runs tasks, and neither sees nor changes the cluster";
+    let where_else = format!("ask on a manager: node {}, at {}, leads now", leader.node, leader.addr.ip());
+    Refusal::new(Code::Forbidden, what).hint(where_else)
 }
 
 fn incomplete(error: &axum::Error) -> Refusal {

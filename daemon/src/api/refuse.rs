@@ -27,9 +27,11 @@ impl IntoResponse for Refused {
     }
 }
 
+/// What to do while nobody leads.
+pub(super) const NO_LEADER: &str =
+    "running tasks are not affected; see `raftup status` on the managers, a majority of them must be up";
+
 /// No leader was found in time.
 pub(super) fn no_leader() -> Refusal {
-    Refusal::new(Code::Unavailable, "the cluster has no leader now").hint(
-        "running tasks are not affected; see `raftup status` on the managers, a majority of them must be up",
-    )
+    Refusal::new(Code::Unavailable, "the cluster has no leader now").hint(NO_LEADER)
 }

@@ -43,6 +43,7 @@ pub(crate) async fn http(
     within: Duration,
 ) -> Result<Answer, NoAnswer> {
     let is_kept = kept.is_some();
+    let mut from = None;
     let exchange = async {
         let mut connection = match kept {
             Some(connection) => connection,
@@ -52,6 +53,7 @@ pub(crate) async fn http(
                 BufReader::new(stream)
             }
         };
+        from = connection.get_ref().local_addr().ok();
         let connection_word = if keep { "keep-alive" } else { "close" };
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: {connection_word}\r\n\r\n",
@@ -65,10 +67,20 @@ pub(crate) async fn http(
         }
         Ok(Answer { body, kept: (keep && !close).then_some(connection) })
     };
-    match timeout(within, exchange).await {
-        Ok(result) => result,
-        Err(_) => Err(NoAnswer::Failed((Class::Timeout, format!("no answer in {within:?}")))),
-    }
+    let result = timeout(within, exchange)
+        .await
+        .unwrap_or_else(|_| Err(NoAnswer::Failed((Class::Timeout, format!("no answer in {within:?}")))));
+    result.map_err(|why| match (why, from) {
+        // For whoever looks it up in a capture.
+        (NoAnswer::Failed((class, detail)), Some(from)) => {
+            let connection = if is_kept { "kept" } else { "new" };
+            NoAnswer::Failed((
+                class,
+                format!("{detail}, on a {connection} connection from port {}", from.port()),
+            ))
+        }
+        (why, _) => why,
+    })
 }
 
 /// Sends the request and reads the first line of the answer.
