@@ -59,7 +59,6 @@ fn start(flags: Settings) -> anyhow::Result<()> {
     let config = Config::load(flags)?;
     start_log(&config)?;
     abort_on_panic();
-    pace::calm();
     raise_file_limit();
     // One: all that happens is short, and workers that wake each other for it are most of what an idle daemon costs.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

@@ -23,21 +23,31 @@ pub fn calm() {
     set(CALM_NS);
 }
 
-/// Has timers fire promptly while `changes` come, and calmly in between, until the other end is gone.
+/// Has timers fire promptly while `changes` come, and calmly in between; promptly again when this ends.
 ///
 /// For the runtime's only worker thread: the slack is a thread's own.
 pub async fn follow<T>(mut changes: watch::Receiver<T>) {
+    let _at_the_end = Prompt;
     loop {
         set(PROMPT_NS);
         while let Ok(changed) = timeout(CALM_AFTER, changes.changed()).await {
             if changed.is_err() {
-                return calm();
+                return;
             }
         }
         calm();
         if changes.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Whoever ends while it is calm leaves the next one prompt.
+struct Prompt;
+
+impl Drop for Prompt {
+    fn drop(&mut self) {
+        set(PROMPT_NS);
     }
 }
 
@@ -66,8 +76,9 @@ mod tests {
         change.send_replace(());
         sleep(CALM_AFTER / 2).await;
         assert_eq!(slack(), PROMPT_NS.get());
+        sleep(CALM_AFTER).await;
         drop(change);
         following.await.unwrap();
-        assert_eq!(slack(), CALM_NS.get());
+        assert_eq!(slack(), PROMPT_NS.get());
     }
 }
