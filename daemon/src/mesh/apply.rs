@@ -176,14 +176,13 @@ pub async fn try_rules() -> Result<(), MeshError> {
 
 /// One rule of each kind that ours are made of.
 const TRIAL: &str = r#"table ip raftup-trial {
-    ct timeout briefly { protocol tcp; l3proto ip; policy = { time_wait : 2 }; }
     set blocks { type ipv4_addr; comment "type ipv4_addr"; }
     map verdicts { type ipv4_addr : verdict; }
     chain picked { dnat to numgen random mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }; }
     chain early { type filter hook prerouting priority -300; udp dport 1 @th,64,56 1 udp dport set 2 notrack; ct original zone set 1; }
     chain arriving { type nat hook prerouting priority -101; ip daddr vmap @verdicts; fib daddr type local jump picked; }
     chain passing { type filter hook forward priority -1; ct state established accept; ip saddr & 255.255.255.192 != @blocks reject with icmp admin-prohibited; }
-    chain leaving { type nat hook postrouting priority 99; meta l4proto tcp ct timeout set "briefly"; masquerade; }
+    chain leaving { type nat hook postrouting priority 99; masquerade; }
 }
 "#;
 

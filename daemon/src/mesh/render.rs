@@ -15,7 +15,7 @@
 //! marking      another mark for the packets around ours: with that of a node they would be led back as well, and
 //!              without any they would be taken for those of a program that pretends to be the fabric
 //! leaving      (nat) who must look like this node: containers that go outside, nodes as clients, a container that
-//!              asks itself; and how long a connection is remembered once it has ended
+//!              asks itself
 //! ```
 //!
 //! Endpoints are elements of two maps, under the address or port and a number; a chain draws the number and is shared by
@@ -38,7 +38,7 @@ use raftup_proto::{
 };
 
 use super::{
-    ruleset::{BRIEFLY, Chain, Ruleset, Set},
+    ruleset::{Chain, Ruleset, Set},
     table::{Choice, Front, Net, PARTS, Published, Table},
 };
 
@@ -465,8 +465,7 @@ fn nat_chains(table: &Table) -> Vec<BaseChain> {
             "leaving",
             "type nat hook postrouting priority 99; policy accept",
             rules(format!(
-                "meta l4proto tcp oifname {OURS} ct timeout set \"{BRIEFLY}\"
-             ip saddr . ip daddr @itself masquerade
+                "ip saddr . ip daddr @itself masquerade
              ct status dnat ct original ip daddr != {pool} ip saddr @nodes masquerade
              ct status dnat ct original ip daddr != {pool} ip saddr {pool} oifname {OURS} masquerade
              ct status dnat oifname {OURS} fib saddr type local masquerade

@@ -18,12 +18,6 @@ const BATCH: usize = 512;
 /// Set that holds the generation, for the process that comes after this one.
 pub(super) const GENERATION: &str = "generation";
 
-/// For connections: how long the kernel remembers one that has ended. Its usual two minutes are long enough for a busy
-/// client to come again from the same port, and an engine that stops a container makes the kernel forget what it has
-/// listed under that port a moment before: the new connection, which may lead to another container, is lost with it.
-pub(super) const BRIEFLY: &str = "briefly";
-const BRIEFLY_KEPT: &str = "{ protocol tcp; l3proto ip; policy = { time_wait : 2 }; }";
-
 /// One table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
@@ -70,7 +64,6 @@ impl Ruleset {
             }
         };
         line(&mut script, format_args!("add set ip {TABLE} {GENERATION} {{ type mark; }}"));
-        line(&mut script, format_args!("add ct timeout ip {TABLE} {BRIEFLY} {BRIEFLY_KEPT}"));
         script.push_str(&self.change_from(&kept));
         script
     }
@@ -257,7 +250,6 @@ mod tests {
             delete table ip raftup
             table ip raftup
             add set ip raftup generation { type mark; }
-            add ct timeout ip raftup briefly { protocol tcp; l3proto ip; policy = { time_wait : 2 }; }
             add map ip raftup vips { type ipv4_addr : verdict; comment "type ipv4_addr : verdict"; }
             add chain ip raftup a
             add rule ip raftup a drop
@@ -293,7 +285,6 @@ mod tests {
             delete chain ip raftup b
             delete chain ip raftup late
             add set ip raftup generation { type mark; }
-            add ct timeout ip raftup briefly { protocol tcp; l3proto ip; policy = { time_wait : 2 }; }
             add rule ip raftup a drop
             add rule ip raftup early accept
             add element ip raftup vips { 10.0.0.1 : goto a }
