@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::timeout};
 const PROMPT_NS: NonZeroU64 = NonZeroU64::new(1_000_000).unwrap();
 
 /// While nothing does: far less than an idle cluster waits for anything, heartbeats and elections first.
-const CALM_NS: NonZeroU64 = NonZeroU64::new(100_000_000).unwrap();
+const CALM_NS: NonZeroU64 = NonZeroU64::new(60_000_000).unwrap();
 
 /// Nothing has changed for so long: it is calm.
 const CALM_AFTER: Duration = Duration::from_secs(3);
