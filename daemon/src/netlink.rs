@@ -1,7 +1,7 @@
 //! Hears what the kernel tells of changes, over netlink.
 //!
 //! Changes of this process's own are told as well, before the call that made them returns. Leaves alone: what the messages
-//! say.
+//! say, but for where one ends.
 
 use std::io;
 
@@ -53,4 +53,15 @@ impl Listener {
             }
         }
     }
+}
+
+/// The first item of a list whose items say their own length at `at`, in `width` bytes, and what follows it.
+pub(crate) fn cut(list: &[u8], at: usize, width: usize) -> Option<(&[u8], &[u8])> {
+    let length = match list.get(at..at + width)? {
+        [a, b] => usize::from(u16::from_ne_bytes([*a, *b])),
+        [a, b, c, d] => usize::try_from(u32::from_ne_bytes([*a, *b, *c, *d])).ok()?,
+        _ => return None,
+    };
+    let item = list.get(..length.max(4))?;
+    Some((item, list.get(length.max(4).next_multiple_of(4)..).unwrap_or_default()))
 }

@@ -23,7 +23,10 @@ use super::{
     owner::Told,
     task::{Effect, Event},
 };
-use crate::engine::{Attachment, Condition, ContainerSettings, Engine, EngineError};
+use crate::{
+    engine::{Attachment, Condition, ContainerSettings, Engine, EngineError},
+    mesh::forget_ended,
+};
 
 /// Containers made at a time for each core, and as many started. Engines do part of it one by one: measured, more are no
 /// faster (20.10 on two cores: 15 s, 9.4 s, 7.3 s, 7.7 s, 8.1 s for 20 containers, 1, 2, 4, 8, 20 at a time), and
@@ -109,6 +112,9 @@ impl Launcher {
             }
             Effect::Stop { served } => {
                 if served && !job.item.networks.is_empty() {
+                    for (_, address) in &job.item.networks {
+                        forget_ended(*address).await;
+                    }
                     cancel.run_until_cancelled(sleep(UNDER_WAY)).await?;
                 }
                 self.insist("stop", job.task, || self.engine.stop(&job.name, job.grace)).await;

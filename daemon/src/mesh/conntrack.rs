@@ -8,15 +8,25 @@ use std::{io, net::Ipv4Addr};
 
 use raftup_proto::spec::Protocol;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::table::Port;
+use crate::netlink::cut;
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`
 const DELETE: u16 = 1 << 8 | 2;
-const NLM_F_REQUEST_ACK: u16 = 0x1 | 0x4;
+/// The same with `IPCTNL_MSG_CT_GET`.
+const GET: u16 = 1 << 8 | 1;
+/// The same with `IPCTNL_MSG_CT_NEW`: what is listed, and a change of it.
+const NEW: u16 = 1 << 8;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
 const AF_INET: u8 = 2;
+/// Bytes of a message before its attributes.
+const HEADERS: usize = 16 + 4;
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const ENOENT: i32 = 2;
 
 // Attributes, from linux/netfilter/nfnetlink_conntrack.h.
@@ -24,6 +34,9 @@ const NESTED: u16 = 1 << 15;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_TIMEOUT: u16 = 7;
+const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_STATUS_MASK: u16 = 26;
 const CTA_TUPLE_IP: u16 = 1;
@@ -31,6 +44,8 @@ const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 
@@ -38,6 +53,15 @@ const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 const COMPARE_IP_SRC: u32 = 1 << 0;
 const COMPARE_PROTO_NUM: u32 = 1 << 3;
 const COMPARE_DST_PORT: u32 = 1 << 5;
+
+/// Both sides have closed; the kernel remembers that for two minutes.
+const TIME_WAIT: u8 = 7;
+
+/// What is remembered of ended connections to an endpoint that is about to stop lasts for so many seconds more.
+const LAST: u32 = 1;
+
+/// Changes that are sent at a time.
+const BATCH: usize = 128;
 
 /// The other side has sent something.
 const IPS_SEEN_REPLY: u32 = 1 << 1;
@@ -67,6 +91,78 @@ pub(super) async fn forget(endpoints: Vec<Ipv4Addr>, ports: Vec<Port>) {
     }
 }
 
+/// Has the kernel forget connections of TCP to `endpoint` that have ended, within a second. Their engine would do that too,
+/// when their container is gone: from a list that it made a moment before, one by one, by the client's port. A client that
+/// has come again from that port meanwhile would lose its new connection, to whichever endpoint.
+///
+/// A new connection that takes the place of an ended one here gets a short time as well, until its next packet.
+pub async fn forget_ended(endpoint: Ipv4Addr) {
+    let done = tokio::task::spawn_blocking(move || {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        let changes: Vec<Vec<u8>> = list(&socket, &answered_by(endpoint, Protocol::Tcp))?
+            .iter()
+            .filter_map(|flow| ended(flow))
+            .collect();
+        for some in changes.chunks(BATCH) {
+            socket.send_to(&some.concat(), &SocketAddr::new(0, 0), 0)?;
+        }
+        io::Result::Ok(changes.len())
+    });
+    match done.await {
+        Ok(Ok(count)) => debug!(%endpoint, count, "ended connections are forgotten"),
+        Ok(Err(error)) => warn!(%error, "ended connections cannot be forgotten"),
+        Err(error) => warn!(%error, "ended connections were not forgotten"),
+    }
+}
+
+/// The attributes of each flow that fits.
+fn list(socket: &Socket, filter: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    socket.send_to(&message(GET, NLM_F_REQUEST | NLM_F_DUMP, filter), &SocketAddr::new(0, 0), 0)?;
+    let mut flows = Vec::new();
+    loop {
+        let (messages, _) = socket.recv_from_full()?;
+        let mut rest = messages.as_slice();
+        while let Some((message, more)) = cut(rest, 0, 4) {
+            rest = more;
+            let kind = message.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
+            match kind {
+                Some(NEW) => flows.push(message.get(HEADERS..).unwrap_or_default().to_vec()),
+                Some(NLMSG_DONE) => return Ok(flows),
+                Some(NLMSG_ERROR) => return Err(refusal(message)),
+                _ => {}
+            }
+        }
+        if messages.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// What is sent to have a flow forgotten soon; none if it has not ended.
+fn ended(flow: &[u8]) -> Option<Vec<u8>> {
+    let state = find(find(find(flow, CTA_PROTOINFO)?, CTA_PROTOINFO_TCP)?, CTA_PROTOINFO_TCP_STATE)?;
+    if state.first() != Some(&TIME_WAIT) {
+        return None;
+    }
+    let mut attributes = nested(CTA_TUPLE_ORIG, find(flow, CTA_TUPLE_ORIG)?);
+    attributes.extend(find(flow, CTA_ZONE).map(|zone| attribute(CTA_ZONE, zone)).unwrap_or_default());
+    attributes.extend(attribute(CTA_TIMEOUT, &LAST.to_be_bytes()));
+    Some(message(NEW, NLM_F_REQUEST, &attributes))
+}
+
+/// What an attribute holds.
+fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    while let Some((attribute, rest)) = cut(attributes, 0, 2) {
+        attributes = rest;
+        let kind = u16::from_ne_bytes(attribute.get(2..4)?.try_into().ok()?);
+        if kind & !NESTED == wanted {
+            return attribute.get(4..);
+        }
+    }
+    None
+}
+
 fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
@@ -74,8 +170,18 @@ fn number(protocol: Protocol) -> u8 {
     }
 }
 
-/// Flows whose answers come from `endpoint`: whatever address the client used.
+/// Flows whose answers come from `endpoint`, whatever address the client used; of TCP, those that had none yet.
 fn flows_to(endpoint: Ipv4Addr, protocol: Protocol) -> Vec<u8> {
+    let mut filter = answered_by(endpoint, protocol);
+    if protocol == Protocol::Tcp {
+        filter.extend(attribute(CTA_STATUS, &0_u32.to_be_bytes()));
+        filter.extend(attribute(CTA_STATUS_MASK, &IPS_SEEN_REPLY.to_be_bytes()));
+    }
+    filter
+}
+
+/// Flows whose answers come from `endpoint`, whatever address the client used.
+fn answered_by(endpoint: Ipv4Addr, protocol: Protocol) -> Vec<u8> {
     let tuple = [
         nested(CTA_TUPLE_IP, &attribute(CTA_IP_V4_SRC, &endpoint.octets())),
         nested(CTA_TUPLE_PROTO, &attribute(CTA_PROTO_NUM, &[number(protocol)])),
@@ -85,13 +191,7 @@ fn flows_to(endpoint: Ipv4Addr, protocol: Protocol) -> Vec<u8> {
         attribute(CTA_FILTER_ORIG_FLAGS, &0_u32.to_ne_bytes()),
         attribute(CTA_FILTER_REPLY_FLAGS, &flags.to_ne_bytes()),
     ];
-    let mut message =
-        [nested(CTA_TUPLE_REPLY, &tuple.concat()), nested(CTA_FILTER, &filter.concat())].concat();
-    if protocol == Protocol::Tcp {
-        message.extend(attribute(CTA_STATUS, &0_u32.to_be_bytes()));
-        message.extend(attribute(CTA_STATUS_MASK, &IPS_SEEN_REPLY.to_be_bytes()));
-    }
-    message
+    [nested(CTA_TUPLE_REPLY, &tuple.concat()), nested(CTA_FILTER, &filter.concat())].concat()
 }
 
 /// Flows of UDP that were sent to `port` of any address.
@@ -127,22 +227,66 @@ fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// Sends one request and reads the answer to it.
-fn delete(socket: &Socket, attributes: &[u8]) -> io::Result<()> {
-    let length = 16 + 4 + attributes.len();
+fn delete(socket: &Socket, filter: &[u8]) -> io::Result<()> {
+    socket.send_to(&message(DELETE, NLM_F_REQUEST | NLM_F_ACK, filter), &SocketAddr::new(0, 0), 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    match refusal(&answer) {
+        error if error.raw_os_error().is_some_and(|code| code == 0 || code == ENOENT) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// A request; one is under way at a time, so it needs no number.
+fn message(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
+    let length = HEADERS + attributes.len();
     let mut message = Vec::with_capacity(length);
     message.extend((length as u32).to_ne_bytes());
-    message.extend(DELETE.to_ne_bytes());
-    message.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
-    message.extend([0; 8]); // sequence and port: one request at a time
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend([0; 8]); // number and port
     message.extend([AF_INET, 0, 0, 0]); // nfgenmsg
     message.extend(attributes);
-    socket.send_to(&message, &SocketAddr::new(0, 0), 0)?;
-    let (answer, _) = socket.recv_from_full()?;
+    message
+}
+
+/// What the kernel answered instead of anything else; the number 0 is a yes.
+fn refusal(answer: &[u8]) -> io::Error {
     let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
     let code = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
     match (kind, code) {
-        (Some(NLMSG_ERROR), Some(code)) if code == 0 || -code == ENOENT => Ok(()),
-        (Some(NLMSG_ERROR), Some(code)) => Err(io::Error::from_raw_os_error(-code)),
-        _ => Err(io::Error::other("the kernel gave an answer of another kind")),
+        (Some(NLMSG_ERROR), Some(code)) => io::Error::from_raw_os_error(-code),
+        _ => io::Error::other("the kernel gave an answer of another kind"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(state: u8) -> Vec<u8> {
+        let tuple = nested(CTA_TUPLE_IP, &attribute(CTA_IP_V4_SRC, &[192, 0, 2, 1]));
+        let state = attribute(CTA_PROTOINFO_TCP_STATE, &[state]);
+        [
+            nested(CTA_TUPLE_ORIG, &tuple),
+            nested(CTA_TUPLE_REPLY, &[]),
+            nested(CTA_PROTOINFO, &nested(CTA_PROTOINFO_TCP, &state)),
+            attribute(CTA_ZONE, &7_u16.to_be_bytes()),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn ended_connections_alone_are_forgotten() {
+        const ESTABLISHED: u8 = 3;
+        assert_eq!(ended(&flow(ESTABLISHED)), None);
+        assert_eq!(ended(&[]), None);
+        let change = ended(&flow(TIME_WAIT)).unwrap();
+        assert_eq!(change[..4], (change.len() as u32).to_ne_bytes());
+        let attributes = &change[HEADERS..];
+        let same = |kind| assert_eq!(find(attributes, kind), find(&flow(TIME_WAIT), kind));
+        same(CTA_TUPLE_ORIG);
+        same(CTA_ZONE);
+        assert_eq!(find(attributes, CTA_TIMEOUT), Some(&LAST.to_be_bytes()[..]));
+        assert_eq!(find(attributes, CTA_TUPLE_REPLY), None, "a change of it is refused");
     }
 }

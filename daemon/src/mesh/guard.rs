@@ -8,7 +8,7 @@ use std::io;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use super::{docker, ruleset::TABLE};
-use crate::netlink::Listener;
+use crate::netlink::{Listener, cut};
 
 /// Group of a netlink socket that is told of changes, from linux/netfilter/nfnetlink.h.
 const NFNLGRP_NFTABLES: u32 = 7;
@@ -70,17 +70,6 @@ fn is_ours(mut messages: &[u8]) -> bool {
         }
     }
     false
-}
-
-/// The first item of a list whose items say their own length at `at`, in `width` bytes, and what follows it.
-fn cut(list: &[u8], at: usize, width: usize) -> Option<(&[u8], &[u8])> {
-    let length = match list.get(at..at + width)? {
-        [a, b] => usize::from(u16::from_ne_bytes([*a, *b])),
-        [a, b, c, d] => usize::try_from(u32::from_ne_bytes([*a, *b, *c, *d])).ok()?,
-        _ => return None,
-    };
-    let item = list.get(..length.max(4))?;
-    Some((item, list.get(length.max(4).next_multiple_of(4)..).unwrap_or_default()))
 }
 
 /// The text of an attribute.
