@@ -105,9 +105,15 @@ pub(crate) fn load(lab: &Lab, hosts: &[&str]) -> Running {
 
 /// Load on port 8080 of hosts until it is stopped.
 pub(crate) fn load_in(mode: Mode, lab: &Lab, hosts: &[&str]) -> Running {
+    load_within(Duration::from_secs(5), mode, lab, hosts)
+}
+
+/// The same; a request that takes longer than `within` is lost.
+pub(crate) fn load_within(within: Duration, mode: Mode, lab: &Lab, hosts: &[&str]) -> Running {
     let targets: Vec<String> =
         hosts.iter().map(|host| format!("http://{}:8080/", lab.host(host).addr())).collect();
-    Running::start(lab, &Plan::new(mode, &targets, 100.0, LONGEST)).unwrap()
+    let plan = Plan { timeout_s: within.as_secs_f64(), ..Plan::new(mode, &targets, 100.0, LONGEST) };
+    Running::start(lab, &plan).unwrap()
 }
 
 /// Names that lead to the service `web` of the stack `shop`.

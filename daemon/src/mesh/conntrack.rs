@@ -8,7 +8,7 @@ use std::{io, net::Ipv4Addr};
 
 use raftup_proto::spec::Protocol;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::table::Port;
 use crate::netlink::cut;
@@ -72,23 +72,29 @@ pub(super) async fn forget(endpoints: Vec<Ipv4Addr>, ports: Vec<Port>) {
     if endpoints.is_empty() && ports.iter().all(|port| port.0 == Protocol::Tcp) {
         return;
     }
-    let done = tokio::task::spawn_blocking(move || {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
+    ask(move |socket| {
         for endpoint in endpoints {
-            delete(&socket, &flows_to(endpoint, Protocol::Udp))?;
-            delete(&socket, &flows_to(endpoint, Protocol::Tcp))?;
+            delete(socket, &flows_to(endpoint, Protocol::Udp))?;
+            delete(socket, &flows_to(endpoint, Protocol::Tcp))?;
         }
         for (_, port) in ports.into_iter().filter(|port| port.0 == Protocol::Udp) {
-            delete(&socket, &flows_at(port))?;
+            delete(socket, &flows_at(port))?;
         }
-        io::Result::Ok(())
-    });
-    match done.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%error, "flows to endpoints that are gone cannot be forgotten"),
-        Err(error) => warn!(%error, "flows to endpoints that are gone were not forgotten"),
+        Ok(())
+    })
+    .await;
+}
+
+/// Forgets all connections of TCP to `endpoints`, which no table leads to any more. The next packet of a client is led to
+/// another endpoint, which knows nothing of it and resets the connection.
+pub async fn cut_connections(endpoints: Vec<Ipv4Addr>) {
+    if endpoints.is_empty() {
+        return;
     }
+    ask(move |socket| {
+        endpoints.iter().try_for_each(|endpoint| delete(socket, &answered_by(*endpoint, Protocol::Tcp)))
+    })
+    .await;
 }
 
 /// Has the kernel forget connections of TCP to `endpoint` that have ended, within a second. Their engine would do that too,
@@ -97,22 +103,28 @@ pub(super) async fn forget(endpoints: Vec<Ipv4Addr>, ports: Vec<Port>) {
 ///
 /// A new connection that takes the place of an ended one here gets a short time as well, until its next packet.
 pub async fn forget_ended(endpoint: Ipv4Addr) {
-    let done = tokio::task::spawn_blocking(move || {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        let changes: Vec<Vec<u8>> = list(&socket, &answered_by(endpoint, Protocol::Tcp))?
-            .iter()
-            .filter_map(|flow| ended(flow))
-            .collect();
+    ask(move |socket| {
+        let flows = list(socket, &answered_by(endpoint, Protocol::Tcp))?;
+        let changes: Vec<Vec<u8>> = flows.iter().filter_map(|flow| ended(flow)).collect();
         for some in changes.chunks(BATCH) {
             socket.send_to(&some.concat(), &SocketAddr::new(0, 0), 0)?;
         }
-        io::Result::Ok(changes.len())
+        Ok(())
+    })
+    .await;
+}
+
+/// Has the kernel do what `requests` asks of it. A failure is logged: what is not forgotten ends by itself.
+async fn ask(requests: impl FnOnce(&Socket) -> io::Result<()> + Send + 'static) {
+    let done = tokio::task::spawn_blocking(move || {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        requests(&socket)
     });
     match done.await {
-        Ok(Ok(count)) => debug!(%endpoint, count, "ended connections are forgotten"),
-        Ok(Err(error)) => warn!(%error, "ended connections cannot be forgotten"),
-        Err(error) => warn!(%error, "ended connections were not forgotten"),
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "connections cannot be forgotten"),
+        Err(error) => warn!(%error, "connections were not forgotten"),
     }
 }
 

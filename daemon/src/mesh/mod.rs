@@ -22,7 +22,7 @@ mod ruleset;
 mod table;
 
 pub use apply::{Mesh, MeshError, try_rules};
-pub use conntrack::forget_ended;
+pub use conntrack::{cut_connections, forget_ended};
 pub use found::Found;
 pub use guard::Guard;
 pub use ruleset::Ruleset;
