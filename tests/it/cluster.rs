@@ -133,7 +133,7 @@ impl Asking {
         let (process, gateway) = said.trim().split_once(' ').unwrap();
         let ask = |server: &str| {
             let targets = NAMES.map(|name| format!("{server}:53/{name}"));
-            let plan = Plan { timeout_s: 3.0, ..Plan::new(Mode::Dns, &targets, 200.0, LONGEST) };
+            let plan = Plan::new(Mode::Dns, &targets, 200.0, LONGEST);
             Running::start_beside(lab, host, process, &plan).unwrap()
         };
         Self { through_engine: ask("127.0.0.11"), ours: ask(gateway) }

@@ -163,9 +163,13 @@ fn without_a_majority_nothing_is_lost() {
     }
     let length = absence();
     thread::sleep(length / 2);
-    let said = last.raftup(&["service", "scale", "shop_web=4"]).unwrap();
-    let text = String::from_utf8_lossy(&said.stderr);
-    assert!(!said.status.success() && text.contains("a majority of them must be up"), "{text}");
+    for refused in [&["service", "scale", "shop_web=4"][..], &["node", "ls"]] {
+        let asked = Instant::now();
+        let said = last.raftup(refused).unwrap();
+        let text = String::from_utf8_lossy(&said.stderr);
+        assert!(!said.status.success() && text.contains("a majority of them must be up"), "{text}");
+        assert!(asked.elapsed() < REFUSED, "it took {:?}", asked.elapsed());
+    }
     // One that starts with nobody to lead it takes over what is in force.
     last.kill_daemon().unwrap();
     last.start_daemon().unwrap();
@@ -263,6 +267,9 @@ fn fails_only_at_first(report: &Report, died: SystemTime) {
 
 /// Longest time until a node that has missed news has the tables of the others.
 const CONVERGED: Duration = Duration::from_secs(5);
+
+/// Longest time until somebody is told that nobody leads.
+const REFUSED: Duration = Duration::from_secs(20);
 
 /// What is done to a host.
 type Act<'a> = &'a dyn Fn();

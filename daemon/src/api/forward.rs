@@ -15,7 +15,7 @@ use raftup_proto::{
     peer::{Hello, Role},
     refusal::{Code, Refusal},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::{
@@ -35,6 +35,10 @@ pub(super) struct Asked(pub(super) NodeId);
 /// How long a request waits for an election to end.
 const LEADER_WAIT: Duration = Duration::from_secs(2);
 
+/// For so long after it came, a request is asked again of the next leader. Without a majority, managers go on to name the
+/// one that is gone.
+const ASK_AGAIN: Duration = Duration::from_secs(4);
+
 /// Runs the handler where this node leads, else sends the request to the leader, and to the next one if that is lost
 /// before it answers.
 ///
@@ -52,6 +56,7 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
         Err(error) => return Refused(incomplete(&error)).into_response(),
     };
     let sent_on = parts.headers.contains_key(FORWARDED);
+    let begun = Instant::now();
     loop {
         match find(&member).await {
             Found::Here(manager) => {
@@ -73,6 +78,7 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
                 };
                 let again = refusal.code == Code::Unavailable
                     && parts.method != Method::POST
+                    && begun.elapsed() < ASK_AGAIN
                     && timeout(LEADER_WAIT, deposed(&member, leader)).await.is_ok();
                 if !again {
                     let lost = refusal.code == Code::Unavailable && parts.method != Method::POST;

@@ -60,8 +60,8 @@ const TIME_WAIT: u8 = 7;
 /// What is remembered of ended connections to an endpoint that is about to stop lasts for so many seconds more.
 const LAST: u32 = 1;
 
-/// Changes that are sent at a time.
-const BATCH: usize = 128;
+/// Bytes of changes that are sent at a time.
+const BATCH_BYTES: usize = 16 << 10;
 
 /// The other side has sent something.
 const IPS_SEEN_REPLY: u32 = 1 << 1;
@@ -104,23 +104,24 @@ pub async fn cut_connections(endpoints: Vec<Ipv4Addr>) {
 /// A new connection that takes the place of an ended one here gets a short time as well, until its next packet.
 pub async fn forget_ended(endpoint: Ipv4Addr) {
     ask(move |socket| {
-        let flows = list(socket, &answered_by(endpoint, Protocol::Tcp))?;
-        let changes: Vec<Vec<u8>> = flows.iter().filter_map(|flow| ended(flow)).collect();
-        for some in changes.chunks(BATCH) {
-            socket.send_to(&some.concat(), &SocketAddr::new(0, 0), 0)?;
-        }
-        Ok(())
+        // What is listed is read on the other one meanwhile.
+        let (changes, mut batch) = (open()?, Vec::new());
+        list(socket, &answered_by(endpoint, Protocol::Tcp), |flow| {
+            batch.extend(ended(flow).unwrap_or_default());
+            if batch.len() >= BATCH_BYTES {
+                send(&changes, &batch)?;
+                batch.clear();
+            }
+            Ok(())
+        })?;
+        send(&changes, &batch)
     })
     .await;
 }
 
 /// Has the kernel do what `requests` asks of it. A failure is logged: what is not forgotten ends by itself.
 async fn ask(requests: impl FnOnce(&Socket) -> io::Result<()> + Send + 'static) {
-    let done = tokio::task::spawn_blocking(move || {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        requests(&socket)
-    });
+    let done = tokio::task::spawn_blocking(move || requests(&open()?));
     match done.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "connections cannot be forgotten"),
@@ -128,10 +129,22 @@ async fn ask(requests: impl FnOnce(&Socket) -> io::Result<()> + Send + 'static) 
     }
 }
 
-/// The attributes of each flow that fits.
-fn list(socket: &Socket, filter: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    socket.send_to(&message(GET, NLM_F_REQUEST | NLM_F_DUMP, filter), &SocketAddr::new(0, 0), 0)?;
-    let mut flows = Vec::new();
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    Ok(socket)
+}
+
+fn send(socket: &Socket, messages: &[u8]) -> io::Result<()> {
+    if !messages.is_empty() {
+        socket.send_to(messages, &SocketAddr::new(0, 0), 0)?;
+    }
+    Ok(())
+}
+
+/// Shows the attributes of each flow that fits to `each`.
+fn list(socket: &Socket, filter: &[u8], mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    send(socket, &message(GET, NLM_F_REQUEST | NLM_F_DUMP, filter))?;
     loop {
         let (messages, _) = socket.recv_from_full()?;
         let mut rest = messages.as_slice();
@@ -139,8 +152,8 @@ fn list(socket: &Socket, filter: &[u8]) -> io::Result<Vec<Vec<u8>>> {
             rest = more;
             let kind = message.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
             match kind {
-                Some(NEW) => flows.push(message.get(HEADERS..).unwrap_or_default().to_vec()),
-                Some(NLMSG_DONE) => return Ok(flows),
+                Some(NEW) => each(message.get(HEADERS..).unwrap_or_default())?,
+                Some(NLMSG_DONE) => return Ok(()),
                 Some(NLMSG_ERROR) => return Err(refusal(message)),
                 _ => {}
             }
@@ -240,7 +253,7 @@ fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
 
 /// Sends one request and reads the answer to it.
 fn delete(socket: &Socket, filter: &[u8]) -> io::Result<()> {
-    socket.send_to(&message(DELETE, NLM_F_REQUEST | NLM_F_ACK, filter), &SocketAddr::new(0, 0), 0)?;
+    send(socket, &message(DELETE, NLM_F_REQUEST | NLM_F_ACK, filter))?;
     let (answer, _) = socket.recv_from_full()?;
     match refusal(&answer) {
         error if error.raw_os_error().is_some_and(|code| code == 0 || code == ENOENT) => Ok(()),

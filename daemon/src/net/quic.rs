@@ -5,7 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -33,7 +33,7 @@ use super::{
 };
 
 /// How long a dial may take until the other side's greeting.
-const DIAL_TIME: Duration = Duration::from_secs(3);
+pub(super) const DIAL_TIME: Duration = Duration::from_secs(3);
 
 /// How long gossip waits with the next dial of a peer that was not reached.
 const GOSSIP_DIAL_PAUSE: Duration = Duration::from_secs(1);
@@ -64,12 +64,20 @@ pub(super) struct Inner {
     dials: Mutex<BTreeMap<NodeId, Arc<Dial>>>,
 }
 
-/// At most one dial of a peer at a time.
+/// At most one dial of a peer at a time. Whoever waits for it has its failure too: dials one after the other would make
+/// the last of many wait for minutes.
 #[derive(Default)]
 struct Dial {
     turn: tokio::sync::Mutex<()>,
-    /// When gossip last failed to reach the peer.
-    failed: Mutex<Option<Instant>>,
+    /// How the last one failed, if it did.
+    failure: Mutex<Option<Failure>>,
+}
+
+/// A dial that failed.
+struct Failure {
+    at: Instant,
+    addr: SocketAddr,
+    error: NetError,
 }
 
 impl Net {
@@ -199,10 +207,7 @@ impl Net {
                 Ok(link) => {
                     let _ = link.gossip.try_send(message);
                 }
-                Err(error) => {
-                    tracing::debug!(node = %peer.node, %error, "gossip found no way");
-                    dial.set_failed(Some(Instant::now()));
-                }
+                Err(error) => tracing::debug!(node = %peer.node, %error, "gossip found no way"),
             }
         });
     }
@@ -249,14 +254,17 @@ impl Net {
         if let Some(link) = self.inner.links.get(peer.node) {
             return Ok(link);
         }
-        let dial = self.inner.dial(peer.node);
+        let (dial, asked) = (self.inner.dial(peer.node), Instant::now());
         let _turn = dial.turn.lock().await;
         if let Some(link) = self.inner.links.get(peer.node) {
             return Ok(link);
         }
-        let link = dial_member(&self.inner, peer).await?;
-        dial.set_failed(None);
-        Ok(link)
+        if let Some(error) = dial.failed_since(asked, peer.addr) {
+            return Err(error);
+        }
+        let dialled = dial_member(&self.inner, peer).await;
+        dial.ended(peer.addr, dialled.as_ref().err());
+        dialled
     }
 }
 
@@ -274,12 +282,21 @@ impl Inner {
 
 impl Dial {
     fn paused(&self) -> bool {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.is_some_and(|at| at.elapsed() < GOSSIP_DIAL_PAUSE)
+        self.failure().as_ref().is_some_and(|failure| failure.at.elapsed() < GOSSIP_DIAL_PAUSE)
     }
 
-    fn set_failed(&self, at: Option<Instant>) {
-        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    fn failed_since(&self, asked: Instant, addr: SocketAddr) -> Option<NetError> {
+        let failure = self.failure();
+        let failure = failure.as_ref().filter(|failure| failure.at >= asked && failure.addr == addr);
+        failure.map(|failure| failure.error.clone())
+    }
+
+    fn ended(&self, addr: SocketAddr, error: Option<&NetError>) {
+        *self.failure() = error.map(|error| Failure { at: Instant::now(), addr, error: error.clone() });
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -207,6 +207,19 @@ async fn gossip_dials_and_both_sides_at_once_do_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_dial_has_its_failure() {
+    let (_cluster, a, _b) = cluster_of_two();
+    let mute = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = Peer { node: NodeId::new(3), addr: mute.local_addr().unwrap() };
+    let start = Instant::now();
+    let all = futures_util::future::join_all((0..20).map(|_| a.net.open(peer, Hello::Api))).await;
+    for opened in all {
+        assert_eq!(opened.err(), Some(NetError::Silent { addr: peer.addr }));
+    }
+    assert!(start.elapsed() < quic::DIAL_TIME * 2, "one after the other: {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_clusters_are_refused_by_both_sides() {
     let (cluster, a, b) = cluster_of_two();
     let other = Cluster::new(2);
