@@ -307,6 +307,7 @@ fn a_compose_file_that_is_wrong_says_where() {
 fn a_service_that_no_node_can_run_says_why() {
     let lab = cluster("itplace", 2);
     let host = lab.host("h1");
+    nodes(host, "Ready", 2);
     let told = |from: &str, to: &str| {
         let text = refused(&lab, deploy(&lab, host, "bad", &WEB.replace(from, to)));
         well(host.raftup(&["stack", "rm", "bad"]).unwrap());
