@@ -1,7 +1,7 @@
 //! Hears what the kernel tells of changes, over netlink.
 //!
 //! Changes of this process's own are told as well, before the call that made them returns. Leaves alone: what the messages
-//! say, but for where one ends.
+//! say, but for where one ends and what its attributes hold.
 
 use std::io;
 
@@ -64,4 +64,19 @@ pub(crate) fn cut(list: &[u8], at: usize, width: usize) -> Option<(&[u8], &[u8])
     };
     let item = list.get(..length.max(4))?;
     Some((item, list.get(length.max(4).next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// Bit of an attribute's kind: it holds attributes itself.
+pub(crate) const NESTED: u16 = 1 << 15;
+
+/// What the first attribute of that kind holds.
+pub(crate) fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    while let Some((attribute, rest)) = cut(attributes, 0, 2) {
+        attributes = rest;
+        let kind = u16::from_ne_bytes(attribute.get(2..4)?.try_into().ok()?);
+        if kind & !NESTED == wanted {
+            return attribute.get(4..);
+        }
+    }
+    None
 }

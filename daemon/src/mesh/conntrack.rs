@@ -11,7 +11,7 @@ use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use tracing::warn;
 
 use super::table::Port;
-use crate::netlink::cut;
+use crate::netlink::{NESTED, cut, find};
 
 /// `NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE`
 const DELETE: u16 = 1 << 8 | 2;
@@ -30,7 +30,6 @@ const NLMSG_DONE: u16 = 3;
 const ENOENT: i32 = 2;
 
 // Attributes, from linux/netfilter/nfnetlink_conntrack.h.
-const NESTED: u16 = 1 << 15;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
@@ -174,18 +173,6 @@ fn ended(flow: &[u8]) -> Option<Vec<u8>> {
     attributes.extend(find(flow, CTA_ZONE).map(|zone| attribute(CTA_ZONE, zone)).unwrap_or_default());
     attributes.extend(attribute(CTA_TIMEOUT, &LAST.to_be_bytes()));
     Some(message(NEW, NLM_F_REQUEST, &attributes))
-}
-
-/// What an attribute holds.
-fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    while let Some((attribute, rest)) = cut(attributes, 0, 2) {
-        attributes = rest;
-        let kind = u16::from_ne_bytes(attribute.get(2..4)?.try_into().ok()?);
-        if kind & !NESTED == wanted {
-            return attribute.get(4..);
-        }
-    }
-    None
 }
 
 fn number(protocol: Protocol) -> u8 {

@@ -8,7 +8,7 @@ use std::io;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 
 use super::{docker, ruleset::TABLE};
-use crate::netlink::{Listener, cut};
+use crate::netlink::{Listener, cut, find};
 
 /// Group of a netlink socket that is told of changes, from linux/netfilter/nfnetlink.h.
 const NFNLGRP_NFTABLES: u32 = 7;
@@ -73,14 +73,9 @@ fn is_ours(mut messages: &[u8]) -> bool {
 }
 
 /// The text of an attribute.
-fn text(mut attributes: &[u8], kind: u16) -> Option<&str> {
-    while let Some((attribute, rest)) = cut(attributes, 0, 2) {
-        attributes = rest;
-        if attribute.get(2..4)? == kind.to_ne_bytes() {
-            return std::str::from_utf8(attribute.get(4..)?).ok().map(|text| text.trim_end_matches('\0'));
-        }
-    }
-    None
+fn text(attributes: &[u8], kind: u16) -> Option<&str> {
+    let text = std::str::from_utf8(find(attributes, kind)?).ok()?;
+    Some(text.trim_end_matches('\0'))
 }
 
 #[cfg(test)]
