@@ -37,6 +37,10 @@ const MOST_FORWARDED: u32 = 512;
 /// Connections that are open; above it new ones are closed.
 const MOST_CONNECTIONS: u32 = 128;
 
+/// Room for questions that wait while this process does not run, which the kernel doubles: 2,700 of them. A machine may
+/// stand still for seconds, and whoever asked does so once more only after five.
+const WAITING_BYTES: usize = 1 << 20;
+
 /// A connection without a question for so long is closed.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -150,10 +154,11 @@ impl Dns {
 }
 
 fn open(gateway: Ipv4Addr, port: u16) -> io::Result<Sockets> {
-    let udp = bind(gateway, port, Type::DGRAM)?.into();
+    let udp = bind(gateway, port, Type::DGRAM)?;
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&udp, WAITING_BYTES)?;
     let tcp = bind(gateway, port, Type::STREAM)?;
     tcp.listen(128)?;
-    Ok(Sockets { gateway, udp, tcp: tcp.into() })
+    Ok(Sockets { gateway, udp: udp.into(), tcp: tcp.into() })
 }
 
 fn bind(gateway: Ipv4Addr, port: u16, kind: Type) -> io::Result<Socket> {
@@ -342,6 +347,26 @@ mod tests {
         dns.adopt(sockets).unwrap();
         let answer = over_udp(udp, &question("example.com.", RecordType::A)).await;
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    }
+
+    #[tokio::test]
+    async fn questions_wait_for_a_resolver_that_stands_still() {
+        const QUESTIONS: usize = 2_000;
+        let (mut dns, sockets) = server(2);
+        let asker = bind(HERE, 0, Type::DGRAM).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&asker, WAITING_BYTES).unwrap();
+        asker.connect(&sockets.udp.local_addr().unwrap().into()).unwrap();
+        let question = question("web.", RecordType::A);
+        for _ in 0..QUESTIONS {
+            asker.send(&question).unwrap();
+        }
+        dns.adopt(sockets).unwrap();
+        asker.set_nonblocking(true).unwrap();
+        let asker = UdpSocket::from_std(asker.into()).unwrap();
+        for number in 0..QUESTIONS {
+            let answer = timeout(IDLE, asker.recv(&mut [0; 4096])).await;
+            answer.unwrap_or_else(|_| panic!("an answer after {number}")).unwrap();
+        }
     }
 
     #[tokio::test]
