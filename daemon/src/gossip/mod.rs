@@ -243,7 +243,8 @@ async fn look(shared: &Shared, handle: &ChitchatHandle, watcher: &mut Watcher) {
     let chitchat = handle.chitchat();
     let mut changed = shared.changed.subscribe();
     let mut tick = interval(LOOK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Due at the moments when chitchat's own timer is, which began just now: one wake for both.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut tried = Instant::now();
     loop {
         // Cancel-safe: neither holds anything.

@@ -19,7 +19,9 @@ pub(crate) const SOCKET: &str = "/run/docker.sock";
 /// An engine on two shared cores that starts beside several others.
 pub(crate) const START: Duration = Duration::from_secs(60);
 const SID_PACKAGES: &str =
-    "--include=ca-certificates,docker.io,docker-cli,docker-compose,iptables,nftables,iproute2,procps";
+    "--include=ca-certificates,curl,docker.io,docker-cli,docker-compose,iptables,nftables,iproute2,procps";
+/// Name of the root made of them in the cache; another one with other packages, as labs may run on the older root.
+const SID_ROOT: &str = "sid-with-curl";
 
 /// Which engine a host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -72,7 +74,7 @@ impl EngineKind {
 }
 
 fn sid_root() -> PathBuf {
-    cache().join("sid")
+    cache().join(SID_ROOT)
 }
 
 /// Makes the root of Debian sid unless it is there; takes about a minute and a half. The caller holds the
