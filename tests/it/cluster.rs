@@ -110,8 +110,13 @@ pub(crate) fn load_in(mode: Mode, lab: &Lab, hosts: &[&str]) -> Running {
 
 /// The same; a request that takes longer than `within` is lost.
 pub(crate) fn load_within(within: Duration, mode: Mode, lab: &Lab, hosts: &[&str]) -> Running {
+    load_at(8080, within, mode, lab, hosts)
+}
+
+/// The same on another port.
+pub(crate) fn load_at(port: u16, within: Duration, mode: Mode, lab: &Lab, hosts: &[&str]) -> Running {
     let targets: Vec<String> =
-        hosts.iter().map(|host| format!("http://{}:8080/", lab.host(host).addr())).collect();
+        hosts.iter().map(|host| format!("http://{}:{port}/", lab.host(host).addr())).collect();
     let plan = Plan { timeout_s: within.as_secs_f64(), ..Plan::new(mode, &targets, 100.0, LONGEST) };
     Running::start(lab, &plan).unwrap()
 }

@@ -15,8 +15,8 @@ use raftup_tests::{
 };
 
 use crate::cluster::{
-    Asking, SOON, WEB, cluster, containers, deploy, get, lab, leader, load, load_in, load_within, lossless,
-    nodes, well, writable,
+    Asking, SOON, WEB, cluster, containers, deploy, get, lab, leader, load, load_at, load_in, load_within,
+    lossless, nodes, well, writable,
 };
 
 /// New connections may fail for that long after a host has died.
@@ -232,7 +232,12 @@ fn a_lost_leader_is_replaced() {
 fn lose(lab: &Lab, lost: &Host) {
     let others = others(lab, lost);
     let other = lab.host(&others[0]);
+    let alone = WEB
+        .replace("8080:", "8081:")
+        .replace("replicas: 3", &format!("placement: {{constraints: [node.hostname == {}]}}", lost.name()));
+    well(deploy(lab, other, "alone", &alone));
     let (load, names) = (patient(lab, &[&others[0], &others[1]]), Asking::start(lab, other));
+    let at_the_lost = load_at(8081, CUT, Mode::Keepalive, lab, &[other.name()]);
     // Long enough for connections to be kept to all tasks.
     thread::sleep(Duration::from_secs(1));
     let (died, at) = (SystemTime::now(), Instant::now());
@@ -246,9 +251,14 @@ fn lose(lab: &Lab, lost: &Host) {
         fails_only_at_first(&running.stop().unwrap(), died);
     }
     names.all_answered(100);
+    // Nothing takes its place, and still nobody hangs.
+    let report = at_the_lost.stop().unwrap();
+    let ways: BTreeSet<Class> = report.classes.keys().copied().collect();
+    assert_eq!(ways, [Class::Refused, Class::Reset].into(), "{:?} {:?}", report.classes, report.failures);
+    assert!(report.ok > 50, "too little load to tell: {}", report.ok);
     lost.power_on().unwrap();
     nodes(other, "Ready", 3);
-    let back = || Ok((containers(lab).len() == 4).then_some(()));
+    let back = || Ok((containers(lab).len() == 5).then_some(()));
     wait_for(SOON, "the old tasks to go", back).unwrap();
 }
 
