@@ -8,7 +8,7 @@ use std::{
 
 use crate::{Failure, dns, http::Head};
 
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_secs(3);
 const READ: Duration = Duration::from_secs(30);
 
 /// Fetches `url` so many times over new connections; the bodies go to standard output.
