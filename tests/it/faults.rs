@@ -253,8 +253,9 @@ fn lose(lab: &Lab, lost: &Host) {
     names.all_answered(100);
     // Nothing takes its place, and still nobody hangs.
     let report = at_the_lost.stop().unwrap();
-    let ways: BTreeSet<Class> = report.classes.keys().copied().collect();
-    assert_eq!(ways, [Class::Refused, Class::Reset].into(), "{:?} {:?}", report.classes, report.failures);
+    let told = |class: &Class| matches!(class, Class::Refused | Class::Reset);
+    assert!(report.classes.keys().all(told), "{:?} {:?}", report.classes, report.failures);
+    assert!(report.failed > 0 && report.resent > 0, "some were reset, and refused when they came again");
     assert!(report.ok > 50, "too little load to tell: {}", report.ok);
     lost.power_on().unwrap();
     nodes(other, "Ready", 3);
