@@ -401,8 +401,9 @@ fn path_chains(table: &Table) -> [BaseChain; 4] {
         going = format!("{going}\n{plain_going}");
     }
     let on_lanes = |rule: &dyn Fn((&str, String)) -> String| outside(table).map(rule).collect::<String>();
+    // Every packet comes by here, and to compare addresses costs less than to compare names.
     let zones = on_lanes(&|(device, outside)| {
-        format!("iifname \"{device}\" {outside} ct original zone set ether saddr map @zones\n")
+        format!("{outside} iifname \"{device}\" ct original zone set ether saddr map @zones\n")
     });
     let marks = on_lanes(&|(device, outside)| {
         format!("iifname \"{device}\" {outside} ct state new ct mark set ether saddr map @marks\n")
@@ -414,7 +415,7 @@ fn path_chains(table: &Table) -> [BaseChain; 4] {
             "type filter hook prerouting priority -300; policy accept",
             rules(format!(
                 "{coming}
-             iifname {OURS} ip daddr 127.0.0.0/8 drop
+             ip daddr 127.0.0.0/8 iifname {OURS} drop
              {zones}"
             )),
         ),

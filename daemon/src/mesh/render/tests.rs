@@ -134,9 +134,9 @@ fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
         add rule ip raftup early iifname "ru-wire" drop
         add rule ip raftup early udp dport 7241 fib daddr type local drop
         add rule ip raftup early udp dport 7239 @th,64,56 0x08000000001c47 ip saddr @nodes iifname != "lo" fib daddr type local udp dport set 7241 notrack accept
-        add rule ip raftup early iifname "ru-*" ip daddr 127.0.0.0/8 drop
-        add rule ip raftup early iifname "ru-fabric" ip saddr != 10.64.0.0/11 ct original zone set ether saddr map @zones
-        add rule ip raftup early iifname "ru-plain" ip saddr & 255.255.224.0 != @plain ct original zone set ether saddr map @zones
+        add rule ip raftup early ip daddr 127.0.0.0/8 iifname "ru-*" drop
+        add rule ip raftup early ip saddr != 10.64.0.0/11 iifname "ru-fabric" ct original zone set ether saddr map @zones
+        add rule ip raftup early ip saddr & 255.255.224.0 != @plain iifname "ru-plain" ct original zone set ether saddr map @zones
         flush chain ip raftup early_own
         add rule ip raftup early_own oifname "ru-wire" meta mark != 0x72370000 drop
         add rule ip raftup early_own oifname "ru-wire" meta mark set 0 notrack
