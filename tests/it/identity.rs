@@ -17,10 +17,11 @@ fn served(lab: &Lab) -> Option<i32> {
     h1.pid(What::Daemon)
 }
 
-/// The process that led lives, and the cluster takes changes.
+/// The leader still is one, in the same process, and takes changes.
 fn leader_lives(lab: &Lab, process: Option<i32>) {
     let h1 = lab.host("h1");
     writable(h1, "shop_web", 3);
+    assert_eq!(leader(lab, h1).name(), "h1");
     assert!(process.is_some());
     assert_eq!(h1.pid(What::Daemon), process);
 }

@@ -5,7 +5,8 @@
 //! is reached all the same: its kernel is asked, on the way that containers' packets take. Connections that last are cut
 //! later than that, once a node is surely lost: their clients would wait for minutes, and can come again.
 //!
-//! Owns: the suspicion, and when connections are given up. Leaves alone: what becomes of endpoints (`mesh`), and of tasks (the leader).
+//! Owns: the suspicion, and when connections are given up. Leaves alone: what becomes of endpoints (`mesh`), and of tasks
+//! (the leader).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

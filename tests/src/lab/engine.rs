@@ -18,7 +18,10 @@ use super::{cgroup::Cgroup, enter::run, place::cache};
 pub(crate) const SOCKET: &str = "/run/docker.sock";
 /// An engine on two shared cores that starts beside several others.
 pub(crate) const START: Duration = Duration::from_secs(60);
-const SID_PACKAGES: &str = "--include=ca-certificates,curl,docker.io,docker-cli,docker-compose,iptables,nftables,iproute2,procps,tcpdump";
+const SID_PACKAGES: &str = concat!(
+    "--include=ca-certificates,curl,docker.io,docker-cli,docker-compose,",
+    "iptables,nftables,iproute2,procps,tcpdump"
+);
 /// Name of the root made of them in the cache; another one with other packages, as labs may run on the older root.
 const SID_ROOT: &str = "sid-2";
 
