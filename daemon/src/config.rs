@@ -17,6 +17,9 @@ pub const CONTROL_PORT: u16 = 7238;
 /// UDP port between nodes for container traffic.
 pub const FABRIC_PORT: u16 = 7239;
 
+/// A manager that cannot be reached is told of once; Raft would warn of each heartbeat.
+const LOG: &str = "info,openraft=error";
+
 /// One small daemon beside the Docker Engine of each server.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -46,7 +49,7 @@ pub struct Settings {
     /// Group that may use the API socket, if it exists [default: raftup]
     #[arg(long, env = "RAFTUP_GROUP")]
     pub group: Option<String>,
-    /// What is logged, such as `info` or `info,raftup_daemon::agent=debug` [default: info,openraft=warn]
+    /// What is logged, such as `info` or `info,raftup_daemon::agent=debug` [default: info,openraft=error]
     #[arg(long, env = "RAFTUP_LOG")]
     pub log: Option<String>,
     /// How it is logged [default: text]
@@ -135,7 +138,7 @@ impl Config {
             advertise,
             fabric_port,
             group: flags.group.or(file.group).unwrap_or_else(|| "raftup".to_owned()),
-            log: flags.log.or(file.log).unwrap_or_else(|| "info,openraft=warn".to_owned()),
+            log: flags.log.or(file.log).unwrap_or_else(|| LOG.to_owned()),
             log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
         })
     }

@@ -41,15 +41,15 @@ impl Listener {
         }
     }
 
-    /// Returns when something was told that `matters`, or more than can wait. Cancel-safe: what was read and does not
-    /// matter is of no use later.
-    pub(crate) async fn heard(&mut self, matters: impl Fn(&[u8]) -> bool) {
+    /// What `read` makes of the next messages that it makes something of; none when more was told than can wait.
+    /// Cancel-safe: what was read and does not matter is of no use later.
+    pub(crate) async fn heard<T>(&mut self, read: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
         let mut buffer = Vec::with_capacity(BUFFER);
         loop {
             buffer.clear();
-            match self.0.recv(&mut buffer).await {
-                Ok(()) if !matters(&buffer) => {}
-                Ok(()) | Err(_) => return,
+            self.0.recv(&mut buffer).await.ok()?;
+            if let Some(news) = read(&buffer) {
+                return Some(news);
             }
         }
     }

@@ -25,7 +25,7 @@ use raftup_proto::{
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout_at},
 };
 use tracing::{debug, info, warn};
 
@@ -37,13 +37,13 @@ use crate::{
         wire::{Keys, LinkStatus, TunnelSpec, Wire},
     },
     gossip::{Sightings, key},
-    mesh::{self, Mesh, Table},
+    mesh::{self, Changed, Mesh, Table},
 };
 
 /// First wait after a failure; each further one doubles it.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Pause before what someone else has changed is put back.
+/// Pause before what someone else has changed is put back: they are often not done yet.
 const CALM: Duration = Duration::from_millis(300);
 
 /// Longest wait after failures.
@@ -229,15 +229,16 @@ impl Applier {
                     Ok(()) = unreachable.changed() => {}
                     Ok(()) = self.gossip.changed() => if !self.hear_hints() || waits_for_leader { continue },
                     Ok(()) = fresh.changed(), if waits_for_leader => waits_for_leader = false,
-                    () = self.rules.disturbed() => {
-                        warn!("someone else has changed rules of ours; they are put back");
+                    changed = self.rules.disturbed() => {
+                        if !self.rules_are_amiss(changed).await { continue }
                         waits_for_leader = false;
-                        self.calm().await;
+                        self.forget();
                     }
                     () = self.ways.disturbed(self.fabric.indices()) => {
                         warn!("someone else has removed links or routes of ours; they are put back");
                         waits_for_leader = false;
-                        self.calm().await;
+                        sleep(CALM).await;
+                        self.forget();
                     }
                     () = again.notified() => {
                         // Someone took away what was there.
@@ -251,10 +252,22 @@ impl Applier {
         }
     }
 
-    /// Whoever changes what is ours is often not done yet.
-    async fn calm(&mut self) {
-        sleep(CALM).await;
-        self.forget();
+    /// Whether our rules have to be made anew. What is missing in Docker's chains is put back at once.
+    async fn rules_are_amiss(&mut self, mut changed: Changed) -> bool {
+        let calm = Instant::now() + CALM;
+        while let Ok(more) = timeout_at(calm, self.rules.disturbed()).await {
+            changed = changed.max(more);
+        }
+        let missing = match changed {
+            Changed::Ours => Ok(true),
+            Changed::Docker => self.mesh.stand_in_docker().await,
+        };
+        if missing.as_ref().is_ok_and(|missing| !missing) {
+            debug!("Docker's rules were changed; all that ours need is there");
+            return false;
+        }
+        warn!("someone else has changed rules of ours; they are put back");
+        changed == Changed::Ours || missing.is_err()
     }
 
     fn forget(&mut self) {

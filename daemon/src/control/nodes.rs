@@ -106,7 +106,7 @@ fn evidence(reign: &Reign, sightings: &Sightings) -> Evidence {
         here: reign.net.identity().map(|identity| identity.node()),
         led_for: reign.since.elapsed(),
         impaired: sightings.impaired,
-        gossip_alive: sightings.nodes.iter().map(|(node, sighting)| (*node, sighting.alive)).collect(),
+        gossip: sightings.nodes.iter().map(|(node, sighting)| (*node, sighting.silence())).collect(),
         quiet: reign.sessions.silence(),
     }
 }

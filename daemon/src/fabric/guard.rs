@@ -42,7 +42,7 @@ impl Guard {
 
     /// Returns when someone has taken away what is ours; `indices` are those of the lanes' devices. Cancel-safe.
     pub async fn disturbed(&mut self, indices: Vec<u32>) {
-        self.0.heard(|messages| takes_away(messages, &indices)).await;
+        self.0.heard(|messages| takes_away(messages, &indices).then_some(())).await;
     }
 }
 

@@ -97,6 +97,14 @@ pub struct Sightings {
     pub impaired: bool,
 }
 
+impl Sighting {
+    /// For how long it has not been alive; zero while it is.
+    pub fn silence(&self) -> Duration {
+        // Not zero even in the moment in which it begins.
+        if self.alive { Duration::ZERO } else { self.since.elapsed().max(Duration::from_millis(1)) }
+    }
+}
+
 impl Sightings {
     /// This node is a witness, and the other one gave no sign of life lately.
     pub fn is_quiet(&self, node: NodeId) -> bool {

@@ -57,6 +57,11 @@ impl Mesh {
         self.doubted = true;
     }
 
+    /// Docker's chains were changed: makes them lead to our rules again. Answers whether something was missing.
+    pub async fn stand_in_docker(&self) -> Result<bool, MeshError> {
+        docker::accept_ours().await
+    }
+
     /// Whether rules that an earlier process has put in force still are, and are those of `generation` or of a later one.
     pub async fn has_in_force(generation: Revision) -> bool {
         let set = run("nft", &["list", "set", "ip", TABLE, GENERATION], "").await.unwrap_or_default();

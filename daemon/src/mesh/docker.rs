@@ -32,16 +32,18 @@ const RULES: [(&str, &[&str]); 5] = [
 /// Where Docker jumps to the chain.
 const JUMP: [&str; 2] = ["-j", CHAIN];
 
-/// Puts our rules there, first, once.
-pub(super) async fn accept_ours() -> Result<(), MeshError> {
+/// Puts our rules there, first, once. Answers whether one was missing.
+pub(super) async fn accept_ours() -> Result<bool, MeshError> {
     // Fails where the chain is there already.
     let _ = iptables(&["-N", CHAIN], &[]).await;
+    let mut missing = false;
     for (chain, rule) in RULES {
         if iptables(&["-C", chain], rule).await.is_err() && !accepts_all(chain).await {
             iptables(&["-I", chain], rule).await?;
+            missing = true;
         }
     }
-    come_first().await
+    Ok(come_first().await? || missing)
 }
 
 /// Nothing needs to be let in where everything is: no chain is begun for that.
@@ -51,19 +53,19 @@ async fn accepts_all(chain: &str) -> bool {
 
 /// The chain must stand before those that keep bridges apart. Docker puts it there when a network is made, but a
 /// restarted engine puts the others before it, and whoever flushes all rules leaves Docker's refusal of what nobody
-/// accepts.
-async fn come_first() -> Result<(), MeshError> {
+/// accepts. Answers whether it was not called at all.
+async fn come_first() -> Result<bool, MeshError> {
     let first = iptables(&["-S", "FORWARD", "1"], &[]).await?;
     if first.trim_end().ends_with(&JUMP.join(" ")) {
-        return Ok(());
+        return Ok(false);
     }
     if iptables(&["-C", "FORWARD"], &JUMP).await.is_err() {
-        return iptables(&["-I", "FORWARD"], &JUMP).await.map(drop);
+        return iptables(&["-I", "FORWARD"], &JUMP).await.map(|_| true);
     }
     // One transaction: without the jump, Docker would drop what passes in between.
     let jump = JUMP.join(" ");
     let script = format!("*filter\n-D FORWARD {jump}\n-I FORWARD 1 {jump}\nCOMMIT\n");
-    run("iptables-restore", &["-w", "5", "--noflush"], &script).await.map(drop)
+    run("iptables-restore", &["-w", "5", "--noflush"], &script).await.map(|_| false)
 }
 
 /// Whether the rules of `iptables`, and so Docker's, can be read. Errors: they cannot, or the program is missing.

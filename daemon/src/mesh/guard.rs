@@ -28,6 +28,15 @@ const ATTR_CHAIN_NAME: u16 = 3;
 /// Listens. Dropping it ends that.
 pub struct Guard(Listener);
 
+/// What was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Changed {
+    /// Chains of Docker's that our rules are in, or are reached from. Docker does so itself whenever a network is made.
+    Docker,
+    /// Our table, or more than can be told.
+    Ours,
+}
+
 impl Guard {
     /// Listens from now on. Errors: the kernel knows no nftables.
     pub fn start() -> io::Result<Self> {
@@ -40,13 +49,14 @@ impl Guard {
     }
 
     /// Returns when someone has changed what is ours. Cancel-safe.
-    pub async fn disturbed(&mut self) {
-        self.0.heard(is_ours).await;
+    pub async fn disturbed(&mut self) -> Changed {
+        self.0.heard(changed).await.unwrap_or(Changed::Ours)
     }
 }
 
-/// One of the messages is about our table, or takes away what is ours elsewhere.
-fn is_ours(mut messages: &[u8]) -> bool {
+/// Whether the messages are about our table, or take away what ours needs elsewhere.
+fn changed(mut messages: &[u8]) -> Option<Changed> {
+    let mut most = None;
     while let Some((message, rest)) = cut(messages, 0, 4) {
         messages = rest;
         let kind = message.get(4..6).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes);
@@ -65,11 +75,14 @@ fn is_ours(mut messages: &[u8]) -> bool {
         };
         let of_docker =
             table == Some(docker::TABLE) && chain.is_none_or(|chain| docker::CHAINS.contains(&chain));
-        if table == Some(TABLE) || of_docker {
-            return true;
+        if table == Some(TABLE) {
+            return Some(Changed::Ours);
+        }
+        if of_docker {
+            most = Some(Changed::Docker);
         }
     }
-    false
+    most
 }
 
 /// The text of an attribute.
@@ -102,31 +115,37 @@ mod tests {
     #[test]
     fn only_what_is_ours_counts() {
         let of = |verb, table: &str, rest: &[Vec<u8>]| {
-            is_ours(&message(10, verb, &[&[attribute(ATTR_TABLE, table)], rest].concat()))
+            changed(&message(10, verb, &[&[attribute(ATTR_TABLE, table)], rest].concat()))
         };
-        assert!(of(DEL_TABLE, "raftup", &[]));
-        assert!(of(6, "raftup", &[]), "a rule that was added");
-        assert!(of(DEL_TABLE, "filter", &[]));
-        assert!(of(DEL_RULE, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER-USER")]));
-        assert!(of(DEL_CHAIN, "filter", &[attribute(ATTR_CHAIN_NAME, "DOCKER-USER")]));
-        assert!(!of(DEL_RULE, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER")]));
-        assert!(!of(6, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER-USER")]), "a rule of the user's");
-        assert!(!of(DEL_TABLE, "nat", &[]));
-        assert!(!is_ours(&message(1, DEL_TABLE, &[attribute(ATTR_TABLE, "raftup")])), "another subsystem");
-        let both =
-            [message(10, 15, &[]), message(10, DEL_TABLE, &[attribute(ATTR_TABLE, "raftup")])].concat();
-        assert!(is_ours(&both));
+        let (ours, docker) = (Some(Changed::Ours), Some(Changed::Docker));
+        assert_eq!(of(DEL_TABLE, "raftup", &[]), ours);
+        assert_eq!(of(6, "raftup", &[]), ours, "a rule that was added");
+        assert_eq!(of(DEL_TABLE, "filter", &[]), docker);
+        assert_eq!(of(DEL_RULE, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER-USER")]), docker);
+        assert_eq!(of(DEL_CHAIN, "filter", &[attribute(ATTR_CHAIN_NAME, "DOCKER-USER")]), docker);
+        assert_eq!(of(DEL_RULE, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER")]), None);
+        assert_eq!(
+            of(6, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER-USER")]),
+            None,
+            "a rule of the user's"
+        );
+        assert_eq!(of(DEL_TABLE, "nat", &[]), None);
+        let elsewhere = message(1, DEL_TABLE, &[attribute(ATTR_TABLE, "raftup")]);
+        assert_eq!(changed(&elsewhere), None, "another subsystem");
+        let one_of = |table| message(10, DEL_TABLE, &[attribute(ATTR_TABLE, table)]);
+        assert_eq!(changed(&[message(10, 15, &[]), one_of("filter")].concat()), docker);
+        assert_eq!(changed(&[one_of("filter"), one_of("raftup")].concat()), ours);
     }
 
     #[test]
     fn no_bytes_are_too_strange() {
         let good = message(10, DEL_TABLE, &[attribute(ATTR_TABLE, "raftup")]);
         for end in 0..good.len() {
-            is_ours(&good[..end]);
+            changed(&good[..end]);
             for at in 0..end {
                 let mut bad = good[..end].to_vec();
                 bad[at] ^= 0xff;
-                is_ours(&bad);
+                changed(&bad);
             }
         }
     }

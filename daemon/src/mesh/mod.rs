@@ -24,6 +24,6 @@ mod table;
 pub use apply::{Mesh, MeshError, try_rules};
 pub use conntrack::{cut_connections, forget_ended};
 pub use found::Found;
-pub use guard::Guard;
+pub use guard::{Changed, Guard};
 pub use ruleset::Ruleset;
 pub use table::Table;

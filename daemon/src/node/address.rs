@@ -62,7 +62,7 @@ pub(super) async fn follow(node: NodeId, agent: Agent, gossip: Gossip, net: Net)
             continue;
         }
         tokio::select! {
-            () = changes.heard(|_| true) => {}
+            _ = changes.heard(|_| Some(())) => {}
             () = sleep(AGAIN), if gone => {}
         }
     }

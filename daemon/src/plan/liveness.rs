@@ -31,10 +31,16 @@ pub struct Evidence {
     pub led_for: Duration,
     /// It was paused, or hears too few.
     pub impaired: bool,
-    /// Whether gossip hears a node; absent if it never did.
-    pub gossip_alive: BTreeMap<NodeId, bool>,
+    /// For how long gossip has not heard a node; zero while it does, absent if it knows nothing of it.
+    pub gossip: BTreeMap<NodeId, Duration>,
     /// For how long each node that has had a session with this leader was silent in it.
     pub quiet: BTreeMap<NodeId, Duration>,
+}
+
+impl Evidence {
+    fn is_heard(&self, node: NodeId) -> bool {
+        self.gossip.get(&node).is_some_and(Duration::is_zero)
+    }
 }
 
 /// Nodes to probe now: their session and gossip are both silent. Second: when to look again although nothing happened.
@@ -43,7 +49,7 @@ pub fn suspects(cluster: &Cluster, evidence: &Evidence) -> (Vec<NodeId>, Option<
     let mut again: Option<Duration> = None;
     let ready = cluster.nodes.values().filter(|node| node.state == NodeState::Ready);
     for id in ready.map(|node| node.id).filter(|id| Some(*id) != evidence.here) {
-        if evidence.gossip_alive.get(&id).copied().unwrap_or(false) {
+        if evidence.is_heard(id) {
             continue;
         }
         let left = match evidence.quiet.get(&id) {
@@ -59,16 +65,17 @@ pub fn suspects(cluster: &Cluster, evidence: &Evidence) -> (Vec<NodeId>, Option<
     (suspects, again)
 }
 
-/// The host of a suspect answers: whether it is down all the same.
+/// The host of a suspect answers: whether it is down all the same. Time counts that passed under an earlier leader.
 pub fn is_without_daemon(evidence: &Evidence, node: NodeId) -> bool {
-    evidence.quiet.get(&node).copied().unwrap_or(evidence.led_for) >= DAEMON_GRACE
+    let silence = evidence.quiet.get(&node).or_else(|| evidence.gossip.get(&node));
+    silence.copied().unwrap_or(evidence.led_for) >= DAEMON_GRACE
 }
 
 /// Who may be asked to probe `about`: nodes that gossip hears, the best known first. At most `count`.
 pub fn witnesses(cluster: &Cluster, evidence: &Evidence, about: NodeId, count: usize) -> Vec<NodeId> {
     let ready = cluster.nodes.values().filter(|node| node.state == NodeState::Ready);
     let others = ready.map(|node| node.id).filter(|id| *id != about && Some(*id) != evidence.here);
-    let heard = others.filter(|id| evidence.gossip_alive.get(id).copied().unwrap_or(false));
+    let heard = others.filter(|id| evidence.is_heard(*id));
     let mut by_silence: Vec<_> =
         heard.map(|id| (evidence.quiet.get(&id).copied().unwrap_or(Duration::MAX), id)).collect();
     by_silence.sort_unstable();

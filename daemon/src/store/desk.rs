@@ -109,15 +109,19 @@ async fn admit(inner: &Inner, caller: NodeId, greeting: Greeting) -> Result<(), 
 }
 
 async fn append(inner: &Inner, request: AppendEntriesRequest<TypeConfig>) -> Tell {
-    match inner.raft.append_entries(request).await {
-        Ok(response) => Tell::Appended(match response {
-            AppendEntriesResponse::Success => Appended::Success,
-            AppendEntriesResponse::PartialSuccess(last) => Appended::Partial(last.map(Into::into)),
-            AppendEntriesResponse::Conflict => Appended::Conflict,
-            AppendEntriesResponse::HigherVote(vote) => Appended::HigherVote(vote.into()),
-        }),
-        Err(error) => Tell::Not(error.to_string()),
-    }
+    // Entries may take long to be on disk; the leader was heard now.
+    let heard = Instant::now();
+    let appended = match inner.raft.append_entries(request).await {
+        Ok(AppendEntriesResponse::Success) => Appended::Success,
+        Ok(AppendEntriesResponse::PartialSuccess(last)) => Appended::Partial(last.map(Into::into)),
+        Ok(AppendEntriesResponse::Conflict) => Appended::Conflict,
+        Ok(AppendEntriesResponse::HigherVote(vote)) => {
+            return Tell::Appended(Appended::HigherVote(vote.into()));
+        }
+        Err(error) => return Tell::Not(error.to_string()),
+    };
+    inner.led.send_replace(Some(heard));
+    Tell::Appended(appended)
 }
 
 fn request(candidate: Candidate) -> VoteRequest<TypeConfig> {

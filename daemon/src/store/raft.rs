@@ -32,7 +32,7 @@ use raftup_proto::{
 use tokio::{
     sync::{Mutex, broadcast, watch},
     task::JoinHandle,
-    time::{sleep, timeout, timeout_at},
+    time::{MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -52,7 +52,8 @@ use crate::{
     net::{Caller, Peer, Stream},
 };
 
-/// Time between two heartbeats of a leader. Raft's own clock, which every node hears, ticks five times as often.
+/// Time between two heartbeats of a leader. Raft's own timer would tick five times as often, on every manager: it runs
+/// only where an election may be due.
 const HEARTBEAT: Duration = Duration::from_millis(450);
 
 /// A follower waits [`LEASE`] and then a random time in this range before it stands for election: 1.25 to 1.5 seconds
@@ -120,6 +121,8 @@ pub(super) struct Inner {
     leadership: watch::Sender<Leadership>,
     /// Held while a change is worked out and made.
     changing: Mutex<()>,
+    /// When this member last heard the leader that it follows.
+    pub(super) led: watch::Sender<Option<Instant>>,
     /// The stream on which the leader is asked for the read index.
     reader: Mutex<Option<(u64, Site, Link)>>,
     /// No change is taken any more: leadership is being handed over.
@@ -283,6 +286,7 @@ impl Store {
             node,
             leadership: watch::Sender::default(),
             changing: Mutex::new(()),
+            led: watch::Sender::default(),
             reader: Mutex::new(None),
             leaving: AtomicBool::new(false),
             watcher: std::sync::Mutex::new(None),
@@ -570,10 +574,14 @@ impl Inner {
     }
 }
 
-/// Keeps [`Leadership`] current, and ends the process when Raft has ended by itself.
+/// Keeps [`Leadership`] current, sends the leader's heartbeats, has Raft's timer run where no leader was heard for
+/// [`LEASE`], and ends the process when Raft has ended by itself.
 async fn follow(inner: Arc<Inner>) {
     let mut servers = inner.raft.server_metrics();
     let mut applied = inner.machine.watch_last();
+    let mut led = inner.led.subscribe();
+    let mut beat = interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let seen = inner.look();
         inner.leadership.send_if_modified(|known| std::mem::replace(known, seen) != seen);
@@ -583,11 +591,19 @@ async fn follow(inner: Arc<Inner>) {
             fatal("running Raft", &anyhow::anyhow!("{error}"));
         }
         let leads = servers.borrow_watched().state == ServerState::Leader;
+        let until = led.borrow_and_update().map(|heard| heard + LEASE);
+        let calm = until.filter(|until| !leads && *until > Instant::now());
+        inner.raft.runtime_config().tick(!leads && calm.is_none());
         // Cancel-safe: watch channels lose no value, and all of them are read again above.
         tokio::select! {
             changed = servers.changed() => if changed.is_err() { return },
             changed = applied.changed(), if leads && !seen.here => if changed.is_err() { return },
-            () = sleep(HEARTBEAT), if leads => {}
+            _ = beat.tick(), if leads => {
+                // Why Raft has ended is looked at above.
+                let _ = inner.raft.trigger().heartbeat().await;
+            }
+            changed = led.changed(), if !leads => if changed.is_err() { return },
+            () = sleep_until(calm.unwrap_or_else(Instant::now).into()), if calm.is_some() => {}
         }
     }
 }

@@ -14,6 +14,10 @@ fn three() -> Cluster {
     sim
 }
 
+fn unheard_for(alive: bool) -> Duration {
+    if alive { Duration::ZERO } else { Duration::from_secs(5) }
+}
+
 fn evidence(gossip: [bool; 2], quiet_ms: [Option<u64>; 2]) -> Evidence {
     let (second, third) = (NodeId::new(2), NodeId::new(3));
     let quiet = [second, third].into_iter().zip(quiet_ms);
@@ -21,7 +25,7 @@ fn evidence(gossip: [bool; 2], quiet_ms: [Option<u64>; 2]) -> Evidence {
         here: Some(init::FIRST_NODE),
         led_for: Duration::from_secs(60),
         impaired: false,
-        gossip_alive: [(second, gossip[0]), (third, gossip[1])].into(),
+        gossip: [second, third].into_iter().zip(gossip.map(unheard_for)).collect(),
         quiet: quiet.filter_map(|(id, ms)| Some((id, Duration::from_millis(ms?)))).collect(),
     }
 }
@@ -48,6 +52,18 @@ fn a_new_leader_takes_gossips_word_after_its_grace() {
     assert_eq!(suspects(&cluster, &evidence), (vec![NodeId::new(3)], None));
     evidence.impaired = true;
     assert_eq!(suspects(&cluster, &evidence), (vec![], None));
+}
+
+#[test]
+fn the_grace_of_a_node_without_its_daemon_goes_on_under_the_next_leader() {
+    let third = NodeId::new(3);
+    let mut evidence = evidence([true, false], [Some(0), None]);
+    evidence.led_for = ELECTION_GRACE;
+    assert!(!is_without_daemon(&evidence, third));
+    evidence.gossip.insert(third, DAEMON_GRACE);
+    assert!(is_without_daemon(&evidence, third));
+    evidence.quiet.insert(third, SESSION_QUIET);
+    assert!(!is_without_daemon(&evidence, third), "it was heard since, in a session");
 }
 
 #[test]
