@@ -30,7 +30,6 @@ use tracing::{debug, info};
 use super::{
     Underlay, Wiring,
     bridges::{set_forwarding_sysctls, set_sysctl},
-    cpus::spread,
     underlay::wire_mtu,
     wiring::{Device, Entry},
 };
@@ -246,7 +245,6 @@ impl Fabric {
         let setting = self.handle.link().change(message).execute().await;
         setting.map_err(step(format!("setting device `{name}` up")))?;
         set_forwarding_sysctls(name);
-        spread(name);
         let entries = self.read(device.lane, index).await?;
         Ok(Known { index, device: device.clone(), entries })
     }

@@ -11,7 +11,6 @@
 //! What a lane runs over is told by an [`Underlay`]: the bare link, or the encrypted links of [`wire`].
 
 pub mod bridges;
-mod cpus;
 mod guard;
 mod kernel;
 mod ping;
