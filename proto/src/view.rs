@@ -138,7 +138,7 @@ impl Lane {
 /// What the packet marks of the fabric have in common, in the bits of [`RETURN_MASK`].
 pub const RETURN_MARK: u32 = 0x7238_0000;
 
-/// Packet mark of what leaves by the fabric's device; no program that is not root's can set one.
+/// Packet mark of what programs of a node send to containers; none that is not root's can set one itself.
 pub const TUNNEL_MARK: u32 = 0x7237_0000;
 
 /// Of the packet marks of the fabric, those of [`Lane::Plain`]. No node has so large a number.

@@ -5,18 +5,22 @@
 //! ```text
 //! early        what cannot be honest is dropped; connections of outside clients that came in by another node get
 //!              a zone of that node's, so that two nodes may bring the same client port
-//! returns      such connections are marked with the node; replies off a bridge get that mark, and routing rules
-//!              lead them back the way they came
-//! arriving     (nat) published ports and virtual addresses -> chain for their number of endpoints -> one of them
+//! arriving     (nat) such connections are marked with the node; published ports and virtual addresses -> chain for
+//!              their number of endpoints -> one of them
+//! returns      replies off a bridge get their connection's mark, and routing rules lead them back the way they came
 //! originating  (nat) the same for programs of this node
-//! passing      (filter) isolation: chain of the network that a packet comes from, or of the one that it goes to
+//! passing      (filter) what goes to the fabric loses its mark: with that of a node the packets around it would be led
+//!              back as well, and with any the kernel looks up their route each time. Isolation: chain of the network
+//!              that a packet comes from, or of the one that it goes to
 //! reaching     (filter) the same for packets to this node
-//! sending      (filter) the same for programs of this node
-//! marking      another mark for the packets around ours: with that of a node they would be led back as well, and
-//!              without any they would be taken for those of a program that pretends to be the fabric
+//! sending      (filter) the same for programs of this node; what they send to containers gets a mark, without which the
+//!              packets around it would be taken for those of a program that pretends to be the fabric
 //! leaving      (nat) who must look like this node: containers that go outside, nodes as clients, a container that
 //!              asks itself
 //! ```
+//!
+//! Each chain that hooks in costs every packet more than the rules in it do: there are few, and what only the first packet
+//! of a connection needs is in those of NAT.
 //!
 //! Endpoints are elements of two maps, under the address or port and a number; a chain draws the number and is shared by
 //! all that have as many endpoints, or takes it from a hash of the client's address. So a change of endpoints is a few
@@ -324,9 +328,9 @@ fn rules(text: String) -> Vec<String> {
 ///
 /// VXLAN itself asks nobody who they are. Without encryption, only nodes' addresses are let through. With it, only what
 /// comes out of the encrypted links, where an address belongs to a key. In both, what a program of this node sends there
-/// by itself is dropped: it lacks the mark that only the lanes' devices give.
+/// by itself is dropped: it has a user, and lacks the mark of what such a program sends to containers.
 fn tunnel_rules(table: &Table) -> (String, String) {
-    let port = table.fabric_port;
+    let (port, pretends) = (table.fabric_port, pretends());
     match table.fabric_mode {
         FabricMode::Plain => (
             format!(
@@ -334,8 +338,8 @@ fn tunnel_rules(table: &Table) -> (String, String) {
              udp dport {port} fib daddr type local drop"
             ),
             format!(
-                "meta mark != {TUNNEL_MARK:#x} ip daddr . udp dport @ends drop
-             meta mark {TUNNEL_MARK:#x} ip daddr . udp dport @ends meta mark set 0 notrack"
+                "{pretends} ip daddr . udp dport @ends drop
+             ip daddr . udp dport @ends meta mark set 0 notrack"
             ),
         ),
         FabricMode::Wireguard => (
@@ -345,11 +349,17 @@ fn tunnel_rules(table: &Table) -> (String, String) {
              iifname \"{WIRE_DEVICE}\" drop"
             ),
             format!(
-                "oifname \"{WIRE_DEVICE}\" meta mark != {TUNNEL_MARK:#x} drop
+                "{pretends} oifname \"{WIRE_DEVICE}\" drop
              oifname \"{WIRE_DEVICE}\" meta mark set 0 notrack"
             ),
         ),
     }
+}
+
+/// What is true of packets that a program sends by itself. One that the kernel forwards has no user, and no user has the
+/// highest number.
+fn pretends() -> String {
+    format!("meta mark != {TUNNEL_MARK:#x} meta skuid != {}", u32::MAX)
 }
 
 /// The same of the plain lane, whose packets go to the port that WireGuard has, and are told from its own by how they begin:
@@ -358,7 +368,7 @@ fn tunnel_rules(table: &Table) -> (String, String) {
 /// They go on to a port where nothing but that lane listens. So what comes as it is can be no packet of the encrypted
 /// one, whatever it says of itself, and however the kernel has joined datagrams before these rules see them.
 fn plain_rules(table: &Table) -> (String, String) {
-    let port = table.fabric_port;
+    let (port, pretends) = (table.fabric_port, pretends());
     let frame = format!("@th,64,56 {:#016x}", u64::from(VXLAN_FLAGS) << 24 | u64::from(Lane::Plain.vni()));
     (
         format!(
@@ -366,8 +376,8 @@ fn plain_rules(table: &Table) -> (String, String) {
          udp dport {port} {frame} ip saddr @nodes iifname != \"lo\" fib daddr type local udp dport set {PLAIN_PORT} notrack accept"
         ),
         format!(
-            "meta mark != {TUNNEL_MARK:#x} ip daddr . udp dport @ends {frame} drop
-         meta mark {TUNNEL_MARK:#x} ip daddr . udp dport @ends meta mark set 0 notrack"
+            "{pretends} ip daddr . udp dport @ends {frame} drop
+         ip daddr . udp dport @ends {frame} meta mark set 0 notrack"
         ),
     )
 }
@@ -384,6 +394,11 @@ fn outside(table: &Table) -> impl Iterator<Item = (&'static str, String)> {
     })
 }
 
+/// A rule for each lane, from its device and what is true of [`outside`] there.
+fn on_lanes(table: &Table, rule: impl Fn(&str, &str) -> String) -> String {
+    outside(table).map(|(device, outside)| rule(device, &outside) + "\n").collect()
+}
+
 /// The subnet or block of an address, to be looked up in a set of their first addresses. Never in one of intervals: such a
 /// set is empty for a millisecond when its table is made anew (seen on Linux 6.18), and slower.
 fn part(address: &str, prefix: u8) -> String {
@@ -392,7 +407,7 @@ fn part(address: &str, prefix: u8) -> String {
 }
 
 /// Chains that lead packets of outside clients back the way they came.
-fn path_chains(table: &Table) -> [BaseChain; 4] {
+fn path_chains(table: &Table) -> [BaseChain; 3] {
     let ours = format!("{RETURN_MASK:#x} == {RETURN_MARK:#x}");
     let (mut coming, mut going) = tunnel_rules(table);
     if table.has_plain() {
@@ -400,15 +415,10 @@ fn path_chains(table: &Table) -> [BaseChain; 4] {
         coming = format!("{coming}\n{plain_coming}");
         going = format!("{going}\n{plain_going}");
     }
-    let on_lanes = |rule: &dyn Fn((&str, String)) -> String| outside(table).map(rule).collect::<String>();
     // Every packet comes by here, and to compare addresses costs less than to compare names.
-    let zones = on_lanes(&|(device, outside)| {
-        format!("{outside} iifname \"{device}\" ct original zone set ether saddr map @zones\n")
+    let zones = on_lanes(table, |device, outside| {
+        format!("{outside} iifname \"{device}\" ct original zone set ether saddr map @zones")
     });
-    let marks = on_lanes(&|(device, outside)| {
-        format!("iifname \"{device}\" {outside} ct state new ct mark set ether saddr map @marks\n")
-    });
-    let marking = on_lanes(&|(device, _)| format!("oifname \"{device}\" meta mark set {TUNNEL_MARK:#x}\n"));
     [
         (
             "early",
@@ -423,24 +433,24 @@ fn path_chains(table: &Table) -> [BaseChain; 4] {
         (
             "returns",
             "type filter hook prerouting priority -150; policy accept",
-            rules(format!(
-                "{marks}
-             iifname {OURS} ct direction reply ct mark & {ours} meta mark set ct mark"
-            )),
+            rules(format!("iifname {OURS} ct direction reply ct mark & {ours} meta mark set ct mark")),
         ),
-        ("marking", "type filter hook postrouting priority -150; policy accept", rules(marking)),
     ]
 }
 
 fn nat_chains(table: &Table) -> Vec<BaseChain> {
     let (pool, asker) = (table.pool, part("saddr", BLOCK_PREFIX));
+    let marks = on_lanes(table, |device, outside| {
+        format!("{outside} iifname \"{device}\" ct mark set ether saddr map @marks")
+    });
     vec![
         (
             "arriving",
             "type nat hook prerouting priority -101; policy accept",
             // The engine's own resolver in a container that it made for others asks those of the host.
             rules(format!(
-                "meta l4proto {{ tcp, udp }} th dport 53 ip daddr != {pool} dnat to {asker} map @attached
+                "{marks}
+             meta l4proto {{ tcp, udp }} th dport 53 ip daddr != {pool} dnat to {asker} map @attached
              ip daddr @gateways return
              ip daddr vmap @vips
              ip daddr 127.0.0.0/8 return
@@ -495,6 +505,8 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
         if table.has_plain() { rule } else { String::new() }
     };
     let (foreign_in, foreign_out) = (foreign("iifname"), foreign("oifname"));
+    let unmarking =
+        on_lanes(table, |device, _| format!("meta mark != 0 oifname \"{device}\" meta mark set 0"));
     vec![
         (
             "passing",
@@ -502,6 +514,7 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
             rules(format!(
                 "{foreign_in}
              {foreign_out}
+             {unmarking}
              ct state established,related accept
              {strangers}
              iifname vmap @origins
@@ -530,8 +543,10 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
         (
             "sending",
             "type filter hook output priority -1; policy accept",
+            // Not by the device: here a packet that was re-aimed is still told to leave by the one of before.
             rules(format!(
                 "oifname {OURS} icmp type redirect drop
+             ip daddr {pool} meta mark set {TUNNEL_MARK:#x}
              ct state established,related,untracked accept
              {} @services goto unanswered",
                 part("daddr", VIP_PREFIX)

@@ -111,8 +111,8 @@ fn without_encryption_nodes_are_known_by_their_addresses() {
     expect![[r#"
         add rule ip raftup early udp dport 7239 ip saddr @nodes iifname != "lo" notrack accept
         add rule ip raftup early udp dport 7239 fib daddr type local drop
-        add rule ip raftup early_own meta mark != 0x72370000 ip daddr . udp dport @ends drop
-        add rule ip raftup early_own meta mark 0x72370000 ip daddr . udp dport @ends meta mark set 0 notrack
+        add rule ip raftup early_own meta mark != 0x72370000 meta skuid != 4294967295 ip daddr . udp dport @ends drop
+        add rule ip raftup early_own ip daddr . udp dport @ends meta mark set 0 notrack
         add rule ip raftup passing ip daddr . udp dport @ends ip saddr != @nodes drop
         add rule ip raftup passing ip daddr . udp dport @ends fib saddr . iif oif missing drop"#]]
     .assert_eq(&differs.join("\n"));
@@ -128,6 +128,16 @@ fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
     expect![[r#"
         add chain ip raftup from_000000000002
         add chain ip raftup to_000000000002
+        flush chain ip raftup arriving
+        add rule ip raftup arriving ip saddr != 10.64.0.0/11 iifname "ru-fabric" ct mark set ether saddr map @marks
+        add rule ip raftup arriving ip saddr & 255.255.224.0 != @plain iifname "ru-plain" ct mark set ether saddr map @marks
+        add rule ip raftup arriving meta l4proto { tcp, udp } th dport 53 ip daddr != 10.64.0.0/11 dnat to ip saddr & 255.255.255.192 map @attached
+        add rule ip raftup arriving ip daddr @gateways return
+        add rule ip raftup arriving ip daddr vmap @vips
+        add rule ip raftup arriving ip daddr 127.0.0.0/8 return
+        add rule ip raftup arriving fib daddr type != local return
+        add rule ip raftup arriving ip daddr . meta l4proto . th dport vmap @ports_at
+        add rule ip raftup arriving meta l4proto . th dport vmap @ports
         flush chain ip raftup early
         add rule ip raftup early udp dport 7240 iifname != "ru-wire" fib daddr type local drop
         add rule ip raftup early iifname "ru-wire" udp dport 7240 notrack accept
@@ -138,10 +148,10 @@ fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
         add rule ip raftup early ip saddr != 10.64.0.0/11 iifname "ru-fabric" ct original zone set ether saddr map @zones
         add rule ip raftup early ip saddr & 255.255.224.0 != @plain iifname "ru-plain" ct original zone set ether saddr map @zones
         flush chain ip raftup early_own
-        add rule ip raftup early_own oifname "ru-wire" meta mark != 0x72370000 drop
+        add rule ip raftup early_own meta mark != 0x72370000 meta skuid != 4294967295 oifname "ru-wire" drop
         add rule ip raftup early_own oifname "ru-wire" meta mark set 0 notrack
-        add rule ip raftup early_own meta mark != 0x72370000 ip daddr . udp dport @ends @th,64,56 0x08000000001c47 drop
-        add rule ip raftup early_own meta mark 0x72370000 ip daddr . udp dport @ends meta mark set 0 notrack
+        add rule ip raftup early_own meta mark != 0x72370000 meta skuid != 4294967295 ip daddr . udp dport @ends @th,64,56 0x08000000001c47 drop
+        add rule ip raftup early_own ip daddr . udp dport @ends @th,64,56 0x08000000001c47 meta mark set 0 notrack
         add rule ip raftup from_000000000002 ip saddr != 10.64.64.0/19 drop
         add rule ip raftup from_000000000002 ip saddr & 255.255.255.192 != @homes drop
         add rule ip raftup from_000000000002 ip daddr 10.64.95.0/24 goto unanswered
@@ -149,12 +159,11 @@ fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
         add rule ip raftup from_000000000002 ip daddr != 10.64.0.0/11 accept
         add rule ip raftup from_000000000002 ct status dnat ct original ip daddr != 10.64.0.0/11 accept
         add rule ip raftup from_000000000002 goto refused
-        flush chain ip raftup marking
-        add rule ip raftup marking oifname "ru-fabric" meta mark set 0x72370000
-        add rule ip raftup marking oifname "ru-plain" meta mark set 0x72370000
         flush chain ip raftup passing
         add rule ip raftup passing iifname "ru-plain" ct reply ip saddr & 255.255.224.0 != @plain drop
         add rule ip raftup passing oifname "ru-plain" ct reply ip saddr & 255.255.224.0 != @plain drop
+        add rule ip raftup passing meta mark != 0 oifname "ru-fabric" meta mark set 0
+        add rule ip raftup passing meta mark != 0 oifname "ru-plain" meta mark set 0
         add rule ip raftup passing ct state established,related accept
         add rule ip raftup passing oifname "ru-wire" drop
         add rule ip raftup passing ip daddr . udp dport @ends ip saddr != @nodes drop
@@ -174,10 +183,6 @@ fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
         add rule ip raftup reaching iifname "ru-fabric" meta l4proto icmp ip saddr 10.64.0.0/19 accept
         add rule ip raftup reaching iifname vmap @origins
         add rule ip raftup reaching iifname "ru-*" drop
-        flush chain ip raftup returns
-        add rule ip raftup returns iifname "ru-fabric" ip saddr != 10.64.0.0/11 ct state new ct mark set ether saddr map @marks
-        add rule ip raftup returns iifname "ru-plain" ip saddr & 255.255.224.0 != @plain ct state new ct mark set ether saddr map @marks
-        add rule ip raftup returns iifname "ru-*" ct direction reply ct mark & 0xffff0000 == 0x72380000 meta mark set ct mark
         add rule ip raftup to_000000000002 iifname != "ru-plain" drop
         add rule ip raftup to_000000000002 ip saddr 10.64.64.0/19 accept
         add rule ip raftup to_000000000002 ip saddr != 10.64.0.0/11 ip daddr . meta l4proto . th dport @targets accept
@@ -571,6 +576,7 @@ fn internal_and_attachable_networks() {
     "#]]
     .assert_eq(&chain(&format!("to_{id}")));
     expect![[r#"
+        ip saddr != 10.64.0.0/11 iifname "ru-fabric" ct mark set ether saddr map @marks
         meta l4proto { tcp, udp } th dport 53 ip daddr != 10.64.0.0/11 dnat to ip saddr & 255.255.255.192 map @attached
         ip daddr @gateways return
         ip daddr vmap @vips
