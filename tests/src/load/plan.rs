@@ -40,7 +40,7 @@ pub struct Plan {
     /// When a request counts as lost, in seconds.
     #[arg(long = "timeout", default_value_t = 5.0)]
     pub timeout_s: f64,
-    /// End early when standard input is closed.
+    /// End early when standard input is closed, but after 100 requests at least.
     #[arg(long)]
     pub until_eof: bool,
 }

@@ -35,7 +35,7 @@ impl Running {
         Ok(Self { child: command.spawn().context("starting the load")? })
     }
 
-    /// Ends it now, waits for the answers that are still due, and reports.
+    /// Ends it, once it has sent 100 requests; waits for the answers that are still due, and reports.
     pub fn stop(mut self) -> anyhow::Result<Report> {
         drop(self.child.stdin.take());
         self.finish()
