@@ -14,8 +14,16 @@ const LENGTH: Duration = Duration::from_secs(60);
 /// After the last task has started: logs are compacted, connections have settled.
 const SETTLE: Duration = Duration::from_secs(15);
 
-/// The worst of three nodes, once.
-pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
+/// What the worst of three nodes uses, in each round.
+#[derive(Default)]
+struct Figures {
+    memory: Vec<f64>,
+    cpu: Vec<f64>,
+    fabric: Vec<f64>,
+    names: Vec<f64>,
+}
+
+pub(crate) fn measure(rounds: u32) -> anyhow::Result<Vec<Row>> {
     let lab = lab()?;
     raftup(&lab, &[])?;
     let file = format!(
@@ -24,30 +32,40 @@ pub(crate) fn measure() -> anyhow::Result<Vec<Row>> {
     let path = share(&lab, "idle.yaml", &file)?;
     well(lab.host("h1"), &["raftup", "stack", "deploy", "-c", &path.display().to_string(), "idle"])?;
     Engines::new("dev.raftup.stack=idle")?.last_start(&lab, TASKS)?;
-    note(&format!("looking at idle daemons for {LENGTH:?}"));
     thread::sleep(SETTLE);
-    let cpu = |lab: &Lab| -> anyhow::Result<Vec<f64>> {
-        lab.hosts().map(|host| Ok(host.daemon_stats()?.cpu.as_secs_f64())).collect()
-    };
-    let before = cpu(&lab)?;
-    thread::sleep(LENGTH);
-    let after = cpu(&lab)?;
-    let worst = |figures: &mut dyn Iterator<Item = f64>| vec![figures.fold(0.0, f64::max)];
-    let used = worst(&mut before.iter().zip(&after).map(|(before, after)| after - before));
-    let memory: Vec<f64> = lab.hosts().map(resident).collect::<Result<_, _>>()?;
-    let percent = used.iter().map(|used| used / LENGTH.as_secs_f64() * 100.0).collect();
+    let mut figures = Figures::default();
+    for round in 1..=rounds {
+        let before = on_each(&lab, cpu)?;
+        thread::sleep(LENGTH);
+        let used: Vec<f64> =
+            before.iter().zip(on_each(&lab, cpu)?).map(|(before, after)| after - before).collect();
+        figures.cpu.push(worst(&used) / LENGTH.as_secs_f64() * 100.0);
+        figures.memory.push(worst(&on_each(&lab, resident)?));
+        figures.fabric.push(worst(&on_each(&lab, |host| resident_part(host, "fabric"))?));
+        figures.names.push(worst(&on_each(&lab, |host| resident_part(host, "names"))?));
+        note(&format!("idle {round}/{rounds}: done"));
+    }
     let what = format!("idle, 3 nodes, {TASKS} tasks, worst node");
-    let part = |part: &str| -> anyhow::Result<Row> {
-        let memory: Vec<f64> = lab.hosts().map(|host| resident_part(host, part)).collect::<Result<_, _>>()?;
-        Ok(Row::new(format!("{what}: memory of `raftupd {part}`"), "MB", worst(&mut memory.into_iter())))
-    };
+    let row = |of: &str, unit, figures| Row::new(format!("{what}: {of}"), unit, figures);
     Ok(vec![
-        Row::new(format!("{what}: memory"), "MB", worst(&mut memory.into_iter()))
-            .target(Target::AtMost(40.0)),
-        Row::new(format!("{what}: CPU"), "% of a core", percent).target(Target::AtMost(0.5)),
-        part("fabric")?,
-        part("names")?,
+        row("memory", "MB", figures.memory).target(Target::AtMost(40.0)),
+        row("CPU", "% of a core", figures.cpu).target(Target::AtMost(0.5)),
+        row("memory of `raftupd fabric`", "MB", figures.fabric),
+        row("memory of `raftupd names`", "MB", figures.names),
     ])
+}
+
+fn on_each(lab: &Lab, look: impl Fn(&Host) -> anyhow::Result<f64>) -> anyhow::Result<Vec<f64>> {
+    lab.hosts().map(look).collect()
+}
+
+fn worst(figures: &[f64]) -> f64 {
+    figures.iter().copied().fold(0.0, f64::max)
+}
+
+/// Seconds that the daemon has used since it started.
+fn cpu(host: &Host) -> anyhow::Result<f64> {
+    Ok(host.daemon_stats()?.cpu.as_secs_f64())
 }
 
 fn resident(host: &Host) -> anyhow::Result<f64> {

@@ -80,7 +80,7 @@ enum Measure {
 impl Measure {
     fn run(self, args: &Args) -> anyhow::Result<Vec<Row>> {
         match self {
-            Self::Idle => idle::measure(),
+            Self::Idle => idle::measure(args.rounds),
             Self::Begin => begin::measure(args.rounds),
             Self::Start => start::measure(args.rounds),
             Self::Mesh => mesh::measure(args.rounds),
