@@ -5,9 +5,9 @@
 //! ```text
 //! early        what cannot be honest is dropped; connections of outside clients that came in by another node get
 //!              a zone of that node's, so that two nodes may bring the same client port
+//! returns      replies off a bridge get the mark of such a connection, and routing rules lead them back the way they came
 //! arriving     (nat) such connections are marked with the node; published ports and virtual addresses -> chain for
 //!              their number of endpoints -> one of them
-//! returns      replies off a bridge get their connection's mark, and routing rules lead them back the way they came
 //! originating  (nat) the same for programs of this node
 //! passing      (filter) what goes to the fabric loses its mark: with that of a node the packets around it would be led
 //!              back as well, and with any the kernel looks up their route each time. Isolation: chain of the network
@@ -19,8 +19,8 @@
 //!              asks itself
 //! ```
 //!
-//! Each chain that hooks in costs every packet more than the rules in it do: there are few, and what only the first packet
-//! of a connection needs is in those of NAT.
+//! Each chain that hooks in costs every packet, about as much as its rules do: there are few, and what only the first
+//! packet of a connection needs is in those of NAT.
 //!
 //! Endpoints are elements of two maps, under the address or port and a number; a chain draws the number and is shared by
 //! all that have as many endpoints, or takes it from a hash of the client's address. So a change of endpoints is a few
@@ -357,7 +357,7 @@ fn tunnel_rules(table: &Table) -> (String, String) {
 }
 
 /// What is true of packets that a program sends by itself. One that the kernel forwards has no user, and no user has the
-/// highest number.
+/// highest number. Nor has what the kernel sends for a socket that was closed, which is not held back.
 fn pretends() -> String {
     format!("meta mark != {TUNNEL_MARK:#x} meta skuid != {}", u32::MAX)
 }
