@@ -32,6 +32,7 @@
 pub mod agent;
 pub mod apart;
 pub mod api;
+mod compute;
 pub mod config;
 pub mod control;
 pub mod disk;

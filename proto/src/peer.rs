@@ -1,7 +1,8 @@
 //! What nodes say to each other over QUIC.
 //!
 //! A stream begins with one [`Hello`] frame that names its kind; the kind fixes what follows and how large a frame
-//! may be. Enums here only grow at their end: bincode numbers variants by position.
+//! may be. Enums here only grow at their end, and structs do not change: bincode numbers variants and fields by position.
+//! A node is sent a new variant only once the cluster's [`Level`] says that every node knows it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -68,7 +69,25 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// What a node says of itself.
+/// What a release understands of the cluster's state; counted up with each release that adds something which an older one
+/// would pass over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Level(pub u32);
+
+impl Default for Level {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a node says of itself. In frames it is JSON, so that fields may be added with `#[serde(default)]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Its host name.
@@ -83,6 +102,9 @@ pub struct NodeInfo {
     pub fabric_keys: Vec<FabricKey>,
     /// Version of `raftupd`.
     pub version: String,
+    /// The highest level of a cluster that it understands.
+    #[serde(default)]
+    pub level: Level,
     /// What it runs on.
     pub platform: Platform,
     /// Published ports that it does not answer on, in order.
@@ -168,6 +190,7 @@ pub struct JoinRequest {
     /// Certificate signing request, DER; only its public key is taken from it.
     pub csr: Vec<u8>,
     /// What the node says of itself.
+    #[serde(with = "crate::codec::spec")]
     pub info: NodeInfo,
     /// Drawn at random by the node for this attempt, so that a repeated attempt is told from a second node.
     pub attempt: u64,
@@ -259,12 +282,13 @@ pub enum Up {
     /// First frame: who it is. It is told its whole view then, whatever it holds.
     Start {
         /// What the node says of itself.
+        #[serde(with = "crate::codec::spec")]
         info: NodeInfo,
         /// Drawn at random by each process, so that a copied data directory is told from a restart.
         process: u64,
     },
     /// What the node says of itself has changed.
-    Info(NodeInfo),
+    Info(#[serde(with = "crate::codec::spec")] NodeInfo),
     /// It lives, and asks whether the leader does; sent when nothing was said, or nothing heard, for [`SESSION_BEAT_MS`].
     Alive,
     /// What became of its tasks; newer reports of a task replace older ones.

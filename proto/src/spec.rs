@@ -17,7 +17,6 @@ pub const MAX_REPLICAS: u32 = 10_000;
 
 /// A whole stack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct StackSpec {
     /// Its name, part of the full name of everything in it.
     pub name: StackName,
@@ -31,7 +30,6 @@ pub struct StackSpec {
 
 /// One service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
     /// How many tasks, and where.
     pub mode: Mode,
@@ -65,7 +63,7 @@ pub struct ServiceSpec {
 
 /// How many tasks a service has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// So many, spread over the nodes; at most [`MAX_REPLICAS`].
     Replicated {
@@ -78,7 +76,6 @@ pub enum Mode {
 
 /// What is in a container. Two tasks with equal container specs need no replacement of one by the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ContainerSpec {
     /// The image as it was asked for, such as `nginx:1.27`.
     pub image: String,
@@ -122,7 +119,6 @@ impl ContainerSpec {
 
 /// One thing mounted into a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Mount {
     /// Absolute path inside the container.
     pub target: String,
@@ -134,7 +130,7 @@ pub struct Mount {
 
 /// Where mounted data comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum MountSource {
     /// A named volume of the stack, on the disk of the node that runs the task.
     Volume {
@@ -165,7 +161,7 @@ pub enum MountSource {
 
 /// How to tell whether a container is healthy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Healthcheck {
     /// Switch the image's own check off.
     Disabled,
@@ -188,7 +184,6 @@ pub enum Healthcheck {
 
 /// A service on a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NetworkAttachment {
     /// Key of the network in the stack.
     pub network: NetworkName,
@@ -227,7 +222,6 @@ impl EndpointMode {
 
 /// A port that nodes answer on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PortSpec {
     /// Its protocol.
     pub protocol: Protocol,
@@ -325,7 +319,6 @@ impl Routing {
 
 /// What happens when a task ends. Source: Compose Deploy Specification, `restart_policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RestartPolicy {
     /// When it is started again.
     pub condition: RestartCondition,
@@ -363,7 +356,6 @@ pub enum RestartCondition {
 /// How tasks are replaced by those of another version. Source: Compose Deploy Specification, `update_config`; the
 /// defaults are Docker's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct UpdatePolicy {
     /// So many slots change at a time; 0 for all.
     pub parallelism: u32,
@@ -505,7 +497,6 @@ impl std::str::FromStr for Ratio {
 
 /// Which nodes may run a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Placement {
     /// All of them must hold.
     pub constraints: Vec<Constraint>,
@@ -513,7 +504,6 @@ pub struct Placement {
 
 /// One condition on a node, such as `node.labels.disk == ssd`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Constraint {
     /// What is looked at.
     pub attribute: NodeAttribute,
@@ -566,7 +556,6 @@ impl fmt::Display for NodeAttribute {
 
 /// What a task needs and may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Resources {
     /// What the engine holds it to.
     pub limits: Amounts,
@@ -578,7 +567,6 @@ pub struct Resources {
 
 /// CPU and memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Amounts {
     /// CPU time.
     pub cpu: Option<CpuMillis>,
@@ -588,7 +576,6 @@ pub struct Amounts {
 
 /// A network of a stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
@@ -613,7 +600,6 @@ impl NetworkSpec {
 
 /// A named volume of a stack, on the disk of each node that runs a task with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VolumeSpec {
     /// Its labels.
     pub labels: BTreeMap<String, String>,

@@ -10,7 +10,7 @@ use std::{
 
 /// Each layer may import those before it, and itself only within one folder.
 const LAYERS: [&[&str]; 7] = [
-    &["disk", "apart", "netlink", "config", "pace"],
+    &["disk", "apart", "netlink", "config", "pace", "compute"],
     &["model"],
     &["plan"],
     &["engine", "net", "gossip", "fabric", "mesh", "dns", "secret"],

@@ -44,6 +44,7 @@ fn info() -> NodeInfo {
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0".to_owned(),
+        level: Default::default(),
         platform: Platform::default(),
         deaf: Vec::new(),
     }

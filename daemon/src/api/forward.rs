@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     body::{Body, to_bytes},
     extract::{OriginalUri, Request, State},
-    http::{HeaderName, HeaderValue, Method},
+    http::{HeaderName, HeaderValue, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -15,6 +15,7 @@ use raftup_proto::{
     peer::{Hello, Role},
     refusal::{Code, Refusal},
 };
+use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
@@ -23,10 +24,17 @@ use super::{
     refuse::{NO_LEADER, Refused, no_leader},
     server::{Api, BODY_MAX},
 };
-use crate::net::Peer;
+use crate::{model::RequestKey, net::Peer};
 
 /// The node that a request came from, which also tells that it was sent on once, so that two nodes never send one back and forth.
 const FORWARDED: HeaderName = HeaderName::from_static("raftup-forwarded");
+
+/// Names a request of a client, drawn by it at random: whoever asks again under the same name is not served twice. The node
+/// that is asked first gives a request one that has none.
+const REQUEST: HeaderName = HeaderName::from_static("raftup-request");
+
+/// Longest name of a request.
+const REQUEST_MAX: usize = 64;
 
 /// The node that was asked first, for answers that say "this node".
 #[derive(Clone, Copy)]
@@ -42,10 +50,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(4);
 /// Runs the handler where this node leads, else sends the request to the leader, and to the next one if that is lost
 /// before it answers.
 ///
-/// A leader that is lost may have done what was asked. It is asked again all the same, where twice comes to the same as
-/// once: requests say what should be, but for those that are posted. Of these, the refusal says that it is not known.
+/// A leader that is lost may have done what was asked. The next one is asked all the same: a change is remembered in the
+/// state by the name of its request, so it is made once.
 ///
-/// Handlers behind it find the leader's parts in their extensions as [`Manager`] and [`Member`].
+/// Handlers behind it find the leader's parts in their extensions as [`Manager`] and [`Member`], and the [`RequestKey`].
 pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Next) -> Response {
     let Some(member) = api.member() else {
         return Refused(Refusal::no_cluster()).into_response();
@@ -56,6 +64,10 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
         Err(error) => return Refused(incomplete(&error)).into_response(),
     };
     let sent_on = parts.headers.contains_key(FORWARDED);
+    let key = match request_key(&mut parts, &body) {
+        Ok(key) => key,
+        Err(refusal) => return Refused(refusal).into_response(),
+    };
     let begun = Instant::now();
     loop {
         match find(&member).await {
@@ -63,6 +75,7 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
                 let from = parts.headers.get(FORWARDED).and_then(|from| from.to_str().ok()?.parse().ok());
                 parts.extensions.insert(Asked(from.unwrap_or(member.node)));
                 parts.extensions.insert(manager);
+                parts.extensions.insert(key);
                 parts.extensions.insert(member);
                 return next.run(Request::from_parts(parts, Body::from(body))).await;
             }
@@ -77,17 +90,40 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
                     () = deposed(&member, leader) => leader_lost(leader.node),
                 };
                 let again = refusal.code == Code::Unavailable
-                    && parts.method != Method::POST
                     && begun.elapsed() < ASK_AGAIN
                     && timeout(LEADER_WAIT, deposed(&member, leader)).await.is_ok();
                 if !again {
-                    let lost = refusal.code == Code::Unavailable && parts.method != Method::POST;
+                    let lost = refusal.code == Code::Unavailable;
                     return Refused(if lost { refusal.hint(NO_LEADER) } else { refusal }).into_response();
                 }
             }
             Found::There(_) | Found::Nowhere => return Refused(no_leader()).into_response(),
         }
     }
+}
+
+/// What the request is remembered by: its name, and all that it asks, so that a name used twice for different things
+/// hides neither. Errors: a name that is too long.
+fn request_key(parts: &mut Parts, body: &[u8]) -> Result<RequestKey, Refusal> {
+    let name = match parts.headers.get(REQUEST) {
+        Some(name) if name.len() > REQUEST_MAX => {
+            let what = format!("`{REQUEST}` is longer than {REQUEST_MAX} characters");
+            return Err(Refusal::new(Code::Invalid, what));
+        }
+        Some(name) => name.clone(),
+        None => HeaderValue::try_from(format!("{:032x}", rand::random::<u128>())).expect("hexadecimal"),
+    };
+    let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |whole| &whole.0);
+    let mut hash = Sha256::new();
+    for part in [name.as_bytes(), parts.method.as_str().as_bytes(), uri.to_string().as_bytes(), body] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let mut key = [0; 16];
+    key.copy_from_slice(&digest[..16]);
+    parts.headers.insert(REQUEST, name);
+    Ok(RequestKey(key))
 }
 
 /// Waits until `leader` is not known as such any more.

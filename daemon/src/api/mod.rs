@@ -10,6 +10,7 @@ mod lifecycle;
 mod native;
 mod refuse;
 mod server;
+mod strict;
 
 pub use lifecycle::{Lifecycle, Manager, Member};
 pub use server::Api;

@@ -2,24 +2,25 @@
 //! due; it never polls.
 //!
 //! Owns: when to decide. Leaves alone: what (`plan::review`).
-//! Holds: a decision is made from the newest world, or comes to nothing: the store refuses one that was not.
+//! Holds: a decision is made from the newest world, with the turn to change it; while an earlier change is not agreed upon
+//! none is made.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use raftup_proto::{id::ServiceId, unit::UnixMillis, view::Revision};
+use raftup_proto::{id::ServiceId, unit::UnixMillis};
 use tokio::{sync::watch, time::sleep};
 use tracing::{debug, warn};
 
 use crate::{
-    model::ChangeSet,
+    compute,
     plan::{self, Agenda, Facts, Ids, Plan},
     store::ProposeError,
 };
 
-use super::{now, reign::Reign};
+use super::reign::Reign;
 
 /// Name on the board.
 const NAME: &str = "services";
@@ -56,56 +57,69 @@ struct Driver<'a> {
 
 impl Driver<'_> {
     async fn run_once(&mut self, woken_by: &str) {
+        if self.has_nothing_to_do() {
+            return;
+        }
         let begun = Instant::now();
+        let last = match self.decide().await {
+            Ok(last) => last,
+            Err(error) => {
+                // Someone else was first; their change is on its way here.
+                if matches!(error, ProposeError::Conflict) {
+                    debug!(%error, "decided from an older state");
+                } else {
+                    warn!(%error, "a decision was not carried out");
+                }
+                sleep(PAUSE).await;
+                format!("failed, will be tried again: {error}")
+            }
+        };
+        self.reign.board.note(NAME, woken_by, begun.elapsed(), last);
+    }
+
+    fn has_nothing_to_do(&self) -> bool {
+        let now = self.reign.store.now();
+        self.left.is_empty()
+            && self.reign.views.is_quiet()
+            && self.due.values().all(|at| *at > now)
+            && self.reign.views.world().handing_over().is_empty()
+    }
+
+    /// One decision, from the newest state. Errors: it was not carried out; its agenda is kept.
+    async fn decide(&mut self) -> Result<String, ProposeError> {
+        let turn = self.reign.store.turn().await?;
+        // The world is indexed a moment after the state has changed. An error means that the reign is over.
+        let base = turn.cluster().revision;
+        let _ = self.reign.views.watch().wait_for(|revision| *revision >= base).await;
         let (world, mut agenda) = self.reign.views.take_agenda();
-        let now = now();
+        let now = turn.now();
         agenda.merge(std::mem::take(&mut self.left));
         agenda.services.extend(self.due.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id));
         agenda.services.extend(world.handing_over());
         if agenda.is_empty() {
-            return;
+            return Ok("nothing to look at".to_owned());
         }
-        // First, so that no word is missed between the look and the wait.
+        // First, so that no acknowledgement is missed between the look and the wait.
         self.acks.mark_unchanged();
         let facts = Facts { in_force: self.reign.in_force(world.cluster()) };
-        let Plan { set, due } = plan::decide(&world, &agenda, facts, now, &mut self.ids);
+        let ids = &mut self.ids;
+        let Plan { set, due } = compute::in_place(|| plan::decide(&world, &agenda, facts, now, ids));
         for id in &agenda.services {
             self.due.remove(id);
         }
         self.due.extend(due);
         let (looked, changes) = (agenda.services.len(), set.changes.len());
-        let took = begun.elapsed();
-        let last = match self.propose(set, world.cluster().revision).await {
-            Ok(()) => format!("{changes} changes, {looked} services looked at"),
-            Err(error) => {
+        if !set.is_empty() {
+            let mut editions = self.reign.views.watch();
+            let made = turn.propose(set).await;
+            if made.is_err() {
                 self.left = agenda;
-                format!("failed, will be tried again: {error}")
             }
-        };
-        self.reign.board.note(NAME, woken_by, took, last);
-    }
-
-    async fn propose(&self, set: ChangeSet, base: Revision) -> Result<(), ProposeError> {
-        if set.is_empty() {
-            return Ok(());
+            let revision = made?;
+            // The next decision has to see this one.
+            let _ = editions.wait_for(|seen| *seen >= revision).await;
         }
-        let mut editions = self.reign.views.watch();
-        let (reached, result) = match self.reign.store.propose(set).await {
-            Ok(revision) => (revision, Ok(())),
-            // Someone else was first; their change is on its way here.
-            Err(error @ ProposeError::Conflict { .. }) => {
-                debug!(%error, "decided from an older state");
-                (Revision(base.0 + 1), Err(error))
-            }
-            Err(error) => {
-                warn!(%error, "a decision was not carried out");
-                sleep(PAUSE).await;
-                return Err(error);
-            }
-        };
-        // The next decision has to see this one. An error means that the reign is over.
-        let _ = editions.wait_for(|revision| *revision >= reached).await;
-        result
+        Ok(format!("{changes} changes, {looked} services looked at"))
     }
 
     /// Waits until there is something to do; says what woke it.
@@ -116,7 +130,7 @@ impl Driver<'_> {
         let mut editions = self.reign.views.watch();
         let handing_over = !self.reign.views.world().handing_over().is_empty();
         let next = self.due.values().min().copied();
-        let pause = next.map(|at| at.since(now()));
+        let pause = next.map(|at| at.since(self.reign.store.now()));
         if !self.reign.views.is_quiet() {
             return "change";
         }

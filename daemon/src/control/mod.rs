@@ -11,6 +11,7 @@
 //! | `reports` | puts what nodes report into the state, in batches |
 //! | `sessions` | who is heard, since when, and which routes are in force there |
 //! | `session` | one node's session |
+//! | `clock` | keeps the cluster's clock in the state |
 //! | `board` | what each controller did last |
 //! | [`tokens`], [`credentials`] | secrets of the cluster, sealed in the state |
 //!
@@ -18,6 +19,7 @@
 //! Holds: all of it runs only while this node leads and its state is complete; it stops at once when that ends.
 
 mod board;
+mod clock;
 pub mod credentials;
 mod driver;
 mod nodes;
@@ -32,15 +34,11 @@ mod views;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use raftup_proto::{
     api::ControllerView,
     peer::{Down, Hello},
-    unit::UnixMillis,
     view::Revision,
 };
 use tokio::{sync::watch, time::timeout};
@@ -167,10 +165,4 @@ async fn follow(
             return;
         }
     }
-}
-
-/// The wall clock.
-fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -7,7 +7,7 @@
 //!
 //! [`plan::quorum`]: crate::plan::quorum
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -15,7 +15,6 @@ use raftup_proto::{
     id::NodeId,
     peer::Request,
     refusal::{Code, Refusal},
-    unit::UnixMillis,
 };
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -85,7 +84,7 @@ impl<O: Orders> Quorum<O> {
 
     /// Works out the next step and takes it. Errors: it could not be taken now.
     pub async fn run_once(&self) -> anyhow::Result<Plan> {
-        let plan = decide(&self.store.snapshot(), &council(&self.store), now());
+        let plan = decide(&self.store.snapshot(), &council(&self.store), self.store.now());
         self.take(&plan.step).await.with_context(|| format!("{:?}", plan.step))?;
         Ok(plan)
     }
@@ -186,11 +185,6 @@ fn council(store: &Store) -> Council {
         changing: members.changing,
         lost: members.lost,
     }
-}
-
-fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

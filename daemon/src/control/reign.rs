@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{gossip::Sightings, model::Cluster, net::Net, store::Store};
 
 use super::{
-    Control, board::Board, driver, nodes, reports, reports::Reports, sessions::Sessions, views::Views,
+    Control, board::Board, clock, driver, nodes, reports, reports::Reports, sessions::Sessions, views::Views,
 };
 
 /// One time of leading.
@@ -50,12 +50,14 @@ impl Reign {
         });
         let until_end = || end.clone();
         let (one, two, three, four) = (reign.clone(), reign.clone(), reign.clone(), reign.clone());
+        let five = reign.clone();
         tasks.spawn(until_end().run_until_cancelled_owned(async move {
             one.views.follow(&one.store, changes).await;
         }));
         tasks.spawn(until_end().run_until_cancelled_owned(async move { driver::run(&two).await }));
         tasks.spawn(until_end().run_until_cancelled_owned(async move { nodes::run(&three).await }));
         tasks.spawn(until_end().run_until_cancelled_owned(async move { reports::run(&four).await }));
+        tasks.spawn(until_end().run_until_cancelled_owned(async move { clock::run(&five).await }));
         reign
     }
 

@@ -21,13 +21,13 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 
-use super::{Control, now};
+use super::Control;
 use crate::{
     gossip::{Sighting, Sightings},
     model::{Cluster, Desired, TokenHashes},
     net::{Caller, Net, Stream},
     plan::{self, Ids, World, progress::Selector},
-    store::{self, Store, StoreConfig},
+    store::{self, Store, StoreConfig, wall_clock as now},
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -48,12 +48,37 @@ fn info(hostname: &str) -> NodeInfo {
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
+        level: Default::default(),
         platform: Platform {
             memory: MemBytes(1 << 30),
             engine: Some("28.5.2".to_owned()),
             ..Platform::default()
         },
         deaf: Vec::new(),
+    }
+}
+
+/// A stack `shop` of one service `web` on one network.
+fn shop(image: &str, replicas: u32) -> StackSpec {
+    let service = ServiceSpec {
+        mode: Mode::Replicated { replicas },
+        container: ContainerSpec { image: image.to_owned(), ..ContainerSpec::default() },
+        networks: vec![NetworkAttachment { network: "default".parse().unwrap(), aliases: Vec::new() }],
+        ports: Vec::new(),
+        endpoint_mode: Default::default(),
+        restart: Default::default(),
+        placement: Default::default(),
+        resources: Default::default(),
+        labels: BTreeMap::new(),
+        update: Default::default(),
+        rollback: Default::default(),
+        routing: Default::default(),
+    };
+    StackSpec {
+        name: "shop".parse().unwrap(),
+        services: [("web".parse().unwrap(), service)].into(),
+        networks: [("default".parse().unwrap(), NetworkSpec::default())].into(),
+        volumes: BTreeMap::new(),
     }
 }
 
@@ -94,26 +119,7 @@ impl Lab {
     }
 
     async fn deploy(&mut self, image: &str, replicas: u32) {
-        let service = ServiceSpec {
-            mode: Mode::Replicated { replicas },
-            container: ContainerSpec { image: image.to_owned(), ..ContainerSpec::default() },
-            networks: vec![NetworkAttachment { network: "default".parse().unwrap(), aliases: Vec::new() }],
-            ports: Vec::new(),
-            endpoint_mode: Default::default(),
-            restart: Default::default(),
-            placement: Default::default(),
-            resources: Default::default(),
-            labels: BTreeMap::new(),
-            update: Default::default(),
-            rollback: Default::default(),
-            routing: Default::default(),
-        };
-        let spec = StackSpec {
-            name: "shop".parse().unwrap(),
-            services: [("web".parse().unwrap(), service)].into(),
-            networks: [("default".parse().unwrap(), NetworkSpec::default())].into(),
-            volumes: BTreeMap::new(),
-        };
+        let spec = shop(image, replicas);
         let deploy = Deploy { spec, credentials: BTreeMap::new() };
         let ids = &mut self.ids;
         let work = |cluster: &Cluster, now| plan::stacks::deploy(cluster, &deploy, Vec::new(), now, ids);

@@ -7,11 +7,13 @@ use ipnet::Ipv4Net;
 use raftup_proto::{
     api::{FabricMode, Managers},
     id::{ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
+    peer::Level,
+    unit::UnixMillis,
     view::Revision,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Meta, Network, Node, Object, ObjectKey, Service, Stack, Task, Volume};
+use super::{Handled, Meta, Network, Node, Object, ObjectKey, RequestKey, Service, Stack, Task, Volume};
 
 /// All objects. Cloning costs a few pointers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,9 +34,22 @@ pub struct Cluster {
     pub networks: OrdMap<NetworkId, Arc<Network>>,
     /// The volumes.
     pub volumes: OrdMap<VolumeId, Arc<Volume>>,
+    /// The cluster's clock at the newest entry. It only moves forwards, whatever the clocks of its leaders say.
+    #[serde(default)]
+    pub clock: UnixMillis,
+    /// Clients' requests that were carried out lately, by revision.
+    #[serde(default)]
+    pub handled: OrdMap<Revision, Arc<Handled>>,
 }
 
 impl Cluster {
+    /// What became of a client's request, and the revision that it made; none if it was not carried out lately.
+    /// Cost: one pass over the requests that are remembered.
+    pub fn handled(&self, request: RequestKey) -> Option<(Revision, &Handled)> {
+        let mut all = self.handled.iter().rev();
+        all.find(|(_, handled)| handled.request == request).map(|(revision, handled)| (*revision, &**handled))
+    }
+
     /// The object under `key`.
     pub fn get(&self, key: ObjectKey) -> Option<Object> {
         match key {
@@ -84,6 +99,9 @@ pub struct ClusterInfo {
     pub next_member: u64,
     /// Ended tasks that are kept for each slot.
     pub task_history: u32,
+    /// What every node understands: nothing is written that needs more.
+    #[serde(default)]
+    pub level: Level,
 }
 
 /// The join tokens: their digests, to check one, and themselves sealed, to show them again.

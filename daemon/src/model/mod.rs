@@ -16,7 +16,7 @@ mod task;
 pub use cluster::{Cluster, ClusterInfo, TokenHashes};
 pub use network::{Network, Volume};
 pub use node::{Membership, Node};
-pub use object::{Change, ChangeSet, Meta, Object, ObjectKey};
+pub use object::{Change, ChangeSet, Handled, Meta, Object, ObjectKey, RequestKey};
 pub use service::{Rollout, Service, Version};
 pub use stack::Stack;
 pub use task::{Desired, Slot, Task};

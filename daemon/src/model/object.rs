@@ -124,11 +124,30 @@ impl Change {
     }
 }
 
+/// Names a client's request: the same bytes asked again under the same id have the same key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestKey(pub [u8; 16]);
+
+/// A client's request that was carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handled {
+    /// The request.
+    pub request: RequestKey,
+    /// What was answered, JSON; empty where that was too long to keep.
+    pub answer: String,
+}
+
 /// Changes that are made together or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeSet {
-    /// The leader's clock when it made the set.
+    /// The cluster's clock when the leader made the set.
     pub at: UnixMillis,
+    /// The state that it was worked out from: it is refused in any other. None in the first set of a cluster.
+    #[serde(default)]
+    pub base: Option<Revision>,
+    /// The client's request that it carries out: it is refused if that was done before.
+    #[serde(default)]
+    pub handled: Option<Handled>,
     /// What is changed; no object twice.
     pub changes: Vec<Change>,
 }
@@ -136,7 +155,7 @@ pub struct ChangeSet {
 impl ChangeSet {
     /// An empty set, made at `at`.
     pub fn new(at: UnixMillis) -> Self {
-        Self { at, changes: Vec::new() }
+        Self { at, ..Self::default() }
     }
 
     /// Nothing is changed.

@@ -168,6 +168,7 @@ impl Host {
             fabric_port: self.inner.config.fabric_port,
             fabric_keys: self.inner.keys.borrow().announced(ca::now()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            level: plan::level::NEWEST,
             platform,
             deaf: Vec::new(),
         }

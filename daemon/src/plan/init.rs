@@ -73,6 +73,7 @@ pub fn cluster(first: First, now: UnixMillis) -> Result<ChangeSet, Refusal> {
         tokens: first.tokens,
         next_node: FIRST_NODE.number() + 1,
         next_member: FIRST_MEMBER + 1,
+        level: super::level::NEWEST,
         task_history: TASK_HISTORY,
     });
     set.create(Node {

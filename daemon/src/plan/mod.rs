@@ -14,6 +14,7 @@ mod drain;
 pub mod find;
 mod ids;
 pub mod init;
+pub mod level;
 pub mod liveness;
 pub mod nodes;
 pub mod placement;

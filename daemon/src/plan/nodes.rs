@@ -21,7 +21,7 @@ use subtle::ConstantTimeEq;
 
 use crate::model::{ChangeSet, Cluster, ClusterInfo, Meta, Node, Task};
 
-use super::addresses;
+use super::{addresses, level};
 
 /// Checks the secret of a request to join, in the same time whatever it is. Errors: it is not the role's secret.
 pub fn check_token(info: &ClusterInfo, request: &JoinRequest) -> Result<(), Refusal> {
@@ -53,6 +53,7 @@ pub fn admit(
     if let Some(node) = cluster.nodes.values().find(same) {
         return Ok((set, node.id));
     }
+    level::admit(cluster, &request.info)?;
     let info = cluster.info.as_ref().ok_or_else(Refusal::no_cluster)?;
     let id = NodeId::new(info.next_node);
     let fabric = addresses::fabric(info.pool, id).map_err(|error| Refusal::new(Code::Conflict, error))?;
@@ -81,6 +82,7 @@ pub fn admit(
 /// The node's session stands: it is ready, and this is what it says of itself. Errors: it was removed.
 pub fn heard(cluster: &Cluster, id: NodeId, info: &NodeInfo, now: UnixMillis) -> Result<ChangeSet, Refusal> {
     let old = cluster.nodes.get(&id).ok_or_else(|| was_removed(id))?;
+    level::admit(cluster, info)?;
     let mut node = Node::clone(old);
     node.info = info.clone();
     if node.state != NodeState::Ready {
@@ -91,6 +93,7 @@ pub fn heard(cluster: &Cluster, id: NodeId, info: &NodeInfo, now: UnixMillis) ->
     let mut set = ChangeSet::new(now);
     if node != **old {
         set.update(node);
+        level::follow(cluster, &mut set);
     }
     Ok(set)
 }
@@ -104,6 +107,7 @@ pub fn down(cluster: &Cluster, id: NodeId, reason: &str, now: UnixMillis) -> Cha
         node.state_message = Some(reason.to_owned());
         node.state_since = now;
         set.update(node);
+        level::follow(cluster, &mut set);
     }
     set
 }
@@ -207,6 +211,7 @@ fn forget(cluster: &Cluster, node: &Node, why: &str, now: UnixMillis) -> ChangeS
         set.update(task);
     }
     set.delete(crate::model::ObjectKey::Node(node.id), node.meta);
+    level::follow(cluster, &mut set);
     set
 }
 

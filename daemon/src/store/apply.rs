@@ -20,6 +20,15 @@ pub enum Rejected {
         /// The object.
         key: ObjectKey,
     },
+    /// The set was worked out from another state than the newest.
+    #[error("the state is at revision {now:?}, this was worked out from another")]
+    Stale {
+        /// The newest.
+        now: Revision,
+    },
+    /// The client's request was carried out before.
+    #[error("this was done before")]
+    Repeated,
     /// The set can never be applied.
     #[error("{key:?} is refused: {reason}")]
     Invalid {
@@ -30,13 +39,35 @@ pub enum Rejected {
     },
 }
 
+/// Clients' requests that are remembered, so that one that is asked again takes effect once.
+const REQUESTS: usize = 512;
+
 /// The state after `set`, which is the entry of the log at `index`.
 ///
 /// Errors: [`Rejected`] if any of its changes cannot be made; nothing has then happened. Cost: one step down a tree for
 /// each change; a new stack looks at all stacks.
 pub fn apply(cluster: &Cluster, index: u64, set: &ChangeSet) -> Result<Cluster, Rejected> {
+    if let Some(handled) = &set.handled
+        && cluster.handled(handled.request).is_some()
+    {
+        return Err(Rejected::Repeated);
+    }
+    if set.base.is_some_and(|base| base != cluster.revision) {
+        return Err(Rejected::Stale { now: cluster.revision });
+    }
     let mut next = cluster.clone();
+    next.clock = next.clock.max(set.at);
+    if set.is_empty() && next.info.is_some() {
+        // Only the clock moves on.
+        return Ok(next);
+    }
     next.revision = Revision(index);
+    if let Some(handled) = &set.handled {
+        next.handled.insert(next.revision, Arc::new(handled.clone()));
+        while next.handled.len() > REQUESTS {
+            next.handled = next.handled.without_min().1;
+        }
+    }
     let mut seen = BTreeSet::new();
     for change in &set.changes {
         let key = change.key();

@@ -4,10 +4,14 @@
 //! kind (1 byte)  version (1)  length of the body (4, big-endian)  CRC-32 of all the rest (4)  body
 //! ```
 //!
+//! Envelopes and bodies are bincode, by position. From version 2 on, the objects inside of entries and snapshots are
+//! MessagePack with named fields: a field that a release adds has a default, so older bytes are read without a new version,
+//! and a release that does not know the field passes over it. Nothing that an older release would lose is written
+//! before every node understands it (`plan::level`).
+//!
 //! Owns: the bytes of log entries, votes, snapshots and identities. Leaves alone: where they are kept.
-//! Holds: only the newest version is written; each older one is read for ever, from bytes that a test keeps. Bodies hold
-//! types of `model` by position, so a change of their shape is a new version here: the test of the kept bytes fails,
-//! and the old types move here as `V1`.
+//! Holds: only the newest version is written; each older one is read for ever, from bytes that a test keeps. Fields of
+//! `model` types are added with `#[serde(default)]`, and never removed or renamed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +23,8 @@ use super::types::{
     Command, Entry, LeaderId, LogId, Members, Payload, Site, SnapshotMeta, StoredMembers, Vote,
 };
 use crate::model::{ChangeSet, Cluster};
+
+mod v1;
 
 /// Bytes before each body.
 const HEAD: usize = 10;
@@ -56,6 +62,9 @@ pub(super) enum FormatError {
     /// A sound envelope around something else.
     #[error("the record cannot be decoded")]
     Body(#[source] bincode::Error),
+    /// A sound body around objects that this version cannot read.
+    #[error("the objects in the record cannot be decoded")]
+    Objects(#[source] rmp_serde::decode::Error),
 }
 
 /// Kinds of records; the number is the first byte.
@@ -70,15 +79,22 @@ enum Kind {
     Life = 6,
 }
 
-/// The version of every kind that is written.
-const NEWEST: u8 = 1;
+impl Kind {
+    /// The version that is written.
+    fn newest(self) -> u8 {
+        match self {
+            Self::Entry | Self::Snapshot => 2,
+            Self::Vote | Self::LogId | Self::Identity | Self::Life => 1,
+        }
+    }
+}
 
 fn options() -> impl Options {
     bincode::DefaultOptions::new().with_limit(BODY_MAX).reject_trailing_bytes()
 }
 
 fn seal<T: Serialize>(kind: Kind, value: &T) -> Vec<u8> {
-    let mut bytes = vec![kind as u8, NEWEST, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut bytes = vec![kind as u8, kind.newest(), 0, 0, 0, 0, 0, 0, 0, 0];
     options().serialize_into(&mut bytes, value).expect("plain data of less than a gigabyte");
     let length = u32::try_from(bytes.len() - HEAD).expect("the encoder has a lower limit");
     bytes[2..6].copy_from_slice(&length.to_be_bytes());
@@ -94,7 +110,8 @@ fn checksum(record: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn open<T: DeserializeOwned>(wanted: Kind, record: &[u8]) -> Result<T, FormatError> {
+/// The version and the body of a sound record.
+fn unseal(wanted: Kind, record: &[u8]) -> Result<(u8, &[u8]), FormatError> {
     if record.len() < HEAD {
         return Err(FormatError::Length);
     }
@@ -109,8 +126,31 @@ fn open<T: DeserializeOwned>(wanted: Kind, record: &[u8]) -> Result<T, FormatErr
         return Err(FormatError::Kind { found: record[0], wanted: wanted as u8 });
     }
     match record[1] {
-        1 => options().deserialize(&record[HEAD..]).map_err(FormatError::Body),
-        found => Err(FormatError::FromTheFuture { found, newest: NEWEST }),
+        version if (1..=wanted.newest()).contains(&version) => Ok((version, &record[HEAD..])),
+        found => Err(FormatError::FromTheFuture { found, newest: wanted.newest() }),
+    }
+}
+
+fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormatError> {
+    options().deserialize(bytes).map_err(FormatError::Body)
+}
+
+/// The value in a record of a kind that has one version.
+fn open<T: DeserializeOwned>(wanted: Kind, record: &[u8]) -> Result<T, FormatError> {
+    unseal(wanted, record).and_then(|(_, bytes)| body(bytes))
+}
+
+/// Objects inside of a body.
+#[derive(Serialize, Deserialize)]
+struct Objects(#[serde(with = "serde_bytes")] Vec<u8>);
+
+impl Objects {
+    fn of<T: Serialize>(value: &T) -> Self {
+        Self(rmp_serde::to_vec_named(value).expect("plain data with keys that are text or numbers"))
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> Result<T, FormatError> {
+        rmp_serde::from_slice(&self.0).map_err(FormatError::Objects)
     }
 }
 
@@ -128,16 +168,17 @@ struct VoteV1 {
     committed: bool,
 }
 
+/// An entry; `C` is how its change set is written.
 #[derive(Serialize, Deserialize)]
-struct EntryV1 {
+struct EntryV<C> {
     id: LogIdV1,
-    payload: PayloadV1,
+    payload: PayloadV<C>,
 }
 
 #[derive(Serialize, Deserialize)]
-enum PayloadV1 {
+enum PayloadV<C> {
     Blank,
-    Change(ChangeSet),
+    Change(C),
     Members(MembersV1),
 }
 
@@ -147,12 +188,13 @@ struct MembersV1 {
     sites: BTreeMap<u64, Site>,
 }
 
+/// A snapshot; `C` is how the state is written.
 #[derive(Serialize, Deserialize)]
-struct SnapshotV1 {
+struct SnapshotV<C> {
     last: Option<LogIdV1>,
     members_at: Option<LogIdV1>,
     members: MembersV1,
-    cluster: Cluster,
+    cluster: C,
 }
 
 /// Whose storage it is: one member of Raft, made once.
@@ -209,20 +251,32 @@ impl From<MembersV1> for Members {
 /// The bytes of an entry.
 pub(super) fn entry(entry: &Entry) -> Vec<u8> {
     let payload = match &entry.payload {
-        Payload::Blank => PayloadV1::Blank,
-        Payload::Normal(command) => PayloadV1::Change(ChangeSet::clone(&command.0)),
-        Payload::Membership(members) => PayloadV1::Members(members.into()),
+        Payload::Blank => PayloadV::Blank,
+        Payload::Normal(command) => PayloadV::Change(Objects::of(&*command.0)),
+        Payload::Membership(members) => PayloadV::Members(members.into()),
     };
-    seal(Kind::Entry, &EntryV1 { id: (&entry.log_id).into(), payload })
+    seal(Kind::Entry, &EntryV { id: (&entry.log_id).into(), payload })
 }
 
 /// The entry in `record`.
 pub(super) fn read_entry(record: &[u8]) -> Result<Entry, FormatError> {
-    let entry: EntryV1 = open(Kind::Entry, record)?;
+    let (version, bytes) = unseal(Kind::Entry, record)?;
+    let entry: EntryV<Objects> = match version {
+        1 => {
+            let EntryV { id, payload } = body(bytes)?;
+            let payload = match payload {
+                PayloadV::Blank => PayloadV::Blank,
+                PayloadV::Change::<v1::ChangeSet>(set) => PayloadV::Change(Objects::of(&set)),
+                PayloadV::Members(members) => PayloadV::Members(members),
+            };
+            EntryV { id, payload }
+        }
+        _ => body(bytes)?,
+    };
     let payload = match entry.payload {
-        PayloadV1::Blank => Payload::Blank,
-        PayloadV1::Change(set) => Payload::Normal(Command(set.into())),
-        PayloadV1::Members(members) => Payload::Membership(members.into()),
+        PayloadV::Blank => Payload::Blank,
+        PayloadV::Change(set) => Payload::Normal(Command(set.read::<ChangeSet>()?.into())),
+        PayloadV::Members(members) => Payload::Membership(members.into()),
     };
     Ok(Entry { log_id: entry.id.into(), payload })
 }
@@ -252,21 +306,29 @@ pub(super) fn read_log_id(record: &[u8]) -> Result<LogId, FormatError> {
 
 /// The bytes of a snapshot.
 pub(super) fn snapshot(meta: &SnapshotMeta, cluster: &Cluster) -> Vec<u8> {
-    let snapshot = SnapshotV1 {
+    let snapshot = SnapshotV {
         last: meta.last_log_id.as_ref().map(LogIdV1::from),
         members_at: meta.last_membership.log_id().as_ref().map(LogIdV1::from),
         members: meta.last_membership.membership().into(),
-        cluster: cluster.clone(),
+        cluster: Objects::of(cluster),
     };
     seal(Kind::Snapshot, &snapshot)
 }
 
 /// The snapshot in `record`.
 pub(super) fn read_snapshot(record: &[u8]) -> Result<(SnapshotMeta, Cluster), FormatError> {
-    let snapshot: SnapshotV1 = open(Kind::Snapshot, record)?;
+    let (version, bytes) = unseal(Kind::Snapshot, record)?;
+    let snapshot: SnapshotV<Objects> = match version {
+        1 => {
+            let SnapshotV { last, members_at, members, cluster } = body(bytes)?;
+            let cluster: v1::Cluster = cluster;
+            SnapshotV { last, members_at, members, cluster: Objects::of(&cluster) }
+        }
+        _ => body(bytes)?,
+    };
     let last_membership = StoredMembers::new(snapshot.members_at.map(LogId::from), snapshot.members.into());
     let meta = SnapshotMeta { last_log_id: snapshot.last.map(LogId::from), last_membership };
-    Ok((meta, snapshot.cluster))
+    Ok((meta, snapshot.cluster.read()?))
 }
 
 /// The bytes of an identity.
@@ -289,9 +351,25 @@ pub(super) fn read_life(record: &[u8]) -> Result<Life, FormatError> {
     open(Kind::Life, record)
 }
 
-/// Bytes of the entry that `set` becomes, its envelope aside. Cost: one pass over the set.
+/// Bytes of the entry that `set` becomes, its envelope aside. Cost: the set is encoded.
 pub(super) fn size(set: &ChangeSet) -> u64 {
-    options().serialized_size(set).unwrap_or(u64::MAX)
+    let mut counted = Counted(0);
+    let written = set.serialize(&mut rmp_serde::Serializer::new(&mut counted).with_struct_map());
+    written.map_or(u64::MAX, |()| counted.0)
+}
+
+/// Counts what is written.
+struct Counted(u64);
+
+impl std::io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
@@ -16,7 +17,7 @@ use openraft::{
     RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
-use raftup_proto::view::Revision;
+use raftup_proto::{unit::UnixMillis, view::Revision};
 use tokio::sync::{broadcast, watch};
 
 use super::{
@@ -28,6 +29,7 @@ use super::{
 use crate::{
     disk,
     model::{Cluster, ObjectKey},
+    plan::level,
 };
 
 /// Largest snapshot that is read or taken from another manager, in bytes.
@@ -53,6 +55,26 @@ pub(super) struct Applied {
     pub(super) last: Option<LogId>,
     pub(super) members: StoredMembers,
     pub(super) cluster: Cluster,
+    /// When the entry that moved the cluster's clock last was applied here; before any, when the snapshot was read.
+    clock_heard: Option<Instant>,
+}
+
+impl Applied {
+    /// The cluster's clock as it runs here: what the newest entry says, and the time since it was applied. So it never
+    /// runs backwards from one leader to the next, nor jumps with a wall clock. It stands still while no manager runs.
+    pub(super) fn now(&self) -> UnixMillis {
+        match (self.cluster.clock, self.clock_heard) {
+            // Written by a release without this clock.
+            (UnixMillis(0), _) | (_, None) => wall_clock(),
+            (clock, Some(heard)) => clock.plus(heard.elapsed()),
+        }
+    }
+}
+
+/// This host's clock.
+pub fn wall_clock() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The state machine. Clones share the state.
@@ -76,7 +98,13 @@ impl Machine {
                 return Ok(Applied::default());
             };
             let (meta, cluster) = format::read_snapshot(&record)?;
-            Ok(Applied { last: meta.last_log_id, members: meta.last_membership, cluster })
+            level::check(&cluster).map_err(anyhow::Error::msg)?;
+            Ok(Applied {
+                last: meta.last_log_id,
+                members: meta.last_membership,
+                cluster,
+                clock_heard: Some(Instant::now()),
+            })
         };
         let applied = read().with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
         Ok(Self {
@@ -121,7 +149,11 @@ impl Machine {
             }
             Payload::Normal(Command(set)) => match apply(&now.cluster, entry.log_id.index, &set) {
                 Ok(cluster) => {
+                    next.clock_heard = Some(Instant::now());
                     touched = Some(set.changes.iter().map(|change| change.key()).collect());
+                    if let Err(reason) = level::check(&cluster) {
+                        fatal("applying a change", &anyhow::anyhow!(reason));
+                    }
                     next.cluster = cluster;
                     Ok(next.cluster.revision)
                 }
@@ -136,7 +168,8 @@ impl Machine {
         let (last, revision) = (next.last, next.cluster.revision);
         self.current.store(Arc::new(next));
         self.last.send_replace(last);
-        if let Some(keys) = touched {
+        // A set that only moves the clock touches nothing.
+        if let Some(keys) = touched.filter(|keys| keys.as_ref().is_none_or(|keys| !keys.is_empty())) {
             self.revision.send_replace(revision);
             // Nobody may be listening.
             let _ = self.feed.send(Touched { revision, keys });
@@ -212,8 +245,16 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let machine = self.clone();
         let install = move || {
             let (meta, cluster) = format::read_snapshot(&snapshot).map_err(damaged)?;
+            if let Err(reason) = level::check(&cluster) {
+                fatal("installing a snapshot", &anyhow::anyhow!(reason));
+            }
             machine.keep(meta.last_log_id, &snapshot);
-            let applied = Applied { last: meta.last_log_id, members: meta.last_membership, cluster };
+            let applied = Applied {
+                last: meta.last_log_id,
+                members: meta.last_membership,
+                cluster,
+                clock_heard: Some(Instant::now()),
+            };
             machine.publish(applied, Some(None));
             Ok(())
         };

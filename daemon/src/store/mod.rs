@@ -42,9 +42,9 @@ use raftup_proto::id::NodeId;
 
 pub use apply::{Rejected, apply};
 pub use link::Transport;
-pub use machine::Touched;
+pub use machine::{Touched, wall_clock};
 pub use members::{Member, Members};
-pub use raft::{Changes, Leadership, ProposeError, Store, StoreConfig, is_checking};
+pub use raft::{Changes, Leadership, ProposeError, Store, StoreConfig, Turn, is_checking};
 pub use types::Site;
 pub use wire::Pipe;
 

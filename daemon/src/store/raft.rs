@@ -2,7 +2,8 @@
 //!
 //! Owns: the running Raft member, who leads, and the order of changes made here. Leaves alone: who should be a member
 //! (`plan::quorum`), and what is changed.
-//! Holds: one change is worked out at a time, from the newest state; it is retried only where it certainly was not made.
+//! Holds: one change is worked out at a time ([`Turn`]), from a state that has all that was begun before; `apply` refuses a
+//! set that was made from another.
 
 use std::{
     cell::Cell,
@@ -14,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -29,8 +30,9 @@ use raftup_proto::{
     unit::UnixMillis,
     view::Revision,
 };
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
-    sync::{Mutex, broadcast, watch},
+    sync::{Mutex, MutexGuard, broadcast, watch},
     task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at},
 };
@@ -48,7 +50,8 @@ use super::{
     wire::{Ask, Pipe, Tell},
 };
 use crate::{
-    model::{ChangeSet, Cluster, ObjectKey},
+    compute,
+    model::{ChangeSet, Cluster, Handled, RequestKey},
     net::{Caller, Peer, Stream},
 };
 
@@ -82,11 +85,13 @@ const BEGIN_LIMIT: Duration = Duration::from_secs(20);
 /// A member that was not heard for that long is named as missing.
 const MISSING: Duration = Duration::from_secs(1);
 
-/// How often a change is worked out again after others got in between.
-const RETRIES: usize = 16;
+/// Longest answer to a client's request that is remembered, in bytes of JSON.
+const ANSWER_MAX: usize = 16 << 10;
 
 /// Largest change set, in bytes.
 const CHANGE_MAX: u64 = 16 << 20;
+
+type Written = openraft::raft::ClientWriteResponse<TypeConfig>;
 
 thread_local! {
     static CHECKING: Cell<bool> = const { Cell::new(false) };
@@ -121,6 +126,8 @@ pub(super) struct Inner {
     leadership: watch::Sender<Leadership>,
     /// Held while a change is worked out and made.
     changing: Mutex<()>,
+    /// Sets that this leader has put into the log and that are not applied yet.
+    pending: watch::Sender<Pending>,
     /// When this member last heard the leader that it follows.
     pub(super) led: watch::Sender<Option<Instant>>,
     /// The stream on which the leader is asked for the read index.
@@ -143,15 +150,73 @@ pub struct Leadership {
     pub here: bool,
 }
 
+/// Change sets on their way, of one term: those of an earlier one are applied or gone before the next leader is `here`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pending {
+    term: u64,
+    sets: usize,
+}
+
+impl Pending {
+    fn add(&mut self, term: u64) {
+        if self.term != term {
+            *self = Self { term, sets: 0 };
+        }
+        self.sets += 1;
+    }
+
+    fn settle(&mut self, term: u64) {
+        if self.term == term {
+            self.sets = self.sets.saturating_sub(1);
+        }
+    }
+
+    fn is_settled(&self, term: u64) -> bool {
+        self.term != term || self.sets == 0
+    }
+}
+
+/// The right to work out the next change, from the newest state. One at a time has it, and only once all that was put
+/// into the log before is applied: so no two decisions are made from one state, also where one takes long to be agreed
+/// upon. `apply` refuses such a set besides, by its base.
+pub struct Turn<'a> {
+    store: &'a Store,
+    cluster: Cluster,
+    now: UnixMillis,
+    _only: MutexGuard<'a, ()>,
+}
+
+impl Turn<'_> {
+    /// The newest state.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The cluster's clock.
+    pub fn now(&self) -> UnixMillis {
+        self.now
+    }
+
+    /// Makes `set`, which was worked out from [`Turn::cluster`]. The state here has it when this returns.
+    ///
+    /// Errors: see [`Store::propose`].
+    pub async fn propose(self, set: ChangeSet) -> Result<Revision, ProposeError> {
+        self.store.propose(ChangeSet { base: Some(self.cluster.revision), ..set }).await
+    }
+}
+
 /// Why a change set was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum ProposeError {
     /// It was made from a state that is not the newest. Nothing was changed.
-    #[error("{key:?} has changed meanwhile")]
-    Conflict {
-        /// The object.
-        key: ObjectKey,
-    },
+    #[error("the state has changed meanwhile")]
+    Conflict,
+    /// The client's request was carried out before. Nothing was changed.
+    #[error("this was done before")]
+    Repeated,
+    /// Earlier changes are still being written; this one was not begun.
+    #[error("earlier changes are still being written")]
+    Busy,
     /// Another manager leads, or none. Nothing was changed.
     #[error("this manager does not lead")]
     NotLeader {
@@ -187,10 +252,15 @@ impl Leadership {
 impl From<ProposeError> for Refusal {
     fn from(error: ProposeError) -> Self {
         match error {
-            ProposeError::Conflict { .. } => {
-                Self::new(Code::Conflict, "the cluster's state changes too fast for this change")
-                    .hint("try again")
+            ProposeError::Conflict => {
+                Self::new(Code::Conflict, "the cluster's state has changed meanwhile").hint("try again")
             }
+            ProposeError::Repeated => Self::new(Code::Conflict, "this was done before"),
+            ProposeError::Busy => Self::new(
+                Code::Unavailable,
+                "earlier changes are still being written: a disk or a link of the managers is slow",
+            )
+            .hint("try again in a few seconds"),
             ProposeError::NotLeader { leader: Some(leader) } => {
                 Self::new(Code::Unavailable, format!("manager {leader} leads, not this one"))
                     .hint("try again")
@@ -286,6 +356,7 @@ impl Store {
             node,
             leadership: watch::Sender::default(),
             changing: Mutex::new(()),
+            pending: watch::Sender::default(),
             led: watch::Sender::default(),
             reader: Mutex::new(None),
             leaving: AtomicBool::new(false),
@@ -373,7 +444,7 @@ impl Store {
     ///
     /// Errors: see [`ProposeError`]; without a majority within two seconds. Not to be dropped half-way where it matters
     /// whether the set was made.
-    pub async fn propose(&self, set: ChangeSet) -> Result<Revision, ProposeError> {
+    pub(super) async fn propose(&self, set: ChangeSet) -> Result<Revision, ProposeError> {
         let inner = &self.inner;
         if inner.leaving.load(Ordering::Relaxed) {
             return Err(ProposeError::NotLeader { leader: None });
@@ -385,9 +456,10 @@ impl Store {
                 refusal.hint(format!("at most {CHANGE_MAX} bytes can be changed at once")),
             ));
         }
-        match timeout(AGREE_LIMIT, inner.raft.client_write(Command(Arc::new(set)))).await {
+        match timeout(AGREE_LIMIT, self.write(set)).await {
             Ok(Ok(written)) => written.data.map_err(|rejected| match rejected {
-                Rejected::Conflict { key } => ProposeError::Conflict { key },
+                Rejected::Conflict { .. } | Rejected::Stale { .. } => ProposeError::Conflict,
+                Rejected::Repeated => ProposeError::Repeated,
                 invalid @ Rejected::Invalid { .. } => ProposeError::Refused(Refusal::new(
                     Code::Internal,
                     format!("a change was refused: {invalid}"),
@@ -398,32 +470,106 @@ impl Store {
         }
     }
 
-    /// Works out a change set from the newest state and the time, and makes it, on the leader; one at a time.
+    /// Puts `set` into the log. That goes on when nobody waits for it any more; until then it counts as pending.
+    async fn write(
+        &self,
+        set: ChangeSet,
+    ) -> Result<Written, RaftError<TypeConfig, ClientWriteError<TypeConfig>>> {
+        let (inner, term) = (self.inner.clone(), self.inner.leadership.borrow().term);
+        inner.pending.send_modify(|pending| pending.add(term));
+        let written = tokio::spawn(async move {
+            let written = inner.raft.client_write(Command(Arc::new(set))).await;
+            inner.pending.send_modify(|pending| pending.settle(term));
+            written
+        });
+        written.await.unwrap_or(Err(RaftError::Fatal(Fatal::Stopped)))
+    }
+
+    /// Waits for the turn to change something, on the leader.
     ///
-    /// It is worked out again if another change got in between. An empty set is not proposed. Errors: what `work` refuses,
-    /// and what [`Store::propose`] does.
+    /// Errors: this manager does not lead, or what was begun before is not agreed upon within two seconds.
+    pub async fn turn(&self) -> Result<Turn<'_>, ProposeError> {
+        let inner = &self.inner;
+        let mut leadership = inner.leadership.subscribe();
+        let free = async {
+            let only = inner.changing.lock().await;
+            let term = inner.leadership.borrow().term;
+            // Lasts as long as the store.
+            let _ = inner.pending.subscribe().wait_for(|pending| pending.is_settled(term)).await;
+            only
+        };
+        // Nothing is lost when one of these is dropped: a lock, a time-out, and watch channels.
+        let only = tokio::select! {
+            biased;
+            _ = leadership.wait_for(|now| !now.here) => return Err(inner.not_leader()),
+            only = timeout(AGREE_LIMIT, free) => only,
+        };
+        let Ok(only) = only else {
+            let missing = inner.missing();
+            return Err(match missing.is_empty() {
+                true => ProposeError::Busy,
+                false => ProposeError::NoQuorum { missing, pending: false },
+            });
+        };
+        // It may have changed with the last step.
+        if !inner.leadership.borrow().here {
+            return Err(inner.not_leader());
+        }
+        let applied = inner.machine.current();
+        Ok(Turn { store: self, now: applied.now(), cluster: applied.cluster.clone(), _only: only })
+    }
+
+    /// The cluster's clock, as it runs on this manager. It moves forwards only; between managers it differs by what an
+    /// entry takes from one to the other.
+    pub fn now(&self) -> UnixMillis {
+        self.inner.machine.current().now()
+    }
+
+    /// Moves the cluster's clock in the state on, if nothing else has for `period`: a manager that begins after that
+    /// knows how late it is.
+    pub async fn tick(&self, period: Duration) -> Result<(), ProposeError> {
+        let turn = self.turn().await?;
+        if turn.now.since(turn.cluster.clock) >= period {
+            let now = turn.now;
+            turn.propose(ChangeSet::new(now)).await?;
+        }
+        Ok(())
+    }
+
+    /// Works out a change set from the newest state and the cluster's clock, and makes it, on the leader; one at a time.
+    ///
+    /// An empty set is not proposed. Errors: what `work` refuses, and what [`Store::turn`] and [`Turn::propose`] do.
     pub async fn change<T>(
         &self,
-        mut work: impl FnMut(&Cluster, UnixMillis) -> Result<(ChangeSet, T), Refusal> + Send,
+        work: impl FnOnce(&Cluster, UnixMillis) -> Result<(ChangeSet, T), Refusal> + Send,
     ) -> Result<(Revision, T), Refusal> {
-        let _turn = self.inner.changing.lock().await;
-        if !self.inner.leadership.borrow().here {
-            return Err(self.inner.not_leader().into());
+        let turn = self.turn().await?;
+        let (set, answer) = compute::in_place(|| work(&turn.cluster, turn.now))?;
+        if set.is_empty() {
+            return Ok((turn.cluster.revision, answer));
         }
-        let mut conflict = None;
-        for _ in 0..RETRIES {
-            let cluster = self.snapshot();
-            let (set, answer) = work(&cluster, now())?;
-            if set.is_empty() {
-                return Ok((cluster.revision, answer));
-            }
-            match self.propose(set).await {
-                Ok(revision) => return Ok((revision, answer)),
-                Err(ProposeError::Conflict { key }) => conflict = Some(ProposeError::Conflict { key }),
-                Err(other) => return Err(other.into()),
-            }
+        Ok((turn.propose(set).await?, answer))
+    }
+
+    /// The same for what a client asks: asked again, at this leader or a later one, it takes effect once and is answered
+    /// alike. The last 512 requests are remembered.
+    pub async fn change_once<T: Serialize + DeserializeOwned + Default>(
+        &self,
+        request: RequestKey,
+        work: impl FnOnce(&Cluster, UnixMillis) -> Result<(ChangeSet, T), Refusal> + Send,
+    ) -> Result<(Revision, T), Refusal> {
+        let turn = self.turn().await?;
+        if let Some((revision, handled)) = turn.cluster.handled(request) {
+            return Ok((revision, serde_json::from_str(&handled.answer).unwrap_or_default()));
         }
-        Err(conflict.unwrap_or(ProposeError::Unknown).into())
+        let (mut set, answer) = compute::in_place(|| work(&turn.cluster, turn.now))?;
+        if set.is_empty() {
+            return Ok((turn.cluster.revision, answer));
+        }
+        let text = serde_json::to_string(&answer).unwrap_or_default();
+        let text = if text.len() > ANSWER_MAX { String::new() } else { text };
+        set.handled = Some(Handled { request, answer: text });
+        Ok((turn.propose(set).await?, answer))
     }
 
     /// Hands leadership over to another manager, if this one leads and another is there. Takes no change any more.
@@ -469,11 +615,6 @@ fn open(dir: &Dir) -> anyhow::Result<(Log, Machine)> {
         bail!("{} is older than the log that should follow it ({WAY_BACK})", dir.snapshot().display());
     }
     Ok((log, machine))
-}
-
-fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Inner {

@@ -30,6 +30,7 @@ pub(crate) fn info() -> ClusterInfo {
         next_node: 2,
         next_member: 2,
         task_history: 1,
+        level: Default::default(),
     }
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn node(number: u64) -> Node {
             fabric_port: 7239,
             fabric_keys: vec![FabricKey([8; 32])],
             version: "0.1.0".to_owned(),
+            level: Default::default(),
             platform: Platform::default(),
             deaf: Vec::new(),
         },

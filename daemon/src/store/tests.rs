@@ -3,6 +3,7 @@
 mod disk;
 mod guard;
 mod scenes;
+mod turns;
 mod udp;
 pub(crate) mod web;
 

@@ -14,7 +14,7 @@ use raftup_proto::{
 };
 
 use crate::{
-    api::{Manager, refuse::Answer, server::Api},
+    api::{Manager, refuse::Answer, server::Api, strict::Strict},
     control::tokens,
     model::Cluster,
     net::ca,
@@ -35,17 +35,17 @@ pub(in crate::api) async fn doctor(State(api): State<Api>) -> Json<Vec<Finding>>
     Json(api.node().examine().await)
 }
 
-pub(in crate::api) async fn init(State(api): State<Api>, Json(init): Json<Init>) -> Answer<Status> {
+pub(in crate::api) async fn init(State(api): State<Api>, Strict(init): Strict<Init>) -> Answer<Status> {
     api.node().init(init).await?;
     Ok(status(State(api)).await)
 }
 
-pub(in crate::api) async fn join(State(api): State<Api>, Json(join): Json<Join>) -> Answer<Status> {
+pub(in crate::api) async fn join(State(api): State<Api>, Strict(join): Strict<Join>) -> Answer<Status> {
     api.node().join(join).await?;
     Ok(status(State(api)).await)
 }
 
-pub(in crate::api) async fn leave(State(api): State<Api>, Json(leave): Json<Leave>) -> Answer<()> {
+pub(in crate::api) async fn leave(State(api): State<Api>, Strict(leave): Strict<Leave>) -> Answer<()> {
     api.node().leave(leave).await?;
     Ok(Json(()))
 }

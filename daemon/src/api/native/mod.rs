@@ -5,6 +5,7 @@ mod logs;
 mod nodes;
 mod progress;
 mod stacks;
+mod times;
 
 use axum::{
     Router, middleware,

@@ -13,9 +13,10 @@ use raftup_proto::{
 };
 use serde::Deserialize;
 
+use super::times::Times;
 use crate::{
-    api::{Manager, forward::Asked, refuse::Answer},
-    model::Cluster,
+    api::{Manager, forward::Asked, refuse::Answer, strict::Strict},
+    model::{Cluster, RequestKey},
     plan::{find, nodes, show},
     store,
 };
@@ -28,7 +29,8 @@ pub(in crate::api) async fn list(
     Extension(asked): Here<Asked>,
 ) -> Answer<Vec<NodeView>> {
     let cluster = manager.store.read().await?;
-    Ok(Json(show::nodes(&cluster, asked.0, &managers(&manager, &cluster))))
+    let views = show::nodes(&cluster, asked.0, &managers(&manager, &cluster));
+    Ok(Json(Times::of(&manager.store).nodes(views)))
 }
 
 pub(in crate::api) async fn inspect(
@@ -39,6 +41,7 @@ pub(in crate::api) async fn inspect(
     let cluster = manager.store.read().await?;
     let node = find::node(&cluster, &name)?.id;
     let all = show::nodes(&cluster, asked.0, &managers(&manager, &cluster));
+    let all = Times::of(&manager.store).nodes(all);
     let gone = || Refusal::new(Code::NotFound, format!("node `{name}` has just been removed"));
     Ok(Json(all.into_iter().find(|view| view.id == node).ok_or_else(gone)?))
 }
@@ -58,15 +61,16 @@ fn managers(manager: &Manager, cluster: &Cluster) -> BTreeMap<NodeId, ManagerSta
 
 pub(in crate::api) async fn update(
     Extension(manager): Here<Box<Manager>>,
+    Extension(request): Extension<RequestKey>,
     Extension(asked): Here<Asked>,
     Path(name): Path<String>,
-    Json(update): Json<NodeUpdate>,
+    Strict(update): Strict<NodeUpdate>,
 ) -> Answer<NodeView> {
     let change = |cluster: &_, now| {
         let node = find::node(cluster, &name)?;
-        Ok((nodes::update(cluster, node.id, &update, now)?, node.id))
+        Ok((nodes::update(cluster, node.id, &update, now)?, ()))
     };
-    manager.store.change(change).await?;
+    manager.store.change_once(request, change).await?;
     inspect(Extension(manager), Extension(asked), Path(name)).await
 }
 
@@ -79,6 +83,7 @@ pub(in crate::api) struct Remove {
 
 pub(in crate::api) async fn remove(
     Extension(manager): Here<Box<Manager>>,
+    Extension(request): Extension<RequestKey>,
     Path(name): Path<String>,
     Query(remove): Query<Remove>,
 ) -> Answer<()> {
@@ -86,6 +91,6 @@ pub(in crate::api) async fn remove(
         let node = find::node(cluster, &name)?;
         Ok((nodes::remove(cluster, node.id, remove.force.is_some(), now)?, ()))
     };
-    manager.store.change(change).await?;
+    manager.store.change_once(request, change).await?;
     Ok(Json(()))
 }

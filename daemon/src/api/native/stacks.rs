@@ -10,10 +10,12 @@ use raftup_proto::{
 };
 use serde::Deserialize;
 
+use super::times::Times;
 use crate::{
-    api::{Manager, refuse::Answer},
+    api::{Manager, refuse::Answer, strict::Strict},
+    compute,
     control::credentials,
-    model::Cluster,
+    model::{Cluster, RequestKey},
     plan::{Ids, find, services, show, stacks},
 };
 
@@ -26,13 +28,15 @@ pub(in crate::api) struct Filter {
 }
 
 pub(in crate::api) async fn list(Extension(manager): Extension<Box<Manager>>) -> Answer<Vec<StackView>> {
-    Ok(Json(show::stacks(&manager.store.read().await?)))
+    let cluster = manager.store.read().await?;
+    Ok(Json(Times::of(&manager.store).stacks(compute::in_place(|| show::stacks(&cluster)))))
 }
 
 pub(in crate::api) async fn deploy(
     Extension(manager): Extension<Box<Manager>>,
+    Extension(request): Extension<RequestKey>,
     Path(name): Path<String>,
-    Json(deploy): Json<Deploy>,
+    Strict(deploy): Strict<Deploy>,
 ) -> Answer<Deployed> {
     if deploy.spec.name.as_str() != name {
         let message = format!("path names stack `{name}`, body names `{}`", deploy.spec.name);
@@ -43,19 +47,20 @@ pub(in crate::api) async fn deploy(
         let sealed = credentials::seal(cluster, &manager.key, &deploy.spec.name, &deploy.credentials);
         stacks::deploy(cluster, &deploy, sealed, now, &mut ids)
     };
-    let (revision, changes) = manager.store.change(change).await?;
+    let (revision, changes) = manager.store.change_once(request, change).await?;
     Ok(Json(Deployed { revision, changes }))
 }
 
 pub(in crate::api) async fn remove(
     Extension(manager): Extension<Box<Manager>>,
+    Extension(request): Extension<RequestKey>,
     Path(name): Path<String>,
 ) -> Answer<Deployed> {
     let change = |cluster: &_, now| {
         let stack = find::stack(cluster, &name)?;
         stacks::remove(cluster, stack.id, now)
     };
-    let (revision, changes) = manager.store.change(change).await?;
+    let (revision, changes) = manager.store.change_once(request, change).await?;
     Ok(Json(Deployed { revision, changes }))
 }
 
@@ -65,7 +70,8 @@ pub(in crate::api) async fn services(
 ) -> Answer<Vec<ServiceView>> {
     let cluster = manager.store.read().await?;
     let stack = filter.stack.map(|name| find::stack(&cluster, &name)).transpose()?.map(|stack| stack.id);
-    Ok(Json(show::services(&cluster, stack)))
+    let views = compute::in_place(|| show::services(&cluster, stack));
+    Ok(Json(Times::of(&manager.store).services(views)))
 }
 
 pub(in crate::api) async fn service(
@@ -75,44 +81,48 @@ pub(in crate::api) async fn service(
     let cluster = manager.store.read().await?;
     let service = find::service(&cluster, &name)?.id;
     let gone = || Refusal::new(Code::NotFound, format!("service `{name}` has just been removed"));
-    Ok(Json(show::service(&cluster, service).ok_or_else(gone)?))
+    let view = show::service(&cluster, service).ok_or_else(gone)?;
+    Ok(Json(Times::of(&manager.store).service(view)))
 }
 
 pub(in crate::api) async fn update_service(
     Extension(manager): Extension<Box<Manager>>,
+    Extension(request): Extension<RequestKey>,
     Path(name): Path<String>,
-    Json(update): Json<ServiceUpdate>,
+    Strict(update): Strict<ServiceUpdate>,
 ) -> Answer<Deployed> {
     let change = |cluster: &_, now| {
         let service = find::service(cluster, &name)?;
         services::update(cluster, service.id, &update, now)
     };
-    let (revision, changes) = manager.store.change(change).await?;
+    let (revision, changes) = manager.store.change_once(request, change).await?;
     Ok(Json(Deployed { revision, changes }))
 }
 
 pub(in crate::api) async fn roll_back_service(
     Extension(manager): Extension<Box<Manager>>,
+    Extension(request): Extension<RequestKey>,
     Path(name): Path<String>,
-    Json(rollback): Json<Rollback>,
+    Strict(rollback): Strict<Rollback>,
 ) -> Answer<Deployed> {
     let change = |cluster: &_, now| {
         let service = find::service(cluster, &name)?;
         services::rollback(cluster, service.id, rollback.to, now)
     };
-    let (revision, changes) = manager.store.change(change).await?;
+    let (revision, changes) = manager.store.change_once(request, change).await?;
     Ok(Json(Deployed { revision, changes }))
 }
 
 pub(in crate::api) async fn remove_service(
     Extension(manager): Extension<Box<Manager>>,
+    Extension(request): Extension<RequestKey>,
     Path(name): Path<String>,
 ) -> Answer<Deployed> {
     let change = |cluster: &_, now| {
         let service = find::service(cluster, &name)?;
         services::remove(cluster, service.id, now)
     };
-    let (revision, changes) = manager.store.change(change).await?;
+    let (revision, changes) = manager.store.change_once(request, change).await?;
     Ok(Json(Deployed { revision, changes }))
 }
 
@@ -129,5 +139,6 @@ pub(in crate::api) async fn tasks(
         service: service.map(|service| service.id),
         node: node.map(|node| node.id),
     };
-    Ok(Json(show::tasks(&cluster, wanted)))
+    let views = compute::in_place(|| show::tasks(&cluster, wanted));
+    Ok(Json(Times::of(&manager.store).tasks(views)))
 }

@@ -175,9 +175,10 @@ async fn a_manager_that_is_gone_is_replaced_and_told_when_it_is_back() {
     work.abort();
     let _ = work.await;
     nodes.web.kill(gone, store).await;
+    let now = nodes.leader().unwrap().now();
     let down = |node: &mut Node| {
         node.state = NodeState::Down;
-        node.state_since = UnixMillis(now().0 - 11 * 60_000);
+        node.state_since = raftup_proto::unit::UnixMillis(now.0 - 11 * 60_000);
     };
     nodes.edit(gone, down).await;
     let rest: Vec<u64> = (1..=4).filter(|node| *node != gone).collect();

@@ -63,6 +63,7 @@ fn info(hostname: &str, memory: MemBytes, cpu: CpuMillis) -> NodeInfo {
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
+        level: Default::default(),
         platform: Platform {
             os: "linux".to_owned(),
             arch: "amd64".to_owned(),

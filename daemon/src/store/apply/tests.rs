@@ -2,7 +2,10 @@ use proptest::prelude::*;
 use raftup_proto::id::TaskId;
 
 use super::*;
-use crate::{model::Service, store::sample};
+use crate::{
+    model::{Handled, RequestKey, Service},
+    store::sample,
+};
 
 fn base() -> Cluster {
     apply(&Cluster::default(), 1, &sample::everything()).unwrap()
@@ -26,7 +29,7 @@ fn meta_is_set_here_alone() {
 fn stale_and_foreign_changes_are_conflicts() {
     let cluster = base();
     let conflict = |change: Change| {
-        let set = ChangeSet { at: UnixMillis(5), changes: vec![change] };
+        let set = ChangeSet { at: UnixMillis(5), changes: vec![change], ..ChangeSet::default() };
         matches!(apply(&cluster, 7, &set), Err(Rejected::Conflict { .. }))
     };
     assert!(conflict(Change::Create(sample::task(1).into())));
@@ -41,7 +44,10 @@ fn stale_and_foreign_changes_are_conflicts() {
 fn what_can_never_be_is_refused() {
     let cluster = base();
     let invalid = |cluster: &Cluster, changes: Vec<Change>| {
-        matches!(apply(cluster, 7, &ChangeSet { at: UnixMillis(5), changes }), Err(Rejected::Invalid { .. }))
+        matches!(
+            apply(cluster, 7, &ChangeSet { at: UnixMillis(5), changes, ..ChangeSet::default() }),
+            Err(Rejected::Invalid { .. })
+        )
     };
     assert!(invalid(
         &cluster,
@@ -90,7 +96,7 @@ proptest! {
     fn sets_are_whole_or_nothing(sets in prop::collection::vec(prop::collection::vec(change(), 0..6), 0..12)) {
         let (mut one, mut two) = (base(), base());
         for (index, changes) in (2..).zip(sets) {
-            let set = ChangeSet { at: UnixMillis(index), changes };
+            let set = ChangeSet { at: UnixMillis(index), changes, ..ChangeSet::default() };
             let (a, b) = (apply(&one, index, &set), apply(&two, index, &set));
             prop_assert_eq!(&a, &b);
             let Ok(next) = a else {
@@ -110,4 +116,47 @@ proptest! {
             (one, two) = (next, b.unwrap());
         }
     }
+}
+
+#[test]
+fn a_set_from_another_state_is_refused() {
+    let cluster = base();
+    let on = |base: u64, id: u64| ChangeSet { base: Some(Revision(base)), ..sample::one_task(id) };
+    let next = apply(&cluster, 7, &on(1, 20)).unwrap();
+    // A second decision from the same state: new objects have new ids, so nothing else tells them apart.
+    assert_eq!(apply(&next, 8, &on(1, 21)), Err(Rejected::Stale { now: Revision(7) }));
+    assert_eq!(apply(&next, 8, &on(8, 21)), Err(Rejected::Stale { now: Revision(7) }));
+    assert_eq!(apply(&next, 9, &on(7, 21)).unwrap().revision, Revision(9));
+}
+
+#[test]
+fn a_request_takes_effect_once() {
+    let handled =
+        |request: u8, answer: &str| Handled { request: RequestKey([request; 16]), answer: answer.to_owned() };
+    let asked =
+        |request, task| ChangeSet { handled: Some(handled(request, "done")), ..sample::one_task(task) };
+    let cluster = apply(&base(), 7, &asked(1, 20)).unwrap();
+    assert_eq!(cluster.handled(RequestKey([1; 16])), Some((Revision(7), &handled(1, "done"))));
+    assert_eq!(apply(&cluster, 8, &asked(1, 21)), Err(Rejected::Repeated));
+    let mut cluster = apply(&cluster, 9, &asked(2, 22)).unwrap();
+    // The oldest are forgotten.
+    for index in 0..600_u64 {
+        let mut set = asked(0, 1000 + index);
+        set.handled.as_mut().unwrap().request.0[..8].copy_from_slice(&index.to_be_bytes());
+        cluster = apply(&cluster, 10 + index, &set).unwrap();
+    }
+    assert_eq!((cluster.handled.len(), cluster.handled(RequestKey([1; 16]))), (REQUESTS, None));
+}
+
+#[test]
+fn the_clock_only_moves_forwards() {
+    let cluster = base();
+    let at = |millis: u64, id: u64| ChangeSet { at: UnixMillis(millis), ..sample::one_task(id) };
+    let next = apply(&cluster, 7, &at(2_000_000_000_000, 20)).unwrap();
+    assert_eq!(next.clock, UnixMillis(2_000_000_000_000));
+    let next = apply(&next, 8, &at(1, 21)).unwrap();
+    assert_eq!(next.clock, UnixMillis(2_000_000_000_000));
+    // An empty set moves the clock and nothing else.
+    let ticked = apply(&next, 9, &ChangeSet::new(UnixMillis(2_000_000_000_001))).unwrap();
+    assert_eq!((ticked.clock, ticked.revision), (UnixMillis(2_000_000_000_001), Revision(8)));
 }
