@@ -69,8 +69,16 @@ async fn answer(inner: &Inner, caller: NodeId, pipe: &mut dyn Pipe) -> io::Resul
                     Err(error) => Tell::Not(format!("an entry cannot be read: {error}")),
                 }
             }
-            Ask::Vote(candidate) => voted(inner.raft.vote(request(candidate)).await),
-            Ask::PreVote(candidate) => voted(inner.raft.pre_vote(request(candidate)).await),
+            Ask::Vote(candidate) => match inner.office.check_candidate(from.member, candidate.last_index()) {
+                Ok(()) => voted(inner.raft.vote(request(candidate)).await),
+                Err(declined) => Tell::Not(declined.to_string()),
+            },
+            Ask::PreVote(candidate) => {
+                match inner.office.check_candidate(from.member, candidate.last_index()) {
+                    Ok(()) => voted(inner.raft.pre_vote(request(candidate)).await),
+                    Err(declined) => Tell::Not(declined.to_string()),
+                }
+            }
             Ask::Snapshot { vote, size } => install(inner, vote.into(), size, pipe).await?,
             Ask::TransferLeader { vote, to, last } => {
                 let request = TransferLeaderRequest::new(vote.into(), to, last.map(Into::into));
@@ -105,7 +113,7 @@ async fn admit(inner: &Inner, caller: NodeId, greeting: Greeting) -> Result<(), 
         // A member that is new may know more members than this one does yet.
         Some(_) | None => {}
     }
-    inner.office.admit(greeting.from).await
+    inner.office.admit(greeting.from, None).await
 }
 
 async fn append(inner: &Inner, request: AppendEntriesRequest<TypeConfig>) -> Tell {

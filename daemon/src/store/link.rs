@@ -30,7 +30,7 @@ use tracing::warn;
 use super::{
     format::{self, Life},
     log::Log,
-    peers::Peers,
+    peers::{Declined, Extent, Peers},
     types::{LogId, Site, Snapshot, TypeConfig, Vote},
     wire::{self, Appended, Ask, Candidate, Greeting, NotTransferred, Pipe, Tell, Welcome},
 };
@@ -73,12 +73,31 @@ pub(super) struct Office {
 
 impl Office {
     /// Says whether `life` may speak for its member. What is new is on disk before that.
-    pub(super) async fn admit(&self, life: Life) -> Result<(), String> {
-        match self.peers.admit(life, Instant::now()) {
+    pub(super) async fn admit(&self, life: Life, extent: Option<Extent>) -> Result<(), String> {
+        match self.peers.admit(life, extent, Instant::now()) {
             Ok(false) => Ok(()),
             Ok(true) => self.log.keep_life(life).await.map_err(|error| error.to_string()),
             Err(declined) => Err(declined.to_string()),
         }
+    }
+
+    /// Notes that `member` has told the leader of `vote` that its log holds `last`.
+    fn acknowledged(&self, member: u64, vote: &Vote, last: LogId) {
+        self.peers.acknowledged(member, vote, last);
+        self.log.acknowledged(member, last);
+    }
+
+    /// Where the log of `member` must end at least: what it acknowledged to this leader, or what it acknowledged earlier
+    /// and was agreed on.
+    fn floor(&self, member: u64) -> Option<u64> {
+        let of_this_term = self.log.vote().and_then(|vote| self.peers.floor(member, &vote));
+        of_this_term.max(self.log.floor(member))
+    }
+
+    /// Errors: the log of the candidate `member`, which ends with `last`, lacks what the member acknowledged.
+    pub(super) fn check_candidate(&self, member: u64, last: Option<u64>) -> Result<(), Declined> {
+        // The question may be older than an acknowledgement, so nothing is concluded but this answer.
+        if last < self.log.floor(member) { Err(Declined::Backwards { member }) } else { Ok(()) }
     }
 }
 
@@ -109,8 +128,6 @@ pub(super) struct Link {
 struct Greeted {
     pipe: Box<dyn Pipe>,
     life: Life,
-    /// Where the other end's log ended when the stream was opened; checked once, against what it acknowledged.
-    last: Option<Option<u64>>,
 }
 
 impl Link {
@@ -124,11 +141,6 @@ impl Link {
             Some(stream) => stream,
             None => self.greet().await?,
         };
-        if let (Ask::Append { vote, .. }, Some(last)) = (ask, stream.last.take())
-            && let Err(declined) = self.office.peers.check_log(self.member, &Vote::from(*vote), last)
-        {
-            return Err(self.complain(declined.to_string()));
-        }
         let answer = async {
             wire::write(&mut *stream.pipe, ask).await?;
             if !bare.is_empty() {
@@ -156,6 +168,8 @@ impl Link {
             let mut pipe =
                 office.transport.open(site.node, site.addr).await.map_err(|error| error.to_string())?;
             let greeting = Greeting { from: office.me, to: member };
+            // Taken before the greeting is sent: the answer may be older than what is acknowledged on another stream.
+            let floor = office.floor(member);
             let welcome: io::Result<Option<Welcome>> = async {
                 wire::write(&mut *pipe, &greeting).await?;
                 wire::read(&mut *pipe).await
@@ -166,8 +180,8 @@ impl Link {
             if welcomed.life.member != member {
                 return Err(format!("member {} answered", welcomed.life.member));
             }
-            office.admit(welcomed.life).await?;
-            Ok(Greeted { pipe, life: welcomed.life, last: Some(welcomed.last) })
+            office.admit(welcomed.life, Some(Extent { last: welcomed.last, floor })).await?;
+            Ok(Greeted { pipe, life: welcomed.life })
         };
         match tokio::time::timeout(OPEN_LIMIT, open).await {
             Ok(Ok(greeted)) => Ok(greeted),
@@ -272,7 +286,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         Ok(match appended {
             Appended::Success => {
                 if let Some(last) = last {
-                    self.office.peers.acknowledged(self.member, &rpc.vote, last);
+                    self.office.acknowledged(self.member, &rpc.vote, last);
                 }
                 match cut {
                     Some(cut) => AppendEntriesResponse::PartialSuccess(Some(cut)),

@@ -39,6 +39,9 @@ const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
 
+/// What each member acknowledged to this one as its leader, as far as it was agreed on: this and the member's number.
+const FLOOR: &str = "floor ";
+
 /// The last known process of each member.
 const LIVES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lives");
 
@@ -61,6 +64,9 @@ struct Shared {
     db: Arc<Database>,
     queue: mpsc::Sender<Write>,
     heads: Arc<Mutex<Heads>>,
+    /// Milliseconds that the next commit is held up.
+    #[cfg(test)]
+    stall: Arc<std::sync::atomic::AtomicU64>,
 }
 
 /// What must be answered at once.
@@ -73,6 +79,8 @@ struct Heads {
     vote: Option<Vote>,
     /// Not worth a sync of its own: the next commit takes it along.
     committed: Option<LogId>,
+    /// Entries that members acknowledged and that were agreed on, the last of each. Written like `committed`.
+    floors: BTreeMap<u64, LogId>,
 }
 
 type Done = oneshot::Sender<()>;
@@ -97,12 +105,55 @@ impl Log {
             check(&mut db).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
         let (db, heads) = (Arc::new(db), Arc::new(Mutex::new(heads)));
         let (queue, writes) = mpsc::channel(QUEUE);
-        let (db_, heads_) = (db.clone(), heads.clone());
+        let shared = Arc::new(Shared {
+            db,
+            queue,
+            heads,
+            #[cfg(test)]
+            stall: Arc::default(),
+        });
+        // Not all of `shared`: the thread ends when nobody is left to write.
+        let (db, heads) = (shared.db.clone(), shared.heads.clone());
+        #[cfg(test)]
+        let stall = shared.stall.clone();
+        let before_commit = move || {
+            #[cfg(test)]
+            thread::sleep(std::time::Duration::from_millis(
+                stall.swap(0, std::sync::atomic::Ordering::Relaxed),
+            ));
+        };
         thread::Builder::new()
             .name("raft-log".to_owned())
-            .spawn(move || run(&db_, &heads_, writes))
+            .spawn(move || run(&db, &heads, writes, before_commit))
             .context("starting the thread that writes the log")?;
-        Ok(Self { shared: Arc::new(Shared { db, queue, heads }) })
+        Ok(Self { shared })
+    }
+
+    /// Notes that `member` has told this leader that its log holds `last`.
+    pub(super) fn acknowledged(&self, member: u64, last: LogId) {
+        let mut heads = self.heads();
+        // Both are in this leader's log, and what was agreed on stays in all logs that have it.
+        if let Some(agreed) = heads.committed.map(|committed| committed.min(last)) {
+            let floor = heads.floors.entry(member).or_insert(agreed);
+            *floor = agreed.max(*floor);
+        }
+    }
+
+    /// Where the log of `member` ends at least: it acknowledged as much, and it was agreed on.
+    pub(super) fn floor(&self, member: u64) -> Option<u64> {
+        self.heads().floors.get(&member).map(|floor| floor.index)
+    }
+
+    /// Holds the next commit up, as a slow disk does.
+    #[cfg(test)]
+    pub(super) fn stall(&self, time: std::time::Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap();
+        self.shared.stall.store(millis, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// The vote on disk.
+    pub(super) fn vote(&self) -> Option<Vote> {
+        self.heads().vote
     }
 
     /// Where the log ends: its last entry, or the last that was purged.
@@ -208,6 +259,15 @@ fn check(db: &mut Database) -> anyhow::Result<Heads> {
     };
     let vote = record(VOTE)?.map(|found| format::read_vote(found.value())).transpose().context("the vote")?;
     let mut heads = Heads { vote, committed: place(COMMITTED)?, purged: place(PURGED)?, ..Heads::default() };
+    for row in records
+        .range(FLOOR..)?
+        .take_while(|row| row.as_ref().map_or(true, |(name, _)| name.value().starts_with(FLOOR)))
+    {
+        let (name, record) = row?;
+        let member = name.value().trim_start_matches(FLOOR).parse().context("a member's number")?;
+        let floor = format::read_log_id(record.value());
+        heads.floors.insert(member, floor.with_context(|| format!("what member {member} acknowledged"))?);
+    }
     for row in read.open_table(ENTRIES)?.range::<u64>(..)? {
         let (index, record) = row?;
         let index = index.value();
@@ -229,7 +289,8 @@ fn check(db: &mut Database) -> anyhow::Result<Heads> {
 }
 
 /// The writer thread: ends when the log is closed or nobody is left to write.
-fn run(db: &Database, heads: &Mutex<Heads>, mut writes: mpsc::Receiver<Write>) {
+fn run(db: &Database, heads: &Mutex<Heads>, mut writes: mpsc::Receiver<Write>, before_commit: impl Fn()) {
+    let mut floors = lock(heads).floors.clone();
     while let Some(first) = writes.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH
@@ -237,10 +298,16 @@ fn run(db: &Database, heads: &Mutex<Heads>, mut writes: mpsc::Receiver<Write>) {
         {
             batch.push(next);
         }
-        let committed = lock(heads).committed;
-        if let Err(error) = commit(db, &batch, committed) {
+        before_commit();
+        let (committed, raised) = {
+            let heads = lock(heads);
+            let raised = heads.floors.iter().filter(|(member, floor)| floors.get(member) != Some(floor));
+            (heads.committed, raised.map(|(member, floor)| (*member, *floor)).collect::<Vec<_>>())
+        };
+        if let Err(error) = commit(db, &batch, committed, &raised) {
             fatal("writing the log", &error.into());
         }
+        floors.extend(raised);
         let closing = batch.iter().any(|write| matches!(write, Write::Close(_)));
         for write in batch {
             finish(heads, write);
@@ -251,13 +318,21 @@ fn run(db: &Database, heads: &Mutex<Heads>, mut writes: mpsc::Receiver<Write>) {
     }
 }
 
-fn commit(db: &Database, batch: &[Write], committed: Option<LogId>) -> Result<(), redb::Error> {
+fn commit(
+    db: &Database,
+    batch: &[Write],
+    committed: Option<LogId>,
+    floors: &[(u64, LogId)],
+) -> Result<(), redb::Error> {
     let transaction = db.begin_write()?;
     {
         let mut entries = transaction.open_table(ENTRIES)?;
         let mut records = transaction.open_table(RECORDS)?;
         if let Some(committed) = committed {
             records.insert(COMMITTED, format::log_id(&committed).as_slice())?;
+        }
+        for (member, floor) in floors {
+            records.insert(format!("{FLOOR}{member}").as_str(), format::log_id(floor).as_slice())?;
         }
         for write in batch {
             match write {

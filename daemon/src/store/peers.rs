@@ -1,6 +1,7 @@
 //! Who speaks for each member, and who may.
 //!
-//! Owns: the last process known of each member, when it was heard, and what each acknowledged to this leader.
+//! Owns: the last process known of each member, when it was heard, and what each acknowledged to this leader in its term.
+//! Leaves alone: what was acknowledged in earlier terms and agreed on, which the log keeps.
 //! Holds: one storage, and one process at a time, for a member. Wiped, copied and restored directories give themselves
 //! away here, by an incarnation that changed, by a second process, or by a start or a log that is older than one seen
 //! before; they are turned away at the door, for inside Raft they would crash a leader or lose what was acknowledged.
@@ -62,7 +63,16 @@ struct Known {
 struct Inner {
     known: BTreeMap<u64, Known>,
     acknowledged: BTreeMap<u64, (LeaderId, LogId)>,
-    declined: BTreeMap<u64, Declined>,
+    declined: BTreeMap<u64, (Life, Declined)>,
+}
+
+/// Where a member's log ends, said in answer to a greeting, and where it had to end at least when that was sent.
+///
+/// What the member acknowledged later does not count: the answer may have been on its way by then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    pub(super) last: Option<u64>,
+    pub(super) floor: Option<u64>,
 }
 
 /// What is known of all members.
@@ -84,15 +94,29 @@ impl Peers {
     }
 
     /// Says whether `life` may speak for its member; true if it is new and must be kept on disk before it is answered.
-    pub(super) fn admit(&self, life: Life, now: Instant) -> Result<bool, Declined> {
+    /// `extent` is given if the process has said where its log ends.
+    pub(super) fn admit(&self, life: Life, extent: Option<Extent>, now: Instant) -> Result<bool, Declined> {
         let mut inner = self.lock();
-        let verdict = judge(inner.known.get(&life.member), life, now);
+        let member = life.member;
+        let mut verdict = judge(inner.known.get(&member), life, now);
+        if verdict.is_ok() {
+            let before = inner.declined.get(&member).filter(|(declined, _)| *declined == life);
+            let backwards = match (extent, before) {
+                (Some(extent), _) => extent.last < extent.floor,
+                // It has not said anything better since.
+                (None, Some((_, declined))) => *declined == Declined::Backwards { member },
+                (None, None) => false,
+            };
+            if backwards {
+                verdict = Err(Declined::Backwards { member });
+            }
+        }
         match &verdict {
             Ok(_) => {
-                inner.known.insert(life.member, Known { life, heard: Some(now) });
-                inner.declined.remove(&life.member);
+                inner.known.insert(member, Known { life, heard: Some(now) });
+                inner.declined.remove(&member);
             }
-            Err(declined) => drop(inner.declined.insert(life.member, declined.clone())),
+            Err(declined) => drop(inner.declined.insert(member, (life, declined.clone()))),
         }
         verdict
     }
@@ -124,17 +148,11 @@ impl Peers {
         }
     }
 
-    /// Errors: a log that ends with `last` is shorter than what `member` acknowledged to the leader of `vote`.
-    pub(super) fn check_log(&self, member: u64, vote: &Vote, last: Option<u64>) -> Result<(), Declined> {
-        let mut inner = self.lock();
-        match inner.acknowledged.get(&member) {
-            Some((leader, acknowledged)) if *leader == vote.leader_id && last < Some(acknowledged.index) => {
-                let declined = Declined::Backwards { member };
-                inner.declined.insert(member, declined.clone());
-                Err(declined)
-            }
-            Some(_) | None => Ok(()),
-        }
+    /// The last entry that `member` acknowledged to the leader of `vote`.
+    pub(super) fn floor(&self, member: u64, vote: &Vote) -> Option<u64> {
+        let inner = self.lock();
+        let (leader, last) = inner.acknowledged.get(&member)?;
+        (*leader == vote.leader_id).then_some(last.index)
     }
 
     #[cfg(test)]
@@ -144,7 +162,8 @@ impl Peers {
 
     /// Members that were turned away and have not come back since in a way that is right.
     pub(super) fn declined(&self) -> BTreeMap<u64, Declined> {
-        self.lock().declined.clone()
+        let inner = self.lock();
+        inner.declined.iter().map(|(member, (_, declined))| (*member, declined.clone())).collect()
     }
 }
 
@@ -181,25 +200,25 @@ mod tests {
         let peers = Peers::default();
         let start = Instant::now();
         let later = start + ALIVE;
-        assert_eq!(peers.admit(life(1, 1), start), Ok(true));
-        assert_eq!(peers.admit(life(1, 1), start), Ok(false));
-        assert_eq!(peers.admit(life(2, 2), start), Err(Declined::Twice { member: 2 }));
+        assert_eq!(peers.admit(life(1, 1), None, start), Ok(true));
+        assert_eq!(peers.admit(life(1, 1), None, start), Ok(false));
+        assert_eq!(peers.admit(life(2, 2), None, start), Err(Declined::Twice { member: 2 }));
         assert!(peers.declined().contains_key(&2));
         assert!(peers.heard(life(1, 1), later));
-        assert_eq!(peers.admit(life(2, 2), later), Err(Declined::Twice { member: 2 }));
-        assert_eq!(peers.admit(life(2, 2), later + ALIVE), Ok(true));
+        assert_eq!(peers.admit(life(2, 2), None, later), Err(Declined::Twice { member: 2 }));
+        assert_eq!(peers.admit(life(2, 2), None, later + ALIVE), Ok(true));
         assert!(!peers.heard(life(1, 1), later + ALIVE));
-        assert_eq!(peers.admit(life(2, 3), later + 2 * ALIVE), Err(Declined::OldCopy { member: 2 }));
-        assert_eq!(peers.admit(life(1, 4), later + 3 * ALIVE), Err(Declined::OldCopy { member: 2 }));
+        assert_eq!(peers.admit(life(2, 3), None, later + 2 * ALIVE), Err(Declined::OldCopy { member: 2 }));
+        assert_eq!(peers.admit(life(1, 4), None, later + 3 * ALIVE), Err(Declined::OldCopy { member: 2 }));
         let wiped = Life { incarnation: 8, ..life(5, 5) };
-        assert_eq!(peers.admit(wiped, later + 3 * ALIVE), Err(Declined::Wiped { member: 2 }));
+        assert_eq!(peers.admit(wiped, None, later + 3 * ALIVE), Err(Declined::Wiped { member: 2 }));
     }
 
     #[test]
     fn what_is_known_outlives_a_restart() {
         let peers = Peers::new(vec![life(4, 1)]);
-        assert_eq!(peers.admit(life(3, 2), Instant::now()), Err(Declined::OldCopy { member: 2 }));
-        assert_eq!(peers.admit(life(5, 2), Instant::now()), Ok(true));
+        assert_eq!(peers.admit(life(3, 2), None, Instant::now()), Err(Declined::OldCopy { member: 2 }));
+        assert_eq!(peers.admit(life(5, 2), None, Instant::now()), Ok(true));
     }
 
     #[test]
@@ -207,12 +226,22 @@ mod tests {
         let peers = Peers::default();
         let leader = LeaderId { term: 3, node_id: 1 };
         let vote = Vote { leader_id: leader, committed: true };
-        assert_eq!(peers.check_log(2, &vote, None), Ok(()));
+        assert_eq!(peers.floor(2, &vote), None);
         peers.acknowledged(2, &vote, LogId::new(leader, 10));
         peers.acknowledged(2, &vote, LogId::new(leader, 8));
-        assert_eq!(peers.check_log(2, &vote, Some(10)), Ok(()));
-        assert_eq!(peers.check_log(2, &vote, Some(9)), Err(Declined::Backwards { member: 2 }));
+        assert_eq!(peers.floor(2, &vote), Some(10));
         let next = Vote { leader_id: LeaderId { term: 4, node_id: 1 }, committed: true };
-        assert_eq!(peers.check_log(2, &next, Some(9)), Ok(()));
+        assert_eq!(peers.floor(2, &next), None);
+        let now = Instant::now();
+        let extent = |last, floor| Some(Extent { last, floor });
+        assert_eq!(peers.admit(life(1, 1), extent(Some(10), Some(10)), now), Ok(true));
+        let backwards = Err(Declined::Backwards { member: 2 });
+        assert_eq!(peers.admit(life(1, 1), extent(Some(9), Some(10)), now), backwards);
+        // What calls here has not said more, and is turned away as well; the next process is looked at anew.
+        assert_eq!(peers.admit(life(1, 1), None, now), backwards);
+        assert!(peers.declined().contains_key(&2));
+        assert_eq!(peers.admit(life(2, 2), None, now + ALIVE), Ok(true));
+        assert_eq!(peers.admit(life(2, 2), extent(None, None), now + ALIVE), Ok(false));
+        assert!(peers.declined().is_empty());
     }
 }

@@ -55,17 +55,27 @@ use crate::{
     net::{Caller, Peer, Stream},
 };
 
-/// Time between two heartbeats of a leader. Raft's own timer would tick five times as often, on every manager: it runs
-/// only where an election may be due.
-const HEARTBEAT: Duration = Duration::from_millis(450);
+/// Time between two heartbeats of a leader. Raft's own timer would tick twice as often, on every manager: it runs only
+/// where an election may be due.
+const HEARTBEAT: Duration = Duration::from_millis(200);
 
-/// A follower waits [`LEASE`] and then a random time in this range before it stands for election: 1.25 to 1.5 seconds
-/// after the last heartbeat, two of which must have been lost. So a killed leader is replaced in 1.3 s at the median, and
-/// a machine that stalls for less than 0.8 s replaces none.
-const ELECTION: (Duration, Duration) = (Duration::from_millis(500), LEASE);
+/// Longest wait for the answer to a heartbeat: managers may be that far apart.
+const ANSWER_LIMIT: Duration = Duration::from_millis(400);
 
-/// How long a leader may lead without an answer from a majority, and is not replaced after its last heartbeat.
-const LEASE: Duration = Duration::from_millis(750);
+/// A follower waits [`LEASE`] and then a random time in this range before it stands for election: 1.12 to 1.4 seconds
+/// after the last heartbeat, four of which must have been lost. So a killed leader is replaced in 1.3 s at the median,
+/// and a leader that stalls for less than 0.9 s goes on to lead.
+const ELECTION: (Duration, Duration) = (Duration::from_millis(420), LEASE);
+
+/// How long a leader may accept writes without an answer from a majority, and is not replaced after its last heartbeat.
+const LEASE: Duration = Duration::from_millis(700);
+
+/// Heartbeats in a row that no majority answered, after which a leader is silent for [`SILENCE`]: one that can only be
+/// heard would otherwise hold its followers for ever.
+const UNANSWERED: u32 = 5;
+
+/// Longer than followers take to elect another leader.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Entries between two snapshots.
 const SNAPSHOT_AFTER: u64 = 4000;
@@ -318,12 +328,14 @@ impl Changes {
 fn config() -> anyhow::Result<Config> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
-        heartbeat_interval: millis(HEARTBEAT),
+        // The limit of time for answers, too. Heartbeats are sent by `follow`.
+        heartbeat_interval: millis(ANSWER_LIMIT),
         election_timeout_min: millis(ELECTION.0),
         election_timeout_max: millis(ELECTION.1),
         enable_pre_vote: Some(true),
-        // A leader that can only be heard would otherwise hold its followers for ever.
-        quorum_loss_probe_interval: Some(2 * millis(LEASE + ELECTION.1)),
+        // `Pulse` does this. Raft's own rule goes by the time since the last answer, so a leader whose thread was blocked
+        // for longer than the lease would be silent although all its followers are there.
+        quorum_loss_probe_interval: None,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_AFTER),
         max_in_snapshot_log_to_keep: KEEP,
         replication_lag_threshold: SNAPSHOT_AFTER + KEEP,
@@ -435,6 +447,11 @@ impl Store {
         Changes { feed: self.inner.machine.subscribe(), machine: self.inner.machine.clone() }
     }
 
+    /// The newest term in which this manager has voted or followed a leader.
+    pub fn term(&self) -> u64 {
+        self.inner.office.log.vote().map_or(0, |vote| vote.leader_id.term)
+    }
+
     /// Who leads.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.subscribe()
@@ -471,14 +488,11 @@ impl Store {
     }
 
     /// Puts `set` into the log. That goes on when nobody waits for it any more; until then it counts as pending.
-    async fn write(
-        &self,
-        set: ChangeSet,
-    ) -> Result<Written, RaftError<TypeConfig, ClientWriteError<TypeConfig>>> {
+    async fn write(&self, set: ChangeSet) -> Result<Written, WriteError> {
         let (inner, term) = (self.inner.clone(), self.inner.leadership.borrow().term);
         inner.pending.send_modify(|pending| pending.add(term));
         let written = tokio::spawn(async move {
-            let written = inner.raft.client_write(Command(Arc::new(set))).await;
+            let written = inner.write(Command(Arc::new(set))).await;
             inner.pending.send_modify(|pending| pending.settle(term));
             written
         });
@@ -580,6 +594,12 @@ impl Store {
             warn!(error = format!("{error:#}"), "leadership could not be handed over");
         }
         drop(turn);
+    }
+
+    /// Holds the next commit of this manager's log up by `time`, as a disk that stalls does.
+    #[cfg(test)]
+    pub(crate) fn stall_disk(&self, time: Duration) {
+        self.inner.office.log.stall(time);
     }
 
     /// Ends this member's part in Raft and closes its files. The store is of no use afterwards.
@@ -695,23 +715,93 @@ impl Inner {
         }
     }
 
+    /// Makes the entry on the leader. The lease of a leader that stalled has run out: it sends a heartbeat then, and goes on
+    /// once a majority has answered.
+    async fn write(&self, command: Command) -> Result<Written, WriteError> {
+        let deadline = tokio::time::Instant::now() + ANSWER_LIMIT;
+        let mut data = self.raft.data_metrics();
+        loop {
+            data.borrow_watched();
+            let written = self.raft.client_write(command.clone()).await;
+            match &written {
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))
+                    if matches!(forward.reason, ForwardReason::LeaseExpired) => {}
+                Ok(_) | Err(_) => return written,
+            }
+            // Why Raft has ended, the next attempt tells.
+            let _ = self.raft.trigger().heartbeat().await;
+            if timeout_at(deadline, data.changed()).await.is_err() {
+                return written;
+            }
+        }
+    }
+
+    /// Whether a majority has answered this leader, and when it did last.
+    fn answered(&self) -> Option<AnsweredAt> {
+        let metrics = self.raft.server_metrics().borrow_watched().clone();
+        if metrics.membership_config.voter_ids().count() == 1 {
+            return Some(AnsweredAt::now());
+        }
+        let answered = self.raft.data_metrics().borrow_watched().last_quorum_acked;
+        answered.map(|at| *at)
+    }
+
     /// Who leads now. `here` holds back until the leader's first own entry is applied, and ends when no majority answers.
-    fn look(&self) -> Leadership {
+    fn look(&self, pulse: &Pulse) -> Leadership {
         let metrics = self.raft.server_metrics().borrow_watched().clone();
         let members = metrics.membership_config.membership();
         let site = metrics.current_leader.and_then(|id| members.get_node(&id));
         let leads = metrics.state == ServerState::Leader;
         let applied = self.machine.current().last;
         let caught_up = applied.is_some_and(|last| last.leader_id == metrics.vote.leader_id);
-        let alone = members.voter_ids().count() == 1;
-        let acknowledged = self.raft.data_metrics().borrow_watched().last_quorum_acked;
-        let answered = alone || acknowledged.is_some_and(|at| at.elapsed() < LEASE + HEARTBEAT);
         Leadership {
             term: metrics.vote.leader_id.term,
             leader: site.map(|site| site.node),
             leader_addr: site.map(|site| site.addr),
-            here: leads && caught_up && answered && !self.leaving.load(Ordering::Relaxed),
+            here: leads && caught_up && pulse.is_answered() && !self.leaving.load(Ordering::Relaxed),
         }
+    }
+}
+
+type AnsweredAt = openraft::alias::InstantOf<TypeConfig>;
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+/// When a leader sends heartbeats: always, but for a silence after each [`UNANSWERED`] that no majority answered.
+///
+/// Counts heartbeats and not time, so the time in which this process stood still does not matter.
+#[derive(Debug, Default)]
+struct Pulse {
+    answered: Option<AnsweredAt>,
+    unanswered: u32,
+    silent_until: Option<Instant>,
+}
+
+impl Pulse {
+    /// Notes when a majority answered last.
+    fn hear(&mut self, answered: Option<AnsweredAt>) {
+        if answered > self.answered {
+            *self = Self { answered, ..Self::default() };
+        }
+    }
+
+    /// Whether to send a heartbeat now.
+    fn beat(&mut self, now: Instant) -> bool {
+        match self.silent_until {
+            Some(until) if now < until => return false,
+            Some(_) => self.silent_until = None,
+            None if self.unanswered > 0 && self.unanswered.is_multiple_of(UNANSWERED) => {
+                self.silent_until = Some(now + SILENCE);
+                return false;
+            }
+            None => {}
+        }
+        self.unanswered += 1;
+        true
+    }
+
+    /// A majority answers.
+    fn is_answered(&self) -> bool {
+        self.answered.is_some() && self.silent_until.is_none() && self.unanswered <= UNANSWERED
     }
 }
 
@@ -723,8 +813,17 @@ async fn follow(inner: Arc<Inner>) {
     let mut led = inner.led.subscribe();
     let mut beat = interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut data = inner.raft.data_metrics();
+    let mut pulse = Pulse::default();
     loop {
-        let seen = inner.look();
+        data.borrow_watched();
+        match servers.borrow_watched().state {
+            ServerState::Leader => pulse.hear(inner.answered()),
+            ServerState::Learner | ServerState::Follower | ServerState::Candidate | ServerState::Shutdown => {
+                pulse = Pulse::default();
+            }
+        }
+        let seen = inner.look(&pulse);
         inner.leadership.send_if_modified(|known| std::mem::replace(known, seen) != seen);
         if let Err(error) = &inner.raft.metrics().borrow_watched().running_state
             && !matches!(error, Fatal::Stopped)
@@ -739,12 +838,55 @@ async fn follow(inner: Arc<Inner>) {
         tokio::select! {
             changed = servers.changed() => if changed.is_err() { return },
             changed = applied.changed(), if leads && !seen.here => if changed.is_err() { return },
+            changed = data.changed(), if leads && !seen.here => if changed.is_err() { return },
             _ = beat.tick(), if leads => {
-                // Why Raft has ended is looked at above.
-                let _ = inner.raft.trigger().heartbeat().await;
+                if pulse.beat(Instant::now()) {
+                    // Why Raft has ended is looked at above.
+                    let _ = inner.raft.trigger().heartbeat().await;
+                }
             }
             changed = led.changed(), if !leads => if changed.is_err() { return },
             () = sleep_until(calm.unwrap_or_else(Instant::now).into()), if calm.is_some() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Heartbeats that are sent within `time`, when none is answered.
+    fn beats(pulse: &mut Pulse, start: Instant, time: Duration) -> usize {
+        let ticks = u32::try_from(time.as_millis() / HEARTBEAT.as_millis()).unwrap();
+        (1..=ticks).filter(|tick| pulse.beat(start + HEARTBEAT * *tick)).count()
+    }
+
+    #[test]
+    fn a_leader_that_nobody_answers_is_silent_for_longer_than_an_election_takes() {
+        let start = Instant::now();
+        let mut pulse = Pulse::default();
+        assert!(!pulse.is_answered());
+        pulse.hear(Some(AnsweredAt::now()));
+        assert!(pulse.is_answered());
+        let until_silent = HEARTBEAT * (UNANSWERED + 1);
+        assert_eq!(beats(&mut pulse, start, until_silent), UNANSWERED as usize);
+        assert!(!pulse.is_answered());
+        assert_eq!(beats(&mut pulse, start + until_silent, SILENCE - HEARTBEAT), 0);
+        assert!(SILENCE > LEASE + ELECTION.1 + ANSWER_LIMIT);
+        // It is heard again, but does not lead before it is answered.
+        assert!(pulse.beat(start + until_silent + SILENCE));
+        assert!(!pulse.is_answered());
+        pulse.hear(Some(AnsweredAt::now() + SILENCE));
+        assert!(pulse.is_answered());
+    }
+
+    #[test]
+    fn time_in_which_a_leader_stood_still_is_no_silence_of_its_followers() {
+        let start = Instant::now();
+        let mut pulse = Pulse::default();
+        pulse.hear(Some(AnsweredAt::now()));
+        assert!(pulse.beat(start + HEARTBEAT));
+        assert!(pulse.beat(start + Duration::from_secs(60)));
+        assert!(pulse.is_answered());
     }
 }

@@ -68,6 +68,13 @@ pub(super) struct Candidate {
     pub(super) transfer: bool,
 }
 
+impl Candidate {
+    /// The index of its last entry.
+    pub(super) fn last_index(&self) -> Option<u64> {
+        self.last.map(|last| last.index)
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Tell {
     Appended(Appended),

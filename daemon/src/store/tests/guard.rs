@@ -1,12 +1,30 @@
 //! Directories that were wiped, copied or restored: turned away, and the leader lives on.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use openraft::{RaftNetworkV2, network::RPCOption, raft::AppendEntriesRequest, storage::RaftLogStorage};
+use raftup_proto::id::NodeId;
+use tokio::io::DuplexStream;
 
 use super::{
     sample,
-    web::{Web, id, leader, until},
+    web::{Web, id, leader, site, until},
 };
-use crate::store::{Store, create};
+use crate::store::{
+    Pipe, Store, Transport, create,
+    format::Life,
+    link::{Link, Office},
+    peers::Peers,
+    types::{Entry, LeaderId, LogId, Vote},
+    wire::{self, Appended, Ask, Greeting, Tell, Welcome, Welcomed},
+};
 
 fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
@@ -130,4 +148,74 @@ async fn a_copy_that_runs_beside_the_original_is_turned_away() {
     assert!(before.lost.is_empty() && lead.members().lost.is_empty(), "the original is in good standing");
     // Calls that reach the copy are not answered as the member; the original goes on.
     assert_eq!(twin.snapshot().tasks.len(), 0, "it was let in");
+}
+
+/// Hands out the far ends of streams that are opened.
+#[derive(Clone, Default)]
+struct Ends(Arc<Mutex<Vec<DuplexStream>>>);
+
+#[async_trait]
+impl Transport for Ends {
+    async fn open(&self, _: NodeId, _: SocketAddr) -> io::Result<Box<dyn Pipe>> {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        self.0.lock().unwrap().push(far);
+        Ok(Box::new(near))
+    }
+}
+
+impl Ends {
+    /// The next stream that is opened, whose greeting was read.
+    async fn greeted(&self) -> DuplexStream {
+        until(|| !self.0.lock().unwrap().is_empty()).await;
+        let mut far = self.0.lock().unwrap().remove(0);
+        let greeting: Option<Greeting> = wire::read(&mut far).await.unwrap();
+        assert_eq!(greeting.unwrap().to, 2);
+        far
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_welcome_that_comes_late_does_not_make_a_sound_member_lost() {
+    let web = Web::new();
+    let store = web.start(1).await;
+    let (ends, log) = (Ends::default(), store.inner.office.log.clone());
+    let peers = Peers::new(Vec::new());
+    let office =
+        Arc::new(Office { me: store.inner.office.me, peers, log, transport: Arc::new(ends.clone()) });
+    let vote = Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: true };
+    let (before, entry) = (LogId::new(vote.leader_id, 5), LogId::new(vote.leader_id, 6));
+    let append =
+        |entries| AppendEntriesRequest { vote, prev_log_id: Some(before), entries, leader_commit: None };
+    let option = || RPCOption::new(Duration::from_millis(450));
+    store.inner.office.log.clone().save_vote(&vote).await.unwrap();
+    let life = Life { member: 2, incarnation: 9, starts: 4, process: 77 };
+    let welcome = |last| Welcome::Ok(Welcomed { life, last: Some(last) });
+
+    // Two streams; the member has five entries when it welcomes both.
+    let (mut beats, mut entries) =
+        (Link::new(office.clone(), 2, site(2)), Link::new(office.clone(), 2, site(2)));
+    let beat = append(Vec::new());
+    let beat = tokio::spawn(async move { beats.append_entries(beat, option()).await });
+    let mut late = ends.greeted().await;
+    let sent = append(vec![Entry { log_id: entry, payload: openraft::EntryPayload::Blank }]);
+    let sent = tokio::spawn(async move { entries.append_entries(sent, option()).await });
+    let mut early = ends.greeted().await;
+    wire::write(&mut early, &welcome(5)).await.unwrap();
+    wire::read::<Ask>(&mut early).await.unwrap().unwrap();
+    wire::write(&mut early, &Tell::Appended(Appended::Success)).await.unwrap();
+    sent.await.unwrap().unwrap();
+    assert_eq!(office.peers.last_acknowledged(2), Some(entry));
+    wire::write(&mut late, &welcome(5)).await.unwrap();
+    wire::read::<Ask>(&mut late).await.unwrap().unwrap();
+    wire::write(&mut late, &Tell::Appended(Appended::Success)).await.unwrap();
+    beat.await.unwrap().unwrap();
+    assert!(office.peers.declined().is_empty());
+
+    // One that is greeted afterwards must have six.
+    let mut link = Link::new(office.clone(), 2, site(2));
+    let beat = append(Vec::new());
+    let beat = tokio::spawn(async move { link.append_entries(beat, option()).await });
+    wire::write(&mut ends.greeted().await, &welcome(5)).await.unwrap();
+    beat.await.unwrap().unwrap_err();
+    assert!(office.peers.declined().contains_key(&2));
 }

@@ -239,3 +239,25 @@ async fn members_come_and_go() {
     until(|| !lead.members().changing).await;
     assert!(lead.propose(sample::one_task(6)).await.unwrap() > Revision(0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_disk_that_stalls_delays_an_acknowledgement() {
+    let web = Web::new();
+    let stores = web.cluster(1).await;
+    web.stall_disk(1, Duration::from_millis(300));
+    let start = Instant::now();
+    stores[0].propose(sample::one_task(10)).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(300));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_link_that_stalls_for_a_moment_delays_a_write_and_loses_nothing() {
+    let web = Web::new();
+    let stores = web.cluster(3).await;
+    let lead = stores[leader(&stores).await].clone();
+    web.stall_link(lead.inner.office.me.member, Duration::from_millis(300));
+    let start = Instant::now();
+    lead.propose(sample::one_task(11)).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    until(|| stores.iter().all(|store| store.snapshot().tasks.len() == 1)).await;
+}

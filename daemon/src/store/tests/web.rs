@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -43,6 +43,7 @@ struct State {
 pub(crate) struct Web {
     state: Arc<Mutex<State>>,
     cuts: watch::Sender<BTreeSet<(u64, u64)>>,
+    stalls: Arc<Mutex<BTreeMap<u64, Instant>>>,
     root: Arc<tempfile::TempDir>,
 }
 
@@ -59,6 +60,7 @@ impl Transport for Way {
         cuts.wait_for(|cuts| !cuts.contains(&(self.from, to)) && !cuts.contains(&(to, self.from)))
             .await
             .unwrap();
+        self.web.stalled((self.from, to)).await;
         let found = self.web.state.lock().unwrap().stores.get(&addr).cloned();
         let Some((_, store)) = found else {
             // Nobody there: packets go nowhere.
@@ -77,6 +79,7 @@ impl Web {
         Self {
             state: Arc::default(),
             cuts: watch::Sender::default(),
+            stalls: Arc::default(),
             root: Arc::new(tempfile::tempdir().unwrap()),
         }
     }
@@ -92,8 +95,8 @@ impl Web {
         let ((near, near_net), (far_net, far)) = (tokio::io::duplex(1 << 20), tokio::io::duplex(1 << 20));
         let (near_read, near_write) = tokio::io::split(near_net);
         let (far_read, far_write) = tokio::io::split(far_net);
-        let there = tokio::spawn(pump(near_read, far_write, self.cuts.subscribe(), (a, b)));
-        let back = tokio::spawn(pump(far_read, near_write, self.cuts.subscribe(), (b, a)));
+        let there = tokio::spawn(pump(near_read, far_write, self.clone(), (a, b)));
+        let back = tokio::spawn(pump(far_read, near_write, self.clone(), (b, a)));
         let mut state = self.state.lock().unwrap();
         state.tasks.entry(a).or_default().push(there);
         state.tasks.entry(b).or_default().push(back);
@@ -178,23 +181,42 @@ impl Web {
     pub(crate) fn heal(&self) {
         self.cuts.send_modify(BTreeSet::clear);
     }
+
+    /// The next commit of the store on `node` takes `time` longer. Nothing if none runs there.
+    pub(crate) fn stall_disk(&self, node: u64, time: Duration) {
+        if let Some((_, store)) = self.state.lock().unwrap().stores.get(&addr(node)) {
+            store.stall_disk(time);
+        }
+    }
+
+    /// Bytes from and to `node` stand still for `time`, and go on then. A later call replaces an earlier one.
+    pub(crate) fn stall_link(&self, node: u64, time: Duration) {
+        self.stalls.lock().unwrap().insert(node, Instant::now() + time);
+    }
+
+    async fn stalled(&self, (from, to): (u64, u64)) {
+        let until = || {
+            let stalls = self.stalls.lock().unwrap();
+            stalls.get(&from).max(stalls.get(&to)).copied()
+        };
+        while let Some(until) = until().filter(|until| *until > Instant::now()) {
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
 }
 
 pub(crate) fn site(node: u64) -> super::super::Site {
     super::super::Site { node: id(node), addr: addr(node) }
 }
 
-async fn pump(
-    mut from: ReadHalf<DuplexStream>,
-    mut to: WriteHalf<DuplexStream>,
-    mut cuts: watch::Receiver<BTreeSet<(u64, u64)>>,
-    way: (u64, u64),
-) {
+async fn pump(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<DuplexStream>, web: Web, way: (u64, u64)) {
+    let mut cuts = web.cuts.subscribe();
     let mut bytes = vec![0; 64 << 10];
     while let Ok(count) = from.read(&mut bytes).await {
         if count == 0 || cuts.wait_for(|cuts| !cuts.contains(&way)).await.is_err() {
             break;
         }
+        web.stalled(way).await;
         if to.write_all(&bytes[..count]).await.is_err() {
             break;
         }
