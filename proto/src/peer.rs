@@ -227,13 +227,20 @@ pub enum Request {
     },
     /// Hold the replicated state from now on; only the leader asks.
     BecomeManager {
+        /// The leader's term. A node that knows a newer one refuses: the leader was replaced.
+        term: u64,
         /// The member's id in Raft, never used before.
         member: u64,
         /// Key that unseals what managers keep sealed.
         key: [u8; 32],
     },
     /// Give the replicated state up; only the leader asks.
-    LeaveManagers,
+    LeaveManagers {
+        /// The leader's term, as in [`Request::BecomeManager`].
+        term: u64,
+        /// The member that the node was. A node that has become a later one refuses.
+        member: u64,
+    },
     /// The caller leaves the cluster for good. Managers answer.
     Leave,
     /// You are no longer a member; only the leader tells.

@@ -37,7 +37,9 @@ pub fn allowed_request(request: &Request, role: Role) -> bool {
         | Request::Leave
         | Request::Credential { .. }
         | Request::Examine => true,
-        Request::BecomeManager { .. } | Request::LeaveManagers | Request::Removed => role == Role::Manager,
+        Request::BecomeManager { .. } | Request::LeaveManagers { .. } | Request::Removed => {
+            role == Role::Manager
+        }
     }
 }
 
@@ -102,8 +104,8 @@ mod tests {
         let requests = [
             Request::Probe { about: NodeId::new(1), at: ([127, 0, 0, 1], 1).into() },
             Request::Renew { csr: Vec::new() },
-            Request::BecomeManager { member: 1, key: [0; 32] },
-            Request::LeaveManagers,
+            Request::BecomeManager { term: 1, member: 1, key: [0; 32] },
+            Request::LeaveManagers { term: 1, member: 1 },
             Request::Leave,
             Request::Removed,
             Request::Credential { task: TaskId::from_random(1) },

@@ -11,6 +11,7 @@ use anyhow::Context;
 use raftup_proto::{
     id::NodeId,
     peer::NodeInfo,
+    refusal::{Code, Refusal},
     view::{View, ViewUpdate},
 };
 use tokio::sync::watch;
@@ -213,7 +214,7 @@ impl Running {
             // As the refusal of lost or damaged storage says; without any, it promised nothing that it could forget.
             warn!("the replicated state was removed: this node is no manager until it is promoted again");
             let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            return self.keep(Record { manager: None, ..record });
+            return self.keep(Record { manager: None, ..record }).await;
         }
         let manager = self.start_manager(&record).await?;
         if let Some(first) = first {
@@ -241,37 +242,61 @@ impl Running {
         Ok(manager)
     }
 
-    /// Holds the replicated state from now on. Asking again for the same member changes nothing.
-    pub(super) async fn become_manager(&self, member: u64, key: [u8; 32]) -> anyhow::Result<()> {
-        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if record.manager.as_ref().is_some_and(|manager| manager.member == member) {
+    /// Starts to hold the replicated state, as `member`, on the order of the leader of `term`. Repeating the order
+    /// changes nothing. Errors: the order is outdated.
+    pub(super) async fn become_manager(&self, term: u64, member: u64, key: [u8; 32]) -> anyhow::Result<()> {
+        let held = self.check_order(term, member)?;
+        let manager = ManagerRecord { member, key };
+        if held != Some(member) {
+            self.give_state_up().await?;
+            let (dir, node) = (self.state_dir(), self.member.node);
+            // Creating the files syncs them, which takes long on a slow disk.
+            tokio::task::spawn_blocking(move || store::create(&dir, node, member)).await??;
+            let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.keep(Record { manager: Some(manager.clone()), ..record }).await?;
+        }
+        // An earlier start may have failed after the record was written.
+        if self.manager.borrow().is_none() {
+            self.start_manager(&manager).await?;
+            info!(member, "this node is a manager now");
+        }
+        Ok(())
+    }
+
+    /// Removes the replicated state of `member`, or of an earlier member, on the order of the leader of `term`.
+    /// Errors: the order is outdated.
+    pub(super) async fn leave_managers(&self, term: u64, member: u64) -> anyhow::Result<()> {
+        self.check_order(term, member)?;
+        self.give_state_up().await
+    }
+
+    /// The member that this node is. Errors: the order of the leader of `term` about `member` is outdated.
+    fn check_order(&self, term: u64, member: u64) -> Result<Option<u64>, Refusal> {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = record.manager.as_ref().map(|manager| manager.member);
+        let newest = self.manager.borrow().as_ref().map_or(0, |manager| manager.store.term());
+        outdated(held, newest, term, member).map_or(Ok(held), Err)
+    }
+
+    async fn give_state_up(&self) -> anyhow::Result<()> {
+        if let Some(manager) = self.manager.send_replace(None) {
+            manager.control.stop().await;
+            manager.store.stop().await;
+        }
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if record.manager.is_none() {
             return Ok(());
         }
-        self.leave_managers().await?;
-        store::create(&self.state_dir(), self.member.node, member)?;
-        let manager = ManagerRecord { member, key };
-        record.manager = Some(manager.clone());
-        self.keep(record)?;
-        self.start_manager(&manager).await?;
-        info!(member, "holds the replicated state from now on");
+        self.keep(Record { manager: None, ..record }).await?;
+        let dir = self.state_dir();
+        tokio::task::spawn_blocking(move || store::forget(&dir)).await??;
+        info!("this node is no manager any more");
         Ok(())
     }
 
-    /// Gives the replicated state up.
-    pub(super) async fn leave_managers(&self) -> anyhow::Result<()> {
-        let Some(manager) = self.manager.send_replace(None) else { return Ok(()) };
-        manager.control.stop().await;
-        manager.store.stop().await;
-        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        record.manager = None;
-        self.keep(record)?;
-        store::forget(&self.state_dir())?;
-        info!("no longer holds the replicated state");
-        Ok(())
-    }
-
-    fn keep(&self, record: Record) -> anyhow::Result<()> {
-        record.save(&self.host.data_dir())?;
+    async fn keep(&self, record: Record) -> anyhow::Result<()> {
+        let (dir, kept) = (self.host.data_dir(), record.clone());
+        tokio::task::spawn_blocking(move || kept.save(&dir)).await??;
         *self.record.lock().unwrap_or_else(PoisonError::into_inner) = record;
         Ok(())
     }
@@ -364,6 +389,20 @@ fn peers<T: PartialEq + Send + Sync + 'static>(
     receiver
 }
 
+/// Why a node that is member `held`, and knows of terms up to `newest`, refuses the order of the leader of `term` about
+/// `member`.
+///
+/// A leader that was paused may repeat an order that its successor has overtaken. Members' numbers only grow, and a
+/// member that has acknowledged anything to the successor knows its term.
+fn outdated(held: Option<u64>, newest: u64, term: u64, member: u64) -> Option<Refusal> {
+    if term < newest {
+        let message = format!("the order is of term {term}, this manager has seen term {newest}");
+        return Some(Refusal::new(Code::Forbidden, message));
+    }
+    let later = held.filter(|held| *held > member)?;
+    Some(Refusal::new(Code::Conflict, format!("this node is member {later}, no longer member {member}")))
+}
+
 /// Removes all that a member keeps besides its identity and record.
 pub(super) fn erase(dir: &Path) -> anyhow::Result<()> {
     remove_dir(&dir.join(STATE_DIR))?;
@@ -376,5 +415,26 @@ fn remove_dir(path: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("removing `{}`", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_of_replaced_leaders_and_about_former_members_are_refused() {
+        let refused =
+            |held, newest, term, member| outdated(held, newest, term, member).map(|refusal| refusal.code);
+        // No manager yet, or the member that is meant, or an earlier one whose storage is left over.
+        assert_eq!(refused(None, 0, 3, 7), None);
+        assert_eq!(refused(Some(7), 3, 3, 7), None);
+        assert_eq!(refused(Some(7), 3, 4, 7), None);
+        assert_eq!(refused(Some(5), 3, 3, 7), None);
+        // The leader was replaced.
+        assert_eq!(refused(Some(7), 4, 3, 7), Some(Code::Forbidden));
+        assert_eq!(refused(Some(7), 4, 3, 9), Some(Code::Forbidden));
+        // The node has become a later member.
+        assert_eq!(refused(Some(9), 3, 3, 7), Some(Code::Conflict));
     }
 }

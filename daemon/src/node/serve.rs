@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::{
     doctor,
     lifecycle::{CA_KEY_CONTEXT, Host},
+    member::Running,
 };
 use crate::{
     api::{Manager, Member},
@@ -87,12 +88,13 @@ impl Serve for Router {
                 Ok(Reply::Probed { reachable })
             }
             Request::Renew { csr } => renew(&self.leading_or_manager()?, &caller, &csr).await,
-            Request::BecomeManager { member, key } => {
-                self.manage(self.host.with_running(async |running| running.become_manager(member, key).await))
-                    .await
+            Request::BecomeManager { term, member, key } => {
+                let work = async |running: &Running| running.become_manager(term, member, key).await;
+                self.manage(self.host.with_running(work)).await
             }
-            Request::LeaveManagers => {
-                self.manage(self.host.with_running(async |running| running.leave_managers().await)).await
+            Request::LeaveManagers { term, member } => {
+                let work = async |running: &Running| running.leave_managers(term, member).await;
+                self.manage(self.host.with_running(work)).await
             }
             Request::Leave => let_go(&self.leading()?, caller.node).await.map(|()| Reply::Done),
             Request::Removed => {

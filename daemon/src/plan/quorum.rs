@@ -55,6 +55,9 @@ pub struct Council {
     pub changing: bool,
     /// Numbers whose storage was lost or is a copy; they are never let in again.
     pub lost: BTreeSet<u64>,
+    /// Nodes that failed to do what they were told lately. Until their back-off ends, they are not told anything, and
+    /// are not chosen for seats that they do not have.
+    pub failing: BTreeSet<NodeId>,
 }
 
 /// One step.
@@ -106,6 +109,8 @@ pub enum Step {
     Dismiss {
         /// The node.
         node: NodeId,
+        /// Its number.
+        member: u64,
     },
 }
 
@@ -133,6 +138,9 @@ fn next(cluster: &Cluster, council: &Council, now: UnixMillis, waiting: &mut Vec
     if choice.nodes.len() < choice.size {
         let (size, ready) = (choice.size, choice.nodes.len());
         waiting.push(format!("{size} managers are wanted, {ready} nodes are ready for it"));
+    }
+    for node in &council.failing {
+        waiting.push(format!("{node} failed to do what it was told, and is tried again later"));
     }
     let step = moved(cluster, council)
         .or_else(|| enlist(cluster, council, &choice))
@@ -224,6 +232,7 @@ fn rank(council: &Council, node: &Node, now: UnixMillis) -> Option<Rank> {
     let leads = node.membership.is_some_and(|membership| membership.member == council.leader);
     match (sits, ready) {
         (false, false) => None,
+        (false, true) if council.failing.contains(&node.id) => None,
         (true, false) if node.state == NodeState::Down && now.since(node.state_since) > GONE_AFTER => {
             Some(Rank::Gone)
         }
@@ -295,7 +304,7 @@ fn vote(cluster: &Cluster, council: &Council, choice: &Choice, waiting: &mut Vec
     let ready = |member: &u64| {
         let seat = council.seats.get(member);
         let node = seat.filter(|seat| seat.caught_up).and_then(|seat| cluster.nodes.get(&seat.node));
-        node.is_some_and(|node| node.state == NodeState::Ready)
+        node.is_some_and(|node| node.state == NodeState::Ready && !council.failing.contains(&node.id))
     };
     if let Some(to) = wanted.intersection(&current).find(|member| ready(member)) {
         return Some(Step::HandOver { to: *to });
@@ -322,15 +331,16 @@ fn expel(cluster: &Cluster, council: &Council, choice: &Choice) -> Option<Step> 
 }
 
 fn dismiss(cluster: &Cluster, council: &Council, choice: &Choice, waiting: &mut Vec<String>) -> Option<Step> {
-    let idle = cluster.nodes.values().filter(|node| {
-        let seated = node.membership.is_none_or(|own| council.seats.contains_key(&own.member));
+    let idle = cluster.nodes.values().filter_map(|node| {
+        let member = node.membership?.member;
         let may_stay = eligible(node) && !choice.complete();
-        !seated && !choice.nodes.contains(&node.id) && !may_stay
+        let stays = council.seats.contains_key(&member) || choice.nodes.contains(&node.id) || may_stay;
+        (!stays && !council.failing.contains(&node.id)).then_some((node, member))
     });
     let mut step = None;
-    for node in idle {
+    for (node, member) in idle {
         match node.state {
-            NodeState::Ready => step = step.or(Some(Step::Dismiss { node: node.id })),
+            NodeState::Ready => step = step.or(Some(Step::Dismiss { node: node.id, member })),
             NodeState::New | NodeState::Down => {
                 waiting.push(format!("{} gives the state up when it is back", node.id));
             }

@@ -19,6 +19,19 @@ use crate::store::{
 struct Nodes {
     web: Web,
     stores: Running,
+    failing: Arc<Mutex<BTreeMap<u64, Fails>>>,
+    /// Orders that came to nodes that fail.
+    refused: Arc<Mutex<Vec<u64>>>,
+}
+
+/// How a node fails to become a manager.
+#[derive(Clone, Copy)]
+enum Fails {
+    Refuses,
+    Conflicts,
+    Hangs,
+    /// It says yes and is never heard in Raft.
+    Deaf,
 }
 
 type Running = Arc<Mutex<BTreeMap<u64, (Store, JoinHandle<()>)>>>;
@@ -28,7 +41,23 @@ impl Orders for Nodes {
     async fn order(&self, to: Peer, request: Request) -> Result<(), CallError> {
         let node = to.node.number();
         match &request {
-            &Request::BecomeManager { member, key } => {
+            &Request::BecomeManager { term, member, key } => {
+                assert!(term > 0);
+                let fails = self.failing.lock().unwrap().get(&node).copied();
+                if fails.is_some() {
+                    self.refused.lock().unwrap().push(node);
+                }
+                match fails {
+                    Some(Fails::Refuses) => {
+                        return Err(Refusal::new(Code::Internal, "the disk is full").into());
+                    }
+                    Some(Fails::Conflicts) => {
+                        return Err(Refusal::new(Code::Conflict, "used already").into());
+                    }
+                    Some(Fails::Hangs) => std::future::pending().await,
+                    Some(Fails::Deaf) => return Ok(()),
+                    None => {}
+                }
                 if self.stores.lock().unwrap().contains_key(&node) {
                     return Ok(());
                 }
@@ -37,7 +66,8 @@ impl Orders for Nodes {
                 let store = self.web.start_in(node, &self.web.dir(node)).await.map_err(refused)?;
                 self.run(node, store, Key::from_bytes(key));
             }
-            Request::LeaveManagers => {
+            &Request::LeaveManagers { term, member } => {
+                assert!(term > 0 && member > 0);
                 let running = self.stores.lock().unwrap().remove(&node);
                 if let Some((store, work)) = running {
                     work.abort();
@@ -59,7 +89,9 @@ impl Orders for Nodes {
 
 impl Nodes {
     fn run(&self, node: u64, store: Store, key: Key) {
-        let work = tokio::spawn(Quorum::new(store.clone(), self.clone(), key).run());
+        let mut quorum = Quorum::new(store.clone(), self.clone(), key);
+        quorum.learn_limit = Duration::from_secs(1);
+        let work = tokio::spawn(quorum.run());
         self.stores.lock().unwrap().insert(node, (store, work));
     }
 
@@ -68,7 +100,7 @@ impl Nodes {
         let web = Web::new();
         let store = web.start(1).await;
         store.initialize(addr(1), sample::first()).await.unwrap();
-        let nodes = Self { web, stores: Arc::default() };
+        let nodes = Self { web, stores: Arc::default(), failing: Arc::default(), refused: Arc::default() };
         nodes.run(1, store, Key::generate());
         for number in 2..=count {
             nodes.join(number).await;
@@ -189,4 +221,40 @@ async fn a_manager_that_is_gone_is_replaced_and_told_when_it_is_back() {
     nodes.voters(rest).await;
     until(|| nodes.leader().unwrap().snapshot().nodes[&id(gone)].membership.is_none()).await;
     assert_eq!(store::member(&nodes.web.dir(gone)).unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn candidates_that_fail_are_passed_over() {
+    for fails in [Fails::Refuses, Fails::Conflicts, Fails::Hangs, Fails::Deaf] {
+        let nodes = Nodes::new(1).await;
+        nodes.failing.lock().unwrap().insert(2, fails);
+        for number in 2..=4 {
+            nodes.join(number).await;
+        }
+        nodes.voters([1, 3, 4]).await;
+        let refused = nodes.refused.lock().unwrap().len();
+        assert!((1..=2).contains(&refused), "{refused} orders within one back-off");
+        let running = std::mem::take(&mut *nodes.stores.lock().unwrap());
+        for (store, work) in running.into_values() {
+            work.abort();
+            store.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_candidate_that_fails_is_tried_again_later_each_time() {
+    let nodes = Nodes::new(1).await;
+    let store = nodes.leader();
+    until(|| nodes.leader().is_some()).await;
+    let mut quorum = Quorum::new(store.or(nodes.leader()).unwrap(), nodes.clone(), Key::generate());
+    let pause = |quorum: &Quorum<Nodes>| quorum.failures[&id(2)].until.duration_since(Instant::now());
+    let mut last = Duration::ZERO;
+    for _ in 0..20 {
+        quorum.failed(id(2));
+        assert!(pause(&quorum) > last || pause(&quorum) > BACK_OFF_MAX - Duration::from_secs(1));
+        last = pause(&quorum);
+        assert!(last <= BACK_OFF_MAX);
+    }
+    assert_eq!(quorum.council().failing, BTreeSet::from([id(2)]));
 }

@@ -87,8 +87,17 @@ impl World {
                 self.council.leader = *to;
             }
             Step::Expel { member } => assert!(!self.council.seats.remove(member).unwrap().voter),
-            Step::Dismiss { node } => self.edit(node.number(), |node| node.membership = None),
+            Step::Dismiss { node, .. } => self.edit(node.number(), |node| node.membership = None),
         }
+    }
+
+    /// Lets a node learn that never catches up.
+    fn settle_learner(&mut self, number: u64) {
+        let node = NodeId::new(number);
+        self.edit(number, |node| node.membership = Some(Membership { member: number }));
+        self.set_next(number + 1);
+        let addr = sample::node(number).info.control;
+        self.council.seats.insert(number, Seat { node, addr, voter: false, caught_up: false });
     }
 
     /// Carries plans out until they rest; gives the steps, and what still waits.
@@ -105,7 +114,7 @@ impl World {
                 Step::Enlist { node, member, .. } => writeln!(trace, "enlist {node} as {member}").unwrap(),
                 Step::Vote { voters } => writeln!(trace, "vote {voters:?}").unwrap(),
                 Step::HandOver { to } => writeln!(trace, "hand over to {to}").unwrap(),
-                Step::Dismiss { node } => writeln!(trace, "dismiss {node}").unwrap(),
+                Step::Dismiss { node, .. } => writeln!(trace, "dismiss {node}").unwrap(),
                 step @ (Step::Rest | Step::Finish | Step::Move { .. } | Step::Expel { .. }) => {
                     writeln!(trace, "{step:?}").unwrap();
                 }
@@ -255,6 +264,64 @@ fn lost_storage_is_made_anew_under_another_number() {
         appoint n3
         enlist n3 as 4
         vote {1, 2, 4}
+    "#]]);
+}
+
+#[test]
+fn a_candidate_that_fails_is_passed_over_until_its_back_off_ends() {
+    let mut world = World::new(5);
+    world.edit(2, |node| drop(node.labels.insert(ZONE.to_owned(), "b".to_owned())));
+    world.council.failing.insert(NodeId::new(2));
+    // It was given a number before it failed.
+    world.edit(2, |node| node.membership = Some(Membership { member: 2 }));
+    world.set_next(3);
+    world.check(&expect![[r#"
+        appoint n3
+        enlist n3 as 3
+        appoint n4
+        enlist n4 as 4
+        vote {1, 3, 4}
+        waits: n2 failed to do what it was told, and is tried again later
+    "#]]);
+    world.council.failing.clear();
+    world.check(&expect![[r#"
+        dismiss n2
+    "#]]);
+}
+
+#[test]
+fn a_learner_that_fails_is_replaced() {
+    let mut world = World::new(4);
+    world.settle_learner(2);
+    world.council.failing.insert(NodeId::new(2));
+    world.check(&expect![[r#"
+        appoint n3
+        enlist n3 as 3
+        appoint n4
+        enlist n4 as 4
+        vote {1, 3, 4}
+        Expel { member: 2 }
+        waits: n2 failed to do what it was told, and is tried again later
+    "#]]);
+}
+
+#[test]
+fn a_voter_that_fails_keeps_its_vote_and_is_not_handed_leadership() {
+    let mut world = World::new(3);
+    world.settle();
+    world.council.failing.insert(NodeId::new(2));
+    world.check(&expect![[r#"
+        waits: n2 failed to do what it was told, and is tried again later
+    "#]]);
+    world.edit(4, |_| ());
+    world.edit(1, |node| node.pinned = Some(false));
+    world.check(&expect![[r#"
+        appoint n4
+        enlist n4 as 4
+        hand over to 3
+        vote {2, 3, 4}
+        dismiss n1
+        waits: n2 failed to do what it was told, and is tried again later
     "#]]);
 }
 
