@@ -39,6 +39,11 @@ pub fn encode<T: Serialize + ?Sized>(value: &T, cap: u64) -> Result<Vec<u8>, Cod
     })
 }
 
+/// How many bytes [`encode`] makes of `value`; 0 for what it cannot encode.
+pub fn size<T: Serialize + ?Sized>(value: &T) -> u64 {
+    options(u64::MAX).serialized_size(value).unwrap_or_default()
+}
+
 /// The bytes of `value` with their length before them, ready to be written. Errors: larger than `cap` bytes.
 pub fn frame<T: Serialize + ?Sized>(value: &T, cap: u64) -> Result<Vec<u8>, CodecError> {
     let body = encode(value, cap)?;

@@ -14,7 +14,7 @@ use crate::{
     refusal::Refusal,
     spec::Protocol,
     unit::{CpuMillis, MemBytes, UnixMillis},
-    view::{Revision, ViewUpdate},
+    view::{Digests, Revision, ViewPart, ViewUpdate},
 };
 
 /// The protocol that both ends of a connection must name.
@@ -286,7 +286,7 @@ pub enum Reply {
 /// What a node tells the leader in its session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Up {
-    /// First frame: who it is. It is told its whole view then, whatever it holds.
+    /// First frame: who it is. It is told its whole view then, whatever it holds; [`Up::Resume`] says what.
     Start {
         /// What the node says of itself.
         #[serde(with = "crate::codec::spec")]
@@ -302,6 +302,15 @@ pub enum Up {
     Status(Vec<TaskReport>),
     /// Routing state of the generation is in force on the node.
     Applied(Revision),
+    /// First frame: who it is, and what it holds; it is told what differs.
+    Resume {
+        /// What the node says of itself.
+        info: NodeInfo,
+        /// As in [`Up::Start`].
+        process: u64,
+        /// Of its view, with the parts that an earlier session brought.
+        held: Digests,
+    },
 }
 
 /// How often a node sends at least one frame in its session, in milliseconds.
@@ -312,7 +321,7 @@ pub const SESSION_BEAT_MS: u64 = 1000;
 pub enum Down {
     /// First frame: this manager leads, the session stands.
     Accepted,
-    /// First and only frame: another manager leads, if it is known which.
+    /// First and only frame: another manager leads; none is named. [`Down::Leader`] names one.
     NotLeader(Option<SocketAddr>),
     /// First and only frame: the node is refused, with the reason.
     Refused(Refusal),
@@ -320,6 +329,15 @@ pub enum Down {
     Update(ViewUpdate),
     /// The leader lives: the answer to [`Up::Alive`].
     Alive,
+    /// First and only frame: this manager leads, as far as is known here. Its certificate has to say that it may.
+    Leader {
+        /// Its id.
+        node: NodeId,
+        /// Its control address.
+        addr: SocketAddr,
+    },
+    /// What the node holds is replaced, bucket by bucket.
+    Part(ViewPart),
 }
 
 /// What became of a task, as its node says.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::FabricMode,
+    codec,
     id::{NetworkId, NodeId, ServiceId, TaskId},
     name::{NetworkName, ServiceName, StackName, VolumeName},
     peer::FabricKey,
@@ -45,6 +46,27 @@ pub enum Key {
     Route(ServiceId),
     /// A task of this node.
     Task(TaskId),
+    /// A task that a service is reached at: the service, the task's slot, the task.
+    Endpoint(ServiceId, u64, TaskId),
+}
+
+impl Key {
+    /// The bucket of the key's item in [`Digests`]. The same on all nodes of all versions.
+    pub fn bucket(&self) -> u8 {
+        let (kind, number) = match *self {
+            Self::Cluster => (0, 0),
+            Self::Peer(id) => (1, id.number()),
+            Self::Network(id) => (2, id.number()),
+            Self::Route(id) => (3, id.number()),
+            Self::Task(id) => (4, id.number()),
+            Self::Endpoint(_, _, id) => (5, id.number()),
+        };
+        // The top byte of SplitMix64, of Steele, Lea and Flood, "Fast splittable pseudorandom number generators".
+        let mut bits = number.wrapping_add(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(kind + 1));
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((bits ^ (bits >> 31)) >> 56) as u8
+    }
 }
 
 /// One item.
@@ -60,6 +82,8 @@ pub enum Item {
     Route(RouteItem),
     /// Under [`Key::Task`].
     Task(Box<TaskItem>),
+    /// Under [`Key::Endpoint`], with its service.
+    Endpoint(ServiceId, Endpoint),
 }
 
 impl Item {
@@ -71,6 +95,7 @@ impl Item {
             Self::Network(network) => Key::Network(network.network),
             Self::Route(route) => Key::Route(route.service),
             Self::Task(task) => Key::Task(task.task),
+            Self::Endpoint(service, endpoint) => Key::Endpoint(*service, endpoint.slot, endpoint.task),
         }
     }
 }
@@ -270,7 +295,7 @@ impl NetworkItem {
     }
 }
 
-/// Where a service is reached.
+/// Where a service is reached; its endpoints are items of their own, so that a change of one moves nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteItem {
     /// Its id.
@@ -285,8 +310,32 @@ pub struct RouteItem {
     pub ports: Vec<PortSpec>,
     /// Which of its tasks gets a new connection.
     pub routing: Routing,
+}
+
+impl RouteItem {
+    /// The items of the service with these endpoints.
+    pub fn with(self, endpoints: impl IntoIterator<Item = Endpoint>) -> impl Iterator<Item = Item> {
+        let service = self.service;
+        let endpoints = endpoints.into_iter().map(move |endpoint| Item::Endpoint(service, endpoint));
+        std::iter::once(Item::Route(self)).chain(endpoints)
+    }
+}
+
+/// A service of a view with its endpoints.
+#[derive(Clone, Debug)]
+pub struct Route<'a> {
+    /// The service.
+    pub item: &'a RouteItem,
     /// Its tasks that have an address, by slot, then id.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<&'a Endpoint>,
+}
+
+impl std::ops::Deref for Route<'_> {
+    type Target = RouteItem;
+
+    fn deref(&self) -> &RouteItem {
+        self.item
+    }
 }
 
 /// A service on one of its networks.
@@ -383,6 +432,121 @@ pub struct ViewUpdate {
     pub remove: Vec<Key>,
 }
 
+/// Buckets that the items of a view are divided into.
+pub const BUCKETS: usize = 1 << u8::BITS;
+
+/// What a view holds, in a few bytes: for each bucket of keys a sum over its items. A manager that is told a node's
+/// digests sends the buckets that differ, and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests(Vec<u64>);
+
+impl Default for Digests {
+    fn default() -> Self {
+        Self(vec![0; BUCKETS])
+    }
+}
+
+impl Digests {
+    /// Of a node that did not say what it holds: they differ from all others in every bucket.
+    pub const UNKNOWN: Self = Self(Vec::new());
+
+    /// Of these items. Cost: all of them are encoded.
+    pub fn of<'a>(items: impl IntoIterator<Item = &'a Item>) -> Self {
+        let mut digests = Self::default();
+        items.into_iter().for_each(|item| digests.flip(DigestChange::of(item)));
+        digests
+    }
+
+    /// Adds an item, or takes it away if it is in.
+    pub fn flip(&mut self, change: DigestChange) {
+        // One of another version may have sent fewer.
+        if let Some(sum) = self.0.get_mut(usize::from(change.bucket)) {
+            *sum ^= change.sum;
+        }
+    }
+
+    /// The buckets that differ, in order.
+    pub fn differing(&self, other: &Self) -> BTreeSet<u8> {
+        let differs = |bucket: &u8| {
+            let (one, other) = (self.0.get(usize::from(*bucket)), other.0.get(usize::from(*bucket)));
+            one.is_none() || one != other
+        };
+        (0..=u8::MAX).filter(differs).collect()
+    }
+}
+
+/// What an item that comes or goes changes of [`Digests`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DigestChange {
+    bucket: u8,
+    sum: u64,
+}
+
+impl DigestChange {
+    /// Of this item.
+    pub fn of(item: &Item) -> Self {
+        use std::hash::Hasher;
+        // Between programs that hash or encode differently all buckets differ, and all items are sent.
+        let mut hasher = std::hash::DefaultHasher::new();
+        hasher.write(&codec::encode(item, u64::MAX).unwrap_or_default());
+        Self { bucket: item.key().bucket(), sum: hasher.finish() }
+    }
+}
+
+/// A part of a view that replaces what a node holds, bucket by bucket. A node keeps parts as they come, so that the
+/// next session goes on where one broke off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewPart {
+    /// The generation that the view has once the last part has come.
+    pub generation: Revision,
+    /// Buckets with all of their items.
+    pub buckets: Vec<(u8, Vec<Arc<Item>>)>,
+    /// The view is whole with this one.
+    pub last: bool,
+}
+
+/// A view that arrives in parts.
+#[derive(Clone, Debug)]
+pub struct Assembly {
+    view: View,
+    keys: BTreeMap<u8, Vec<Key>>,
+}
+
+impl Assembly {
+    /// Begins with what is held. Cost: one pass over its keys.
+    pub fn of(view: View) -> Self {
+        let mut keys: BTreeMap<u8, Vec<Key>> = BTreeMap::new();
+        for key in view.items.keys() {
+            keys.entry(key.bucket()).or_default().push(*key);
+        }
+        Self { view, keys }
+    }
+
+    /// What has come so far, over what was held.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Takes in a part.
+    pub fn take(&mut self, part: ViewPart) {
+        for (bucket, items) in part.buckets {
+            for key in self.keys.remove(&bucket).into_iter().flatten() {
+                self.view.items.remove(&key);
+            }
+            self.keys.insert(bucket, items.iter().map(|item| item.key()).collect());
+            self.view.items.extend(items.into_iter().map(|item| (item.key(), item)));
+        }
+        if part.last {
+            self.view.generation = part.generation;
+        }
+    }
+
+    /// The whole view, after its last part.
+    pub fn into_view(self) -> View {
+        self.view
+    }
+}
+
 /// A view update that does not fit the view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("update from generation {base} does not fit a view of generation {held}")]
@@ -440,8 +604,27 @@ impl View {
     }
 
     /// The services and where they are reached.
-    pub fn routes(&self) -> impl Iterator<Item = &RouteItem> {
-        self.all().filter_map(|item| if let Item::Route(route) = item { Some(route) } else { None })
+    pub fn routes(&self) -> impl Iterator<Item = Route<'_>> {
+        self.all().filter_map(|item| {
+            let Item::Route(route) = item else { return None };
+            Some(Route { item: route, endpoints: self.endpoints_of(route.service).collect() })
+        })
+    }
+
+    /// The endpoints of all services.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.all()
+            .filter_map(|item| if let Item::Endpoint(_, endpoint) = item { Some(endpoint) } else { None })
+    }
+
+    /// The endpoints of one service, by slot, then id.
+    fn endpoints_of(&self, service: ServiceId) -> impl Iterator<Item = &Endpoint> {
+        let items = self.items.range(Key::Endpoint(service, 0, TaskId::from_random(0))..);
+        items.map_while(move |(_, item)| match &**item {
+            Item::Endpoint(of, endpoint) if *of == service => Some(endpoint),
+            Item::Cluster(_) | Item::Peer(_) | Item::Network(_) | Item::Route(_) | Item::Task(_) => None,
+            Item::Endpoint(..) => None,
+        })
     }
 
     /// The tasks of this node.
@@ -494,5 +677,78 @@ mod tests {
         assert_eq!(network.bridge(), "ru-000000000010");
         let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap(), fabric: FabricMode::Wireguard };
         assert_eq!(cluster.fabric().to_string(), "10.64.0.0/19");
+    }
+
+    fn endpoint(service: u64, task: u64, slot: u64, ready: bool) -> Item {
+        let endpoint = Endpoint {
+            task: TaskId::from_random(task),
+            slot,
+            node: NodeId::new(1),
+            addresses: Vec::new(),
+            ready,
+            host_ports: Vec::new(),
+        };
+        Item::Endpoint(ServiceId::from_random(service), endpoint)
+    }
+
+    #[test]
+    fn endpoints_belong_to_their_service_in_the_order_of_slots() {
+        let route = |number| RouteItem {
+            service: ServiceId::from_random(number),
+            stack: "shop".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            networks: BTreeMap::new(),
+            ports: Vec::new(),
+            routing: Routing::default(),
+        };
+        let ends = [endpoint(1, 9, 1, true), endpoint(1, 2, 3, true), endpoint(1, 8, 2, false)];
+        let others = [endpoint(2, 7, u64::MAX, true), Item::Route(route(1)), Item::Route(route(2))];
+        // One whose service is not there (yet) is of no service.
+        let view = View::of(Revision(1), ends.into_iter().chain(others).chain([endpoint(3, 1, 1, true)]));
+        let slots = |route: Route<'_>| route.endpoints.iter().map(|end| end.slot).collect::<Vec<_>>();
+        assert_eq!(view.routes().map(slots).collect::<Vec<_>>(), [vec![1, 2, 3], vec![u64::MAX]]);
+        assert_eq!(view.endpoints().count(), 5);
+    }
+
+    #[test]
+    fn digests_tell_which_buckets_differ() {
+        let items: Vec<_> = (1..2000).map(|task| endpoint(1, task, task, true)).collect();
+        let all = Digests::of(&items);
+        assert!(all.differing(&all).is_empty());
+        assert_eq!(all.differing(&Digests::default()).len(), BUCKETS, "items are spread over all buckets");
+        // Two items that swap what they say are two differences, not none.
+        let mut swapped = all.clone();
+        for (task, ready) in [(5, false), (6, false)] {
+            swapped.flip(DigestChange::of(&endpoint(1, task, task, !ready)));
+            swapped.flip(DigestChange::of(&endpoint(1, task, task, ready)));
+        }
+        let differing = all.differing(&swapped);
+        let buckets = [5, 6].map(|task| endpoint(1, task, task, true).key().bucket());
+        assert_eq!(differing, buckets.into());
+        // Of a version with another number of buckets.
+        assert_eq!(all.differing(&Digests(Vec::new())).len(), BUCKETS);
+    }
+
+    #[test]
+    fn parts_replace_whole_buckets() {
+        let held = View::of(Revision(3), (1..500).map(|task| endpoint(1, task, task, true)));
+        let wanted = View::of(Revision(9), (100..700).map(|task| endpoint(1, task, task, task % 7 > 0)));
+        let of = |view: &View| Digests::of(view.items.values().map(|item| &**item));
+        let mut assembly = Assembly::of(held.clone());
+        let buckets = of(&wanted).differing(&of(&held));
+        for (index, bucket) in buckets.iter().enumerate() {
+            let items =
+                wanted.items.values().filter(|item| item.key().bucket() == *bucket).cloned().collect();
+            let part = ViewPart {
+                generation: Revision(9),
+                buckets: vec![(*bucket, items)],
+                last: index + 1 == buckets.len(),
+            };
+            // The same part twice does no harm.
+            assembly.take(ViewPart { last: false, ..part.clone() });
+            assembly.take(part);
+            assert_eq!(of(&wanted).differing(&of(assembly.view())).len(), buckets.len() - index - 1);
+        }
+        assert_eq!(assembly.into_view(), wanted);
     }
 }

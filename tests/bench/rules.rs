@@ -154,7 +154,7 @@ fn table(view: &View) -> Table {
 fn view(services: u32, ready: bool) -> View {
     let peers = (1..=NODES).map(|number| Item::Peer(peer(number)));
     let networks = (0..services.div_ceil(OF_A_NETWORK)).map(|number| Item::Network(network(number)));
-    let routes = (0..services).map(|number| Item::Route(route(number, ready)));
+    let routes = (0..services).flat_map(|number| route(number, ready));
     let items = peers.chain(networks).chain(routes);
     View::of(Revision::default(), items)
 }
@@ -190,7 +190,7 @@ fn network(number: u32) -> NetworkItem {
     }
 }
 
-fn route(number: u32, ready: bool) -> RouteItem {
+fn route(number: u32, ready: bool) -> impl Iterator<Item = Item> {
     let on = network(number / OF_A_NETWORK);
     let place = number % OF_A_NETWORK;
     let address = |from: Ipv4Addr, at: u32| Ipv4Addr::from(u32::from(from) + at);
@@ -203,15 +203,16 @@ fn route(number: u32, ready: bool) -> RouteItem {
         host_ports: Vec::new(),
     };
     let vip = address(on.vips().network(), 1 + place);
-    RouteItem {
+    let item = RouteItem {
         service: ServiceId::from_random(number.into()),
         stack: on.stack.clone(),
         name: format!("web{number}").parse().expect("a name"),
         networks: [(on.network, ServiceAddress { vip: Some(vip), aliases: Vec::new() })].into(),
         ports: vec![PortSpec::new(Protocol::Tcp, PUBLISHED + number as u16, TARGET)],
         routing: Routing::Any,
-        endpoints: (0..ENDPOINTS).map(endpoint).collect(),
-    }
+    };
+    let endpoints: Vec<_> = (0..ENDPOINTS).map(endpoint).collect();
+    item.with(endpoints)
 }
 
 /// A node, a container on it that has all addresses of the first service, and a client.
@@ -239,7 +240,7 @@ impl Spaces {
         let forward =
             || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("letting packets through");
         spaces.node.inside(forward)?;
-        let endpoints = view.routes().next().context("a view without a service")?.endpoints.iter();
+        let endpoints = view.routes().next().context("a view without a service")?.endpoints.into_iter();
         let addresses: String = endpoints
             .flat_map(|endpoint| &endpoint.addresses)
             .map(|(_, address)| format!("addr add {address}/19 dev eth0\n"))

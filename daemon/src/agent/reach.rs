@@ -124,7 +124,7 @@ impl Connections {
 
 /// Where connections to the tasks of a node lead.
 fn endpoints(view: &View, node: NodeId) -> Vec<Ipv4Addr> {
-    let tasks = view.routes().flat_map(|route| &route.endpoints).filter(|task| task.node == node);
+    let tasks = view.endpoints().filter(|task| task.node == node);
     tasks.flat_map(|task| &task.addresses).map(|(_, address)| *address).collect()
 }
 

@@ -26,7 +26,7 @@ mod nodes;
 pub mod quorum;
 mod reign;
 mod reports;
-mod session;
+pub mod session;
 mod sessions;
 pub mod tokens;
 mod views;
@@ -34,11 +34,12 @@ mod views;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use raftup_proto::{
     api::ControllerView,
-    peer::{Down, Hello},
+    id::{ServiceId, StackId},
+    peer::Hello,
     view::Revision,
 };
 use tokio::{sync::watch, time::timeout};
@@ -48,6 +49,7 @@ use tracing::info;
 use crate::{
     gossip::Sightings,
     net::{Caller, Net, Stream},
+    plan::World,
     secret::Key,
     store::Store,
 };
@@ -95,8 +97,8 @@ impl Control {
         let found = timeout(ELECTION_WAIT, reign.wait_for(Option::is_some)).await;
         let found = found.ok().and_then(|found| found.ok().and_then(|reign| reign.clone()));
         let Some(reign) = found else {
-            let leader = self.store.leadership().borrow().leader_addr;
-            let answer = stream.write_frame(&Down::NotLeader(leader), Hello::Session.cap()).await;
+            let leader = self.store.leadership().borrow().peer();
+            let answer = stream.write_frame(&session::not_leader(leader), Hello::Session.cap()).await;
             if let Err(error) = answer {
                 tracing::debug!(node = %caller.node, %error, "a session was not answered");
             }
@@ -125,6 +127,12 @@ impl Control {
         }
     }
 
+    /// The state as the leader's loops see it, once they run here.
+    pub async fn edition(&self) -> Option<Edition> {
+        let reign = self.reign.clone().wait_for(Option::is_some).await.ok()?.clone()?;
+        Some(Edition { revisions: reign.views.watch(), reign })
+    }
+
     /// What each controller did last; those of an earlier reign are kept until the next begins.
     pub fn controllers(&self) -> Vec<ControllerView> {
         self.board.list()
@@ -135,6 +143,50 @@ impl Control {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// The leader's state as it moves, shared by all who look at it.
+pub struct Edition {
+    reign: Arc<Reign>,
+    revisions: watch::Receiver<Revision>,
+}
+
+/// What of the state is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// All of it.
+    Everything,
+    /// These services, and the stack that others may join.
+    Services(Option<StackId>, BTreeSet<ServiceId>),
+}
+
+impl Edition {
+    /// The newest one.
+    pub fn world(&mut self) -> World {
+        self.revisions.mark_unchanged();
+        self.reign.views.world()
+    }
+
+    /// Waits until what is of interest may have changed since [`Edition::world`] gave the state at `looked`. False: the
+    /// reign is over. Cancel-safe.
+    pub async fn touched(&mut self, interest: &Interest, looked: Revision) -> bool {
+        let end = self.reign.end.clone();
+        let touched = async {
+            loop {
+                if self.revisions.changed().await.is_err() {
+                    return false;
+                }
+                let touched = match interest {
+                    Interest::Everything => true,
+                    Interest::Services(stack, services) => self.reign.views.touched(*stack, services, looked),
+                };
+                if touched {
+                    return true;
+                }
+            }
+        };
+        end.run_until_cancelled(touched).await.unwrap_or(false)
     }
 }
 

@@ -1,48 +1,62 @@
 //! The leader's end of one node's session.
 //!
 //! ```text
-//! Start -> Accepted, whole view -> Update .. / Status | Applied | Info | Alive (answered by Alive) .. -> either side ends
+//! Resume -> Accepted, Part .. -> Update .. / Status | Applied | Info | Alive (answered by Alive) .. -> either side ends
 //! ```
 //!
 //! Owns: the frames of one session. Leaves alone: what is in them.
-//! Holds: updates fit onto one another; a node that asks whether this leader lives is answered.
+//! Holds: updates fit onto one another; what
+//! a node holds already is not sent; a node that asks whether this leader lives is answered.
 
 use std::time::Duration;
 
 use raftup_proto::{
     api::NodeState,
+    codec,
     id::NodeId,
     peer::{Down, Hello, NodeInfo, Up},
     refusal::{Code, Refusal},
-    view::{Revision, ViewUpdate},
+    view::{Digests, Revision, ViewPart},
 };
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::{
-    net::{Caller, FrameError, Receiver, Sender, Stream},
+    net::{Caller, FrameError, Peer, Receiver, Sender, Stream},
     plan::nodes,
 };
 
-use super::{reign::Reign, views::News};
+use super::{
+    reign::Reign,
+    views::{Differing, News},
+};
+
+/// Bytes of a part of a view: little enough that one is whole soon on a slow link, and much enough that there are few.
+const PART_BYTES: u64 = 64 << 10;
 
 /// How long a node may take for its first frame.
 const START_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a node is told that asks for a session where there is none; `leader` is the one to ask.
+pub fn not_leader(leader: Option<Peer>) -> Down {
+    leader.map_or(Down::NotLeader(None), |leader| Down::Leader { node: leader.node, addr: leader.addr })
+}
 
 /// Serves a session until it ends, and says so in the log.
 pub(super) async fn serve(reign: &Reign, caller: Caller, mut stream: Stream) {
     let node = caller.node;
     let cap = Hello::Session.cap();
-    let (info, process) = match timeout(START_LIMIT, stream.read_frame(cap)).await {
-        Ok(Ok(Up::Start { info, process })) => (info, process),
+    let (info, process, held) = match timeout(START_LIMIT, stream.read_frame(cap)).await {
+        Ok(Ok(Up::Resume { info, process, held })) => (info, process, held),
+        Ok(Ok(Up::Start { info, process })) => (info, process, Digests::UNKNOWN),
         Ok(Ok(_)) | Ok(Err(_)) | Err(_) => return debug!(%node, "a session did not begin as it should"),
     };
     match enter(reign, &caller, &info, process).await {
         Ok(token) => {
             let served = async {
                 stream.write_frame(&Down::Accepted, cap).await?;
-                converse(reign, node, info, stream).await
+                converse(reign, node, info, held, stream).await
             };
             let ended = token.run_until_cancelled(served).await;
             reign.sessions.leave(node, &token);
@@ -86,41 +100,61 @@ async fn hear(reign: &Reign, node: NodeId, info: &NodeInfo) -> Result<(), Refusa
     heard.await.map(|_| ())
 }
 
-async fn converse(reign: &Reign, node: NodeId, info: NodeInfo, stream: Stream) -> Result<(), FrameError> {
+async fn converse(
+    reign: &Reign,
+    node: NodeId,
+    info: NodeInfo,
+    held: Digests,
+    stream: Stream,
+) -> Result<(), FrameError> {
     let (sender, receiver) = stream.split();
     let asked = Notify::new();
     // Each side owns its half; whichever ends first ends the session with the other.
     tokio::select! {
-        ended = tell(reign, node, sender, &asked) => ended,
+        ended = tell(reign, node, held, sender, &asked) => ended,
         ended = listen(reign, node, info, receiver, &asked) => ended,
     }
 }
 
-/// Sends the whole view, then what changes, and a sign of life when `asked` for one.
-async fn tell(reign: &Reign, node: NodeId, mut sender: Sender, asked: &Notify) -> Result<(), FrameError> {
+/// Sends what differs from what the node holds, then what changes, and a sign of life when `asked` for one.
+async fn tell(
+    reign: &Reign,
+    node: NodeId,
+    mut held: Digests,
+    mut sender: Sender,
+    asked: &Notify,
+) -> Result<(), FrameError> {
     let cap = Hello::Session.cap();
     let mut editions = reign.views.watch();
-    let mut news = reign.views.full(node);
-    let (mut looked, mut sent) = (Revision(0), Revision(0));
+    let mut news = News::Behind;
+    let mut looked;
+    let mut sent = Revision(0);
     loop {
-        let update: Option<ViewUpdate> = match news {
+        match news {
             News::Removed => {
                 return sender.write_frame(&Down::Refused(nodes::was_removed(node)), cap).await;
             }
-            News::Update(update) => Some(update),
+            News::Behind => match reign.views.differing(node, &held) {
+                Some(differing) => {
+                    (looked, sent) = (differing.generation, differing.generation);
+                    held = tell_parts(reign, node, differing, &mut sender).await?;
+                }
+                None => {
+                    news = News::Removed;
+                    continue;
+                }
+            },
+            News::Update(update, digests) => {
+                (looked, sent) = (update.generation, update.generation);
+                digests.into_iter().for_each(|change| held.flip(change));
+                // Noted first: the node may have it in force before the write returns.
+                reign.sessions.routes(node, |routes| (routes.sent, routes.looked) = (sent, looked));
+                sender.write_frame(&Down::Update(update), cap).await?;
+            }
             News::Nothing(revision) => {
                 looked = revision;
-                None
+                reign.sessions.routes(node, |routes| routes.looked = looked);
             }
-        };
-        if let Some(update) = update {
-            looked = update.generation;
-            sent = update.generation;
-            // Noted first: the node may have it in force before the write returns.
-            reign.sessions.routes(node, |routes| (routes.sent, routes.looked) = (sent, looked));
-            sender.write_frame(&Down::Update(update), cap).await?;
-        } else {
-            reign.sessions.routes(node, |routes| routes.looked = looked);
         }
         // A watch loses nothing when a wait on it is dropped.
         loop {
@@ -133,6 +167,37 @@ async fn tell(reign: &Reign, node: NodeId, mut sender: Sender, asked: &Notify) -
             }
         }
         news = reign.views.since(node, looked, sent);
+    }
+}
+
+/// Sends the buckets that differ, a few at a time; answers what the node holds then.
+async fn tell_parts(
+    reign: &Reign,
+    node: NodeId,
+    differing: Differing,
+    sender: &mut Sender,
+) -> Result<Digests, FrameError> {
+    let Differing { generation, buckets, digests } = differing;
+    let mut rest = buckets.into_iter().peekable();
+    loop {
+        let mut part = ViewPart { generation, buckets: Vec::new(), last: false };
+        let mut bytes = 0;
+        while let Some((bucket, items)) = rest.next_if(|(_, items)| {
+            bytes += codec::size(items);
+            part.buckets.is_empty() || bytes <= PART_BYTES
+        }) {
+            part.buckets.push((bucket, items));
+        }
+        part.last = rest.peek().is_none();
+        if part.last {
+            // Noted first: the node may have it in force before the write returns.
+            reign.sessions.routes(node, |routes| (routes.sent, routes.looked) = (generation, generation));
+        }
+        let last = part.last;
+        sender.write_frame(&Down::Part(part), Hello::Session.cap()).await?;
+        if last {
+            return Ok(digests);
+        }
     }
 }
 
@@ -158,7 +223,7 @@ async fn listen(
                 info = new;
                 news = true;
             }
-            Up::Start { .. } => return Ok(()),
+            Up::Start { .. } | Up::Resume { .. } => return Ok(()),
         }
         if news && let Err(reason) = hear(reign, node, &info).await {
             // It is said again at the next session.

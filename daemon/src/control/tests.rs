@@ -13,7 +13,7 @@ use raftup_proto::{
     peer::{Down, Hello, JoinRequest, NodeInfo, Platform, Role, TaskReport, TaskState, TaskStatus, Up},
     spec::{ContainerSpec, Mode, NetworkAttachment, NetworkSpec, ServiceSpec, StackSpec},
     unit::MemBytes,
-    view::{Goal, View},
+    view::{Assembly, Goal, View},
 };
 use tokio::{
     sync::watch,
@@ -146,7 +146,8 @@ impl Lab {
     async fn done(&self, what: &str) -> Duration {
         let stack = plan::find::stack(&self.store.snapshot(), "shop").unwrap().id;
         self.until(what, |cluster| {
-            let progress = plan::progress::progress(cluster, Selector::Stack(stack)).unwrap();
+            let progress =
+                plan::progress::progress(&World::new(cluster.clone()), Selector::Stack(stack)).unwrap();
             progress.outcome == Outcome::Done
         })
         .await
@@ -186,6 +187,7 @@ impl Agent {
         let cap = Hello::Session.cap();
         let (mut send, mut recv) = stream.split();
         let mut told: BTreeSet<(TaskId, TaskState)> = BTreeSet::new();
+        let mut parts = None;
         send.write_frame(&Up::Start { info, process }, cap).await.ok()?;
         let mut beat = interval(Duration::from_millis(300));
         loop {
@@ -197,15 +199,23 @@ impl Agent {
                 }
                 down = recv.read_frame(cap) => down.ok()?,
             };
-            let update = match down {
+            let mut held = view.lock().unwrap().clone();
+            match down {
                 Down::Accepted | Down::Alive => continue,
-                Down::Update(update) => update,
-                end @ (Down::NotLeader(_) | Down::Refused(_)) => return Some(end),
-            };
-            let generation = update.generation;
+                Down::Update(update) => held.update(update).expect("updates fit onto one another"),
+                Down::Part(part) => {
+                    let last = part.last;
+                    let assembly = parts.get_or_insert_with(|| Assembly::of(held));
+                    assembly.take(part);
+                    let Some(whole) = parts.take_if(|_| last) else { continue };
+                    held = whole.into_view();
+                }
+                end @ (Down::NotLeader(_) | Down::Leader { .. } | Down::Refused(_)) => return Some(end),
+            }
+            let generation = held.generation;
             let reports: Vec<TaskReport> = {
                 let mut view = view.lock().unwrap();
-                view.update(update).expect("updates fit onto one another");
+                *view = held;
                 let wanted = view.tasks().map(|task| match task.goal {
                     Goal::Run => (task.task, TaskState::Running),
                     Goal::Stop => (task.task, TaskState::Shutdown),

@@ -1,7 +1,8 @@
 //! The state as it moves: what the driver has to look at, and what each node has to be told.
 //!
 //! One loop follows the store. Each step makes an edition: the newest world, and a page with the items that changed. A
-//! session that has fallen behind by more pages than are kept is sent everything.
+//! session that begins, or has fallen behind by more pages than are kept, is sent the buckets whose digests differ from
+//! those of what the node holds.
 //!
 //! Owns: the leader's index of the state. Leaves alone: what an item is (`plan::view`), how it is sent (`session`).
 //! Holds: an edition's world, items and agenda belong to the same revision; an item is on a page only if it differs.
@@ -13,8 +14,8 @@ use std::{
 
 use imbl::OrdMap;
 use raftup_proto::{
-    id::NodeId,
-    view::{Item, Key, Revision, ViewUpdate},
+    id::{NodeId, ServiceId, StackId},
+    view::{DigestChange, Digests, Item, Key, Revision, ViewUpdate},
 };
 use tokio::sync::watch;
 
@@ -27,6 +28,10 @@ use crate::{
 /// Pages that are kept; a session behind by more is sent everything.
 const PAGES: usize = 256;
 
+/// Services and stacks of which it is known when they were last touched; with more it begins anew, and everything counts
+/// as touched once.
+const MOVED: usize = 100_000;
+
 /// Views of all nodes.
 pub(super) struct Views {
     state: Mutex<State>,
@@ -35,11 +40,32 @@ pub(super) struct Views {
 
 struct State {
     world: World,
-    /// The items that all nodes have.
+    /// The items that all nodes have, and their digests.
     shared: OrdMap<Key, Arc<Item>>,
+    digests: Digests,
     pages: VecDeque<Arc<Page>>,
     /// What was touched and not yet looked at.
     agenda: Agenda,
+    moved: Moved,
+}
+
+/// When each service and stack was last touched, so that those who look at one are not woken by the others.
+#[derive(Default)]
+struct Moved {
+    services: BTreeMap<ServiceId, Revision>,
+    stacks: BTreeMap<StackId, Revision>,
+    /// What was touched up to there is not known any more.
+    since: Revision,
+}
+
+impl Moved {
+    fn note(&mut self, agenda: &Agenda, revision: Revision) {
+        if self.services.len() + self.stacks.len() > MOVED {
+            *self = Self { since: revision, ..Self::default() };
+        }
+        self.services.extend(agenda.services.iter().map(|service| (*service, revision)));
+        self.stacks.extend(agenda.stacks.iter().map(|stack| (*stack, revision)));
+    }
 }
 
 /// What changed from one edition to the next.
@@ -48,16 +74,30 @@ struct Page {
     revision: Revision,
     shared: BTreeMap<Key, Option<Arc<Item>>>,
     own: BTreeMap<NodeId, BTreeSet<Key>>,
+    /// What the page changes of the digests of all nodes, and of one.
+    shared_digests: Vec<DigestChange>,
+    own_digests: BTreeMap<NodeId, Vec<DigestChange>>,
 }
 
 /// What a session has to send.
 pub(super) enum News {
     /// Nothing changed for the node up to that revision.
     Nothing(Revision),
-    /// Send this.
-    Update(ViewUpdate),
+    /// Send this; it changes the digests of what the node holds so.
+    Update(ViewUpdate, Vec<DigestChange>),
+    /// Too much has changed since: send what differs from what the node holds ([`Views::differing`]).
+    Behind,
     /// The node is no longer a member.
     Removed,
+}
+
+/// A view, as far as it differs from what a node holds.
+pub(super) struct Differing {
+    pub(super) generation: Revision,
+    /// Buckets that differ, with all of their items.
+    pub(super) buckets: BTreeMap<u8, Vec<Arc<Item>>>,
+    /// Of the whole view.
+    pub(super) digests: Digests,
 }
 
 impl Views {
@@ -66,7 +106,16 @@ impl Views {
         let revision = cluster.revision;
         let agenda = Agenda::everything(&cluster);
         let world = World::new(cluster);
-        let state = State { shared: shared_items(&world), world, pages: VecDeque::new(), agenda };
+        let shared = shared_items(&world);
+        let digests = Digests::of(shared.values().map(|item| &**item));
+        let state = State {
+            shared,
+            digests,
+            world,
+            pages: VecDeque::new(),
+            agenda,
+            moved: Moved { since: revision, ..Moved::default() },
+        };
         Self { state: Mutex::new(state), revision: watch::Sender::new(revision) }
     }
 
@@ -128,6 +177,22 @@ impl Views {
         self.state().world.clone()
     }
 
+    /// Whether one of the services, or the stack, may have been touched after `looked`.
+    pub(super) fn touched(
+        &self,
+        stack: Option<StackId>,
+        services: &BTreeSet<ServiceId>,
+        looked: Revision,
+    ) -> bool {
+        let state = self.state();
+        let after = |at: Option<&Revision>| at.is_some_and(|at| *at > looked);
+        state.moved.since > looked
+            || stack.is_some_and(|stack| {
+                after(state.moved.stacks.get(&stack)) || !state.world.cluster().stacks.contains_key(&stack)
+            })
+            || services.iter().any(|service| after(state.moved.services.get(service)))
+    }
+
     /// The newest world, and what was touched since this was last asked.
     pub(super) fn take_agenda(&self) -> (World, Agenda) {
         let mut state = self.state();
@@ -139,22 +204,28 @@ impl Views {
         self.state().agenda.is_empty()
     }
 
-    /// All of a node's view.
-    pub(super) fn full(&self, node: NodeId) -> News {
-        let (world, shared) = {
+    /// What a node's view is, where it differs from what the node holds; none if the node is no member.
+    pub(super) fn differing(&self, node: NodeId, held: &Digests) -> Option<Differing> {
+        let (world, shared, mut digests) = {
             let state = self.state();
-            (state.world.clone(), state.shared.clone())
+            (state.world.clone(), state.shared.clone(), state.digests.clone())
         };
         if !world.cluster().nodes.contains_key(&node) {
-            return News::Removed;
+            return None;
         }
         let own = world.tasks_on(node).filter_map(|task| view::item(&world, node, Key::Task(task.id)));
-        News::Update(ViewUpdate {
-            base: None,
-            generation: world.cluster().revision,
-            put: shared.values().map(|item| Item::clone(item)).chain(own).collect(),
-            remove: Vec::new(),
-        })
+        let own: Vec<_> = own.map(Arc::new).collect();
+        own.iter().for_each(|item| digests.flip(DigestChange::of(item)));
+        let mut buckets: BTreeMap<u8, Vec<Arc<Item>>> =
+            digests.differing(held).into_iter().map(|bucket| (bucket, Vec::new())).collect();
+        if !buckets.is_empty() {
+            for item in shared.values().chain(&own) {
+                if let Some(items) = buckets.get_mut(&item.key().bucket()) {
+                    items.push(item.clone());
+                }
+            }
+        }
+        Some(Differing { generation: world.cluster().revision, buckets, digests })
     }
 
     /// What changed for a node that was told everything up to `looked`, and whose view is of generation `sent`.
@@ -169,12 +240,15 @@ impl Views {
         }
         let generation = world.cluster().revision;
         match pages.first() {
-            None if looked < generation => return self.full(node),
-            Some(first) if first.base > looked => return self.full(node),
+            None if looked < generation => return News::Behind,
+            Some(first) if first.base > looked => return News::Behind,
             None | Some(_) => {}
         }
         let mut items: BTreeMap<Key, Option<Item>> = BTreeMap::new();
+        let mut digests = Vec::new();
         for page in pages {
+            digests.extend(&page.shared_digests);
+            digests.extend(page.own_digests.get(&node).into_iter().flatten());
             let shared = page.shared.iter().map(|(key, item)| (*key, item.as_deref().cloned()));
             items.extend(shared);
             let own = page.own.get(&node).into_iter().flatten();
@@ -190,7 +264,7 @@ impl Views {
                 None => update.remove.push(key),
             }
         }
-        News::Update(update)
+        News::Update(update, digests)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -201,31 +275,55 @@ impl Views {
 impl State {
     fn advance(&mut self, cluster: &Cluster, keys: &[ObjectKey]) {
         let before = self.world.clone();
-        self.agenda.merge(self.world.advance(cluster, keys));
+        // Services say which nodes do not answer on their ports, which is nothing to decide over.
+        let deaf = |cluster: &Cluster, node| cluster.nodes.get(&node).map(|node| node.info.deaf.clone());
+        let tells = |key: &ObjectKey| match key {
+            ObjectKey::Node(node) => deaf(before.cluster(), *node) != deaf(cluster, *node),
+            ObjectKey::Cluster
+            | ObjectKey::Stack(_)
+            | ObjectKey::Network(_)
+            | ObjectKey::Volume(_)
+            | ObjectKey::Service(_)
+            | ObjectKey::Task(_) => false,
+        };
+        if keys.iter().any(tells) {
+            self.moved = Moved { since: cluster.revision, ..Moved::default() };
+        }
+        let agenda = self.world.advance(cluster, keys);
+        self.moved.note(&agenda, cluster.revision);
+        self.agenda.merge(agenda);
         let touched = view::touched(&before, &self.world, keys);
         let mut page = Page {
             base: before.cluster().revision,
             revision: cluster.revision,
             shared: BTreeMap::new(),
             own: BTreeMap::new(),
+            shared_digests: Vec::new(),
+            own_digests: BTreeMap::new(),
         };
         for key in touched.shared {
             // Shared items look the same to every node.
             let item = view::item(&self.world, NodeId::new(0), key).map(Arc::new);
-            if self.shared.get(&key) == item.as_ref() {
+            let old = match &item {
+                Some(item) if self.shared.get(&key) == Some(item) => continue,
+                Some(item) => self.shared.insert(key, item.clone()),
+                None => self.shared.remove(&key),
+            };
+            if old.is_none() && item.is_none() {
                 continue;
             }
-            match &item {
-                Some(item) => _ = self.shared.insert(key, item.clone()),
-                None => _ = self.shared.remove(&key),
-            }
+            page.shared_digests.extend(old.iter().chain(&item).map(|item| DigestChange::of(item)));
             page.shared.insert(key, item);
         }
+        page.shared_digests.iter().for_each(|change| self.digests.flip(*change));
         for (node, keys) in touched.own {
-            let differs = |key: &Key| view::item(&before, node, *key) != view::item(&self.world, node, *key);
-            let keys: BTreeSet<_> = keys.into_iter().filter(differs).collect();
-            if !keys.is_empty() {
-                page.own.insert(node, keys);
+            for key in keys {
+                let (old, new) = (view::item(&before, node, key), view::item(&self.world, node, key));
+                if old != new {
+                    page.own.entry(node).or_default().insert(key);
+                    let changes = old.iter().chain(&new).map(DigestChange::of);
+                    page.own_digests.entry(node).or_default().extend(changes);
+                }
             }
         }
         self.pages.push_back(Arc::new(page));
@@ -235,9 +333,11 @@ impl State {
     }
 
     fn begin_anew(&mut self, cluster: Cluster) {
+        self.moved = Moved { since: cluster.revision, ..Moved::default() };
         self.agenda = Agenda::everything(&cluster);
         self.world = World::new(cluster);
         self.shared = shared_items(&self.world);
+        self.digests = Digests::of(self.shared.values().map(|item| &**item));
         self.pages.clear();
     }
 }
@@ -252,5 +352,178 @@ fn gather(keys: &mut Option<BTreeSet<ObjectKey>>, news: Touched) {
         (Some(all), Some(more)) => all.extend(more.iter().copied()),
         (_, None) => *keys = None,
         (None, Some(_)) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raftup_proto::{
+        api::NodeState,
+        codec,
+        peer::{Down, TaskState},
+    };
+    use std::time::Instant;
+
+    use super::*;
+    use crate::{
+        model::{Slot, Task},
+        plan::view::endpoint_key,
+        store::sample,
+    };
+
+    /// Two nodes and a service of so many tasks that all run on the first one.
+    fn cluster(replicas: u32) -> Cluster {
+        let mut cluster = Cluster { revision: Revision(1), ..Cluster::default() };
+        cluster.info = Some(Arc::new(sample::info()));
+        for number in [1, 2] {
+            let mut node = sample::node(1);
+            node.id = NodeId::new(number);
+            cluster.nodes.insert(node.id, Arc::new(node));
+        }
+        let service = sample::service(1);
+        cluster.services.insert(service.id, Arc::new(service));
+        for slot in 1..=replicas {
+            let task = Task { slot: Slot::Replica(slot), ..sample::task(slot.into()) };
+            cluster.tasks.insert(task.id, Arc::new(task));
+        }
+        cluster
+    }
+
+    fn change(cluster: &mut Cluster, task: u64, change: impl FnOnce(&mut Task)) -> ObjectKey {
+        let id = raftup_proto::id::TaskId::from_random(task);
+        change(Arc::make_mut(cluster.tasks.get_mut(&id).unwrap()));
+        cluster.revision.0 += 1;
+        ObjectKey::Task(id)
+    }
+
+    fn digests(views: &Views, node: u64) -> Digests {
+        views.differing(NodeId::new(node), &Digests::UNKNOWN).unwrap().digests
+    }
+
+    /// What a node is sent for a change of one endpoint does not grow with the service.
+    #[test]
+    fn a_change_of_one_endpoint_is_one_small_item() {
+        let mut sizes = Vec::new();
+        for replicas in [10, 1_000, 8_000] {
+            let mut cluster = cluster(replicas);
+            let views = Views::new(cluster.clone());
+            let whole = views.differing(NodeId::new(2), &Digests::UNKNOWN).unwrap();
+            let whole: u64 = whole.buckets.values().map(codec::size).sum();
+            let key = change(&mut cluster, 7, |task| task.desired = crate::model::Desired::Drain);
+            let begun = Instant::now();
+            views.turn(cluster.clone(), Some([key].into()));
+            let took = begun.elapsed();
+            let News::Update(update, _) = views.since(NodeId::new(2), Revision(1), Revision(1)) else {
+                panic!("there is news")
+            };
+            let task = &cluster.tasks[&raftup_proto::id::TaskId::from_random(7)];
+            assert_eq!(update.put.iter().map(Item::key).collect::<Vec<_>>(), [endpoint_key(task)]);
+            let bytes = codec::size(&Down::Update(update));
+            println!("{replicas} endpoints: {bytes} bytes to each node, of {whole}; {took:?} of the leader");
+            sizes.push(bytes);
+        }
+        assert!(sizes.iter().all(|bytes| *bytes < 200), "{sizes:?}");
+    }
+
+    /// What changes nothing for a node is not sent, and each page keeps the digests as they would be worked out anew.
+    #[test]
+    fn digests_follow_what_is_sent() {
+        let mut cluster = cluster(50);
+        let views = Views::new(cluster.clone());
+        let mut held = [1, 2].map(|node| digests(&views, node));
+        let (mut looked, mut sent) = (Revision(1), [Revision(1); 2]);
+        for step in 0..40 {
+            let key = match step % 4 {
+                0 => change(&mut cluster, step + 1, |task| task.status.state = TaskState::Complete),
+                1 => change(&mut cluster, step + 1, |task| task.restarts += 1),
+                2 => {
+                    let node = Arc::make_mut(cluster.nodes.get_mut(&NodeId::new(1)).unwrap());
+                    let down = node.state == NodeState::Down;
+                    node.state = if down { NodeState::Ready } else { NodeState::Down };
+                    cluster.revision.0 += 1;
+                    ObjectKey::Node(NodeId::new(1))
+                }
+                _ => {
+                    let id = raftup_proto::id::TaskId::from_random(step + 1);
+                    cluster.tasks.remove(&id);
+                    cluster.revision.0 += 1;
+                    ObjectKey::Task(id)
+                }
+            };
+            views.turn(cluster.clone(), Some([key].into()));
+            for (index, node) in [1, 2].into_iter().enumerate() {
+                match views.since(NodeId::new(node), looked, sent[index]) {
+                    News::Update(update, changes) => {
+                        sent[index] = update.generation;
+                        changes.into_iter().for_each(|change| held[index].flip(change));
+                    }
+                    News::Nothing(_) => assert_eq!(step % 4, 1, "a count of restarts is nothing to a node"),
+                    News::Behind | News::Removed => panic!("the page is there"),
+                }
+                assert_eq!(held[index], digests(&views, node), "step {step}");
+            }
+            looked = cluster.revision;
+        }
+        // Whoever holds all of it is sent nothing, and whoever misses one item one bucket.
+        let full = views.differing(NodeId::new(2), &held[1]).unwrap();
+        assert!(full.buckets.is_empty());
+        held[1].flip(DigestChange::of(&views.state().shared[&Key::Cluster]));
+        let missing = views.differing(NodeId::new(2), &held[1]).unwrap();
+        assert_eq!(missing.buckets.keys().copied().collect::<Vec<_>>(), [Key::Cluster.bucket()]);
+    }
+
+    /// Endpoints go with their service, and those of a version that is forgotten lose its ports.
+    #[test]
+    fn a_change_of_a_service_reaches_its_endpoints_only_if_it_concerns_them() {
+        let mut cluster = cluster(20);
+        let views = Views::new(cluster.clone());
+        let id = raftup_proto::id::ServiceId::from_random(1);
+        let mut turn = |change: &dyn Fn(&mut crate::model::Service)| {
+            change(Arc::make_mut(cluster.services.get_mut(&id).unwrap()));
+            cluster.revision.0 += 1;
+            let base = Revision(cluster.revision.0 - 1);
+            views.turn(cluster.clone(), Some([ObjectKey::Service(id)].into()));
+            match views.since(NodeId::new(2), base, base) {
+                News::Update(update, _) => (update.put.len(), update.remove.len()),
+                News::Nothing(_) => (0, 0),
+                News::Behind | News::Removed => panic!("the page is there"),
+            }
+        };
+        assert_eq!(turn(&|service| service.waiting.clear()), (0, 0));
+        assert_eq!(turn(&|service| service.vips.clear()), (1, 0));
+        assert_eq!(turn(&|service| service.removing = true), (0, 21));
+        assert_eq!(turn(&|service| service.removing = false), (21, 0));
+    }
+
+    #[test]
+    fn who_looks_at_one_service_is_not_woken_by_others() {
+        let mut cluster = cluster(3);
+        let mut other = sample::service(2);
+        other.stack = StackId::from_random(2);
+        let (one, two) = (ServiceId::from_random(1), other.id);
+        cluster.services.insert(two, Arc::new(other));
+        for stack in [1, 2] {
+            cluster.stacks.insert(StackId::from_random(stack), Arc::new(sample::stack(stack, "shop")));
+        }
+        let views = Views::new(cluster.clone());
+        let touched =
+            |service: ServiceId, looked: u64| views.touched(None, &[service].into(), Revision(looked));
+        let key = change(&mut cluster, 1, |task| task.restarts += 1);
+        views.turn(cluster.clone(), Some([key].into()));
+        assert!(touched(one, 1) && !touched(one, 2) && !touched(two, 1));
+        let stack = |stack, looked| {
+            views.touched(Some(StackId::from_random(stack)), &BTreeSet::new(), Revision(looked))
+        };
+        assert!(!stack(2, 1));
+        cluster.services.remove(&two);
+        cluster.revision.0 += 1;
+        views.turn(cluster.clone(), Some([ObjectKey::Service(two)].into()));
+        assert!(stack(2, 2) && touched(two, 2) && !touched(one, 2));
+        // What is gone may always have changed.
+        assert!(stack(9, 3));
+        // So may all, where news were missed.
+        cluster.revision.0 += 1;
+        views.turn(cluster.clone(), None);
+        assert!(touched(one, 3) && !touched(one, 4));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use ipnet::Ipv4Net;
 use raftup_proto::{
     id::NetworkId,
-    view::{RouteItem, View},
+    view::{Route, View},
 };
 
 /// Ending under which all names are found as well; nobody outside has it.
@@ -72,12 +72,12 @@ impl Names {
             names.subnets.insert(network.subnet.network(), (network.subnet, network.network));
         }
         for route in view.routes() {
-            names.add(route);
+            names.add(&route);
         }
         names
     }
 
-    fn add(&mut self, route: &RouteItem) {
+    fn add(&mut self, route: &Route<'_>) {
         for endpoint in &route.endpoints {
             let networks: Vec<NetworkId> = endpoint.addresses.iter().map(|(network, _)| *network).collect();
             for (_, address) in &endpoint.addresses {
@@ -106,7 +106,7 @@ impl Names {
         }
     }
 
-    fn tasks(&mut self, route: &RouteItem, network: NetworkId, name: &str) -> Vec<Task> {
+    fn tasks(&mut self, route: &Route<'_>, network: NetworkId, name: &str) -> Vec<Task> {
         let mut tasks = Vec::new();
         for endpoint in &route.endpoints {
             let on_network = endpoint.addresses.iter().find(|(on, _)| *on == network);

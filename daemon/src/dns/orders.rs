@@ -53,10 +53,12 @@ pub(super) fn update(before: Option<(&View, Revision)>, now: &View) -> ViewUpdat
     for difference in items.diff(&now.items) {
         match difference {
             DiffItem::Add(_, item) | DiffItem::Update { new: (_, item), .. } => match &**item {
-                Item::Network(_) | Item::Route(_) => update.put.push(Item::clone(item)),
+                Item::Network(_) | Item::Route(_) | Item::Endpoint(..) => update.put.push(Item::clone(item)),
                 Item::Cluster(_) | Item::Peer(_) | Item::Task(_) => {}
             },
-            DiffItem::Remove(key @ (Key::Network(_) | Key::Route(_)), _) => update.remove.push(*key),
+            DiffItem::Remove(key @ (Key::Network(_) | Key::Route(_) | Key::Endpoint(..)), _) => {
+                update.remove.push(*key)
+            }
             DiffItem::Remove(Key::Cluster | Key::Peer(_) | Key::Task(_), _) => {}
         }
     }
@@ -102,7 +104,6 @@ mod tests {
             networks: [(NetworkId::from_random(1), address)].into(),
             ports: Vec::new(),
             routing: Default::default(),
-            endpoints: Vec::new(),
         })
     }
 

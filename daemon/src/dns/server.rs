@@ -307,10 +307,9 @@ mod tests {
             (0..tasks).map(|task| Ipv4Addr::from(0x7f00_0100 + task).to_string()).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let route = route("web", &[(1, "127.0.31.2", "www", &addresses)]);
-        let items = [Item::Network(network(1, "127.0.0.0/19")), Item::Route(route)];
-        let items = items.into_iter().map(|item| (item.key(), item)).collect();
+        let items = route.chain([Item::Network(network(1, "127.0.0.0/19"))]);
         let dns = Dns::new("/nonexistent/resolv.conf");
-        let names = Names::of(&View { generation: Revision(1), items }, Default::default());
+        let names = Names::of(&View::of(Revision(1), items), Default::default());
         dns.set_names(names, "127.0.0.0/8".parse().unwrap());
         (dns, open(HERE, 0).unwrap())
     }

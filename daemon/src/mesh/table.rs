@@ -10,7 +10,7 @@ use raftup_proto::{
     api::FabricMode,
     id::{NetworkId, NodeId},
     spec::{Protocol, Routing},
-    view::{ClusterItem, Endpoint, Lane, PeerItem, Revision, RouteItem, View},
+    view::{ClusterItem, Endpoint, Lane, PeerItem, Revision, Route, View},
 };
 
 /// Parts that all client addresses are divided into where those of one part stay together: many, so that each endpoint
@@ -144,10 +144,10 @@ impl Table {
         };
         let dead: BTreeSet<NodeId> = view.peers().filter(|peer| !peer.alive).map(|peer| peer.node).collect();
         for route in view.routes() {
-            table.add(route, me.node, &dead, unreachable);
+            table.add(&route, me.node, &dead, unreachable);
         }
         let everywhere: BTreeSet<Front> = table.published.keys().copied().collect();
-        for endpoint in view.routes().flat_map(|route| &route.endpoints).filter(|one| one.node == me.node) {
+        for endpoint in view.endpoints().filter(|one| one.node == me.node) {
             table.add_host_ports(endpoint, &everywhere);
         }
         table.draws = table.draws();
@@ -191,7 +191,7 @@ impl Table {
 
     fn add(
         &mut self,
-        route: &RouteItem,
+        route: &Route<'_>,
         me: NodeId,
         dead: &BTreeSet<NodeId>,
         unreachable: &BTreeSet<NodeId>,
@@ -205,7 +205,7 @@ impl Table {
             route.endpoints.iter().any(|endpoint| serves(endpoint) && !within(unreachable, endpoint));
         let mut published = Vec::new();
         let mut virtuals: BTreeMap<NetworkId, Vec<(&Endpoint, Ipv4Addr)>> = BTreeMap::new();
-        for endpoint in &route.endpoints {
+        for &endpoint in &route.endpoints {
             let hidden = within(dead, endpoint) || (others_serve && within(unreachable, endpoint));
             let serves = endpoint.ready && !hidden;
             let first = self.front_address(endpoint);

@@ -212,6 +212,12 @@ impl Net {
         });
     }
 
+    /// What the certificate of a node lets it be, whose connection stands; or that of this node.
+    pub fn role(&self, node: NodeId) -> Option<Role> {
+        let own = self.identity().filter(|identity| identity.node() == node).map(|identity| identity.role());
+        own.or_else(|| Some(self.inner.links.get(node)?.caller.role))
+    }
+
     /// Whether a connection to the node stands and it was heard within the last two seconds.
     pub fn connected(&self, node: NodeId) -> bool {
         self.inner.links.get(node).is_some()

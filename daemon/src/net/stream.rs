@@ -4,12 +4,16 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
 use raftup_proto::codec::{self, LENGTH_BYTES};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::{Instant, timeout},
+};
 
 use super::{error::FrameError, link::Hold};
 
@@ -32,7 +36,12 @@ impl Stream {
     pub(super) fn quic(send: quinn::SendStream, recv: quinn::RecvStream, hold: Option<&Hold>) -> Self {
         Self {
             send: Sender { inner: Box::new(send), _hold: hold.cloned() },
-            recv: Receiver { inner: Box::new(recv), buffer: BytesMut::new(), _hold: hold.cloned() },
+            recv: Receiver {
+                inner: Box::new(recv),
+                buffer: BytesMut::new(),
+                heard: Instant::now(),
+                _hold: hold.cloned(),
+            },
         }
     }
 
@@ -46,7 +55,12 @@ impl Stream {
         let (read, write) = tokio::io::split(end);
         Self {
             send: Sender { inner: Box::new(write), _hold: None },
-            recv: Receiver { inner: Box::new(read), buffer: BytesMut::new(), _hold: None },
+            recv: Receiver {
+                inner: Box::new(read),
+                buffer: BytesMut::new(),
+                heard: Instant::now(),
+                _hold: None,
+            },
         }
     }
 
@@ -87,6 +101,28 @@ impl Sender {
         self.inner.write_all(&bytes).await.map_err(FrameError::lost)
     }
 
+    /// As [`Sender::write_frame`]. Errors: also when the other side takes no byte for as long as `stall`; how long the
+    /// whole frame takes does not matter.
+    pub async fn write_frame_while_it_moves<T: Serialize + ?Sized>(
+        &mut self,
+        value: &T,
+        cap: u64,
+        stall: Duration,
+    ) -> Result<(), FrameError> {
+        let bytes = codec::frame(value, cap)?;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let Ok(written) = timeout(stall, self.inner.write(rest)).await else {
+                return Err(FrameError::Lost { reason: "the other side takes nothing any more".to_owned() });
+            };
+            match written.map_err(FrameError::lost)? {
+                0 => return Err(FrameError::lost(io::ErrorKind::WriteZero.into())),
+                size => rest = &rest[size..],
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the direction; what was written is still delivered.
     pub async fn finish(&mut self) -> Result<(), FrameError> {
         self.inner.shutdown().await.map_err(FrameError::lost)
@@ -98,6 +134,8 @@ pub struct Receiver {
     inner: Box<dyn AsyncRead + Send + Sync + Unpin>,
     /// What was read and not asked for yet.
     buffer: BytesMut,
+    /// When bytes came last.
+    heard: Instant,
     _hold: Option<Hold>,
 }
 
@@ -117,7 +155,13 @@ impl Receiver {
                     FrameError::cut_short()
                 });
             }
+            self.heard = Instant::now();
         }
+    }
+
+    /// When bytes of a frame were read last, whether it is whole by now or not.
+    pub fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// The next frame's body if all of it is there; else makes room for more of it.
@@ -204,8 +248,6 @@ impl std::fmt::Debug for Receiver {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test]
@@ -217,6 +259,30 @@ mod tests {
         assert!(early.is_err(), "only a part has come");
         near.send.write_all(&bytes[3..]).await.unwrap();
         assert_eq!(far.read_frame::<String>(64).await.unwrap(), "hello");
+    }
+
+    /// A large frame takes as long as it takes; one that nobody takes does not.
+    #[tokio::test(start_paused = true)]
+    async fn writes_go_on_while_bytes_move() {
+        let (mut near, mut far) = Stream::pair();
+        let (large, cap, stall) = (vec![7_u8; 4 * LOCAL_BUFFER_BYTES], 64 << 20, Duration::from_secs(2));
+        let write = near.send.write_frame_while_it_moves(&large, cap, stall);
+        let read = async {
+            let mut part = vec![0; LOCAL_BUFFER_BYTES / 4];
+            for _ in 0..8 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                far.recv.inner.read_exact(&mut part).await.unwrap();
+                far.recv.buffer.extend_from_slice(&part);
+            }
+            far.read_frame::<Vec<u8>>(cap).await.unwrap()
+        };
+        let (written, read) = tokio::join!(write, read);
+        written.unwrap();
+        assert_eq!(read, large);
+        let begun = Instant::now();
+        let stuck = near.send.write_frame_while_it_moves(&large, cap, stall).await;
+        assert!(matches!(stuck, Err(FrameError::Lost { .. })), "{stuck:?}");
+        assert!(begun.elapsed() < 2 * stall);
     }
 
     #[tokio::test]

@@ -43,6 +43,7 @@ pub(super) async fn run(dir: &Path, node: NodeId, agent: Agent, keys: watch::Sen
 fn asked(view: &View, node: NodeId) -> u64 {
     match view.get(Key::Peer(node)) {
         Some(Item::Peer(me)) => me.fabric_turn,
-        Some(Item::Cluster(_) | Item::Network(_) | Item::Route(_) | Item::Task(_)) | None => 0,
+        Some(Item::Cluster(_) | Item::Network(_) | Item::Route(_) | Item::Task(_) | Item::Endpoint(..))
+        | None => 0,
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use raftup_proto::{
     api::{NodeState, NodeUpdate},
     id::{NodeId, TaskId},
-    peer::{Answer, Down, Hello, JoinAnswer, JoinRequest, Reply, Request, Role},
+    peer::{Answer, Hello, JoinAnswer, JoinRequest, Reply, Request, Role},
     refusal::{Code, Refusal},
     view::Key as ViewKey,
 };
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     api::{Manager, Member},
-    control::credentials,
+    control::{credentials, session::not_leader},
     gossip::Gossip,
     model::{ChangeSet, Cluster, Node},
     net::{
@@ -118,8 +118,8 @@ impl Serve for Router {
             (Hello::Raft, Some(manager)) => manager.store.serve(caller, stream).await,
             (Hello::Session, Some(manager)) => manager.control.session(caller, stream).await,
             (Hello::Session, None) => {
-                let leader = self.member.leader.borrow().as_ref().map(|leader| leader.addr);
-                if let Err(error) = stream.write_frame(&Down::NotLeader(leader), Hello::Session.cap()).await {
+                let answer = not_leader(*self.member.leader.borrow());
+                if let Err(error) = stream.write_frame(&answer, Hello::Session.cap()).await {
                     warn!(node = %caller.node, error = %error, "a session was not answered");
                 }
             }

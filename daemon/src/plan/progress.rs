@@ -16,7 +16,7 @@ use raftup_proto::{
     spec::Mode,
 };
 
-use crate::model::{Cluster, Desired, Service, Slot, Task};
+use crate::model::{Desired, Service, Slot, Task};
 
 use super::{World, placement, replicas::said, restart, rollout::last_failure, show};
 
@@ -37,21 +37,21 @@ pub enum Selector {
 }
 
 /// How far the selected services have come. Errors: there is nothing of that id, or nothing any more.
-/// Cost: one pass over tasks.
-pub fn progress(cluster: &Cluster, selector: Selector) -> Result<Progress, Refusal> {
+/// Cost: one pass over services and the tasks of those selected.
+pub fn progress(world: &World, selector: Selector) -> Result<Progress, Refusal> {
+    let cluster = world.cluster();
     let services: Vec<&Arc<Service>> = match selector {
         Selector::Stack(id) if !cluster.stacks.contains_key(&id) => return Err(gone("stack", id)),
         Selector::Stack(id) => cluster.services.values().filter(|service| service.stack == id).collect(),
         Selector::Service(id) => vec![cluster.services.get(&id).ok_or_else(|| gone("service", id))?],
-        Selector::Node(id) => return of_node(cluster, id),
+        Selector::Node(id) => return of_node(world, id),
     };
-    let world = World::new(cluster.clone());
     let removing =
         matches!(selector, Selector::Stack(id) if cluster.stacks.get(&id).is_some_and(|s| s.removing));
     let mut all = Vec::new();
     let mut outcome = if removing { Outcome::Running } else { Outcome::Done };
     for service in services {
-        let (progress, own) = of_service(&world, service);
+        let (progress, own) = of_service(world, service);
         all.push(progress);
         outcome = match (outcome, own) {
             (failed @ Outcome::Failed { .. }, _) | (_, failed @ Outcome::Failed { .. }) => failed,
@@ -99,9 +99,9 @@ fn of_service(world: &World, service: &Arc<Service>) -> (ServiceProgress, Outcom
 }
 
 /// How far a node is from running nothing. Errors: it is gone.
-fn of_node(cluster: &Cluster, id: NodeId) -> Result<Progress, Refusal> {
+fn of_node(world: &World, id: NodeId) -> Result<Progress, Refusal> {
+    let cluster = world.cluster();
     let node = cluster.nodes.get(&id).ok_or_else(|| gone("node", id))?;
-    let world = World::new(cluster.clone());
     let mut left: BTreeMap<ServiceId, Vec<&Arc<Task>>> = BTreeMap::new();
     // Those of a node that is down are replaced already.
     let up = node.state != NodeState::Down;
@@ -114,9 +114,9 @@ fn of_node(cluster: &Cluster, id: NodeId) -> Result<Progress, Refusal> {
         let Some(service) = cluster.services.get(&service) else { continue };
         let tasks: Vec<_> = world.tasks_of(service.id).cloned().collect();
         let name = service.full_name();
-        let stuck = here.iter().find_map(|task| stays(&world, service, task)).or_else(|| {
+        let stuck = here.iter().find_map(|task| stays(world, service, task)).or_else(|| {
             let to_go = here.iter().any(|task| task.desired == Desired::Run);
-            failure(&world, service, &tasks).filter(|_| to_go)
+            failure(world, service, &tasks).filter(|_| to_go)
         });
         if let Some(reason) = stuck {
             outcome = Outcome::Failed { reason: format!("service `{name}`: {reason}") };

@@ -3,6 +3,7 @@
 //! Owns: which part of the state a node sees, and which change of state touches which item. Leaves alone: sending.
 //! Holds: an item is a function of the cluster, the node and the key; a node sees no task but its own.
 //!
+//! A service and each of its endpoints are items of their own: a change of one task moves one small item on all nodes.
 //! An endpoint is listed from the moment that its task runs until it has ended, and is ready while the task should run
 //! and its node is not down: a route loses an endpoint on suspicion, never the task itself.
 
@@ -47,7 +48,12 @@ pub fn item(world: &World, node: NodeId, key: Key) -> Option<Item> {
         }),
         Key::Route(id) => {
             let service = cluster.services.get(&id).filter(|service| !service.removing)?;
-            Some(Item::Route(route(world, service)))
+            Some(Item::Route(route(service)))
+        }
+        Key::Endpoint(id, _, task) => {
+            let service = cluster.services.get(&id).filter(|service| !service.removing)?;
+            let task = cluster.tasks.get(&task).filter(|task| task.service == id)?;
+            Some(Item::Endpoint(id, endpoint(world, service, task)?))
         }
         Key::Task(id) => {
             let task = cluster.tasks.get(&id).filter(|task| task.node == Some(node))?;
@@ -63,6 +69,12 @@ pub fn shared_keys(cluster: &Cluster) -> impl Iterator<Item = Key> {
         .chain(cluster.nodes.keys().copied().map(Key::Peer))
         .chain(cluster.networks.keys().copied().map(Key::Network))
         .chain(cluster.services.keys().copied().map(Key::Route))
+        .chain(cluster.tasks.values().map(|task| endpoint_key(task)))
+}
+
+/// The key of a task as an endpoint of its service, whether it is one or not.
+pub fn endpoint_key(task: &Task) -> Key {
+    Key::Endpoint(task.service, task.slot.number(), task.id)
 }
 
 /// All keys of the view of `node`.
@@ -101,17 +113,22 @@ pub fn touched(before: &World, after: &World, keys: &[ObjectKey]) -> Touched {
                 touched.shared.insert(Key::Peer(id));
                 let alive = |world: &World| world.cluster().nodes.get(&id).is_some_and(|node| is_alive(node));
                 if alive(before) != alive(after) {
-                    touched
-                        .shared
-                        .extend(services_on(before, id).chain(services_on(after, id)).map(Key::Route));
+                    let tasks = [before, after].into_iter().flat_map(|world| world.tasks_on(id));
+                    touched.shared.extend(tasks.map(|task| endpoint_key(task)));
                 }
             }
             ObjectKey::Network(id) => _ = touched.shared.insert(Key::Network(id)),
-            ObjectKey::Service(id) => _ = touched.shared.insert(Key::Route(id)),
+            ObjectKey::Service(id) => {
+                touched.shared.insert(Key::Route(id));
+                if endpoints_differ(service(before, id), service(after, id)) {
+                    let tasks = [before, after].into_iter().flat_map(|world| world.tasks_of(id));
+                    touched.shared.extend(tasks.map(|task| endpoint_key(task)));
+                }
+            }
             ObjectKey::Task(id) => {
                 for world in [before, after] {
                     let Some(task) = world.cluster().tasks.get(&id) else { continue };
-                    touched.shared.insert(Key::Route(task.service));
+                    touched.shared.insert(endpoint_key(task));
                     if let Some(node) = task.node {
                         touched.own.entry(node).or_default().insert(Key::Task(id));
                     }
@@ -123,8 +140,20 @@ pub fn touched(before: &World, after: &World, keys: &[ObjectKey]) -> Touched {
     touched
 }
 
-fn services_on(world: &World, node: NodeId) -> impl Iterator<Item = ServiceId> {
-    world.tasks_on(node).map(|task| task.service)
+fn service(world: &World, id: ServiceId) -> Option<&Arc<Service>> {
+    world.cluster().services.get(&id)
+}
+
+/// A change of the service itself may change its endpoints: they come and go with it, and have the ports of the version
+/// that they were made from. Versions never change.
+fn endpoints_differ(before: Option<&Arc<Service>>, after: Option<&Arc<Service>>) -> bool {
+    match (before, after) {
+        (Some(before), Some(after)) => {
+            let kept = |version: &Version| after.version(version.number).is_some();
+            before.removing != after.removing || !before.versions.iter().all(kept)
+        }
+        (before, after) => before.is_some() != after.is_some(),
+    }
 }
 
 /// New connections may be led to the node: it is not down.
@@ -153,7 +182,7 @@ fn peer(node: &Node) -> PeerItem {
     }
 }
 
-fn route(world: &World, service: &Arc<Service>) -> RouteItem {
+fn route(service: &Service) -> RouteItem {
     let spec = &service.current().spec;
     let aliases = |index: usize| spec.networks.get(index).map(|on| on.aliases.clone()).unwrap_or_default();
     let networks = service.networks.iter().enumerate().filter_map(|(index, id)| {
@@ -161,9 +190,6 @@ fn route(world: &World, service: &Arc<Service>) -> RouteItem {
         let complete = vip.is_some() || spec.endpoint_mode == EndpointMode::Dnsrr;
         complete.then(|| (*id, ServiceAddress { vip, aliases: aliases(index) }))
     });
-    let mut endpoints: Vec<_> =
-        world.tasks_of(service.id).filter_map(|task| endpoint(world, service, task)).collect();
-    endpoints.sort_unstable_by_key(|endpoint| (endpoint.slot, endpoint.task));
     RouteItem {
         service: service.id,
         stack: service.stack_name.clone(),
@@ -171,7 +197,6 @@ fn route(world: &World, service: &Arc<Service>) -> RouteItem {
         networks: networks.collect(),
         ports: spec.ingress_ports().copied().collect(),
         routing: spec.routing,
-        endpoints,
     }
 }
 

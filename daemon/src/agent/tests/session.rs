@@ -4,9 +4,10 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use raftup_proto::{
+    id::ServiceId,
     peer::{Answer, Down, Hello, JoinAnswer, JoinRequest, Role, TaskReport, Up},
     refusal::Code,
-    view::PeerItem,
+    view::{Digests, Endpoint, PeerItem, ViewPart},
 };
 
 use super::*;
@@ -50,9 +51,13 @@ impl Serve for Doors {
 }
 
 fn net(authority: &Authority, node: u64) -> (Net, Peer, mpsc::Receiver<Stream>) {
+    net_as(authority, node, Role::Manager)
+}
+
+fn net_as(authority: &Authority, node: u64, role: Role) -> (Net, Peer, mpsc::Receiver<Stream>) {
     let net = Net::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let key = KeyRequest::generate().unwrap();
-    let certificate = authority.issue(&key.csr, NodeId::new(node), Role::Manager, ca::now()).unwrap();
+    let certificate = authority.issue(&key.csr, NodeId::new(node), role, ca::now()).unwrap();
     let identity = Identity::new(certificate, authority.certificate().to_vec(), key.key).unwrap();
     net.set_identity(Arc::new(identity)).unwrap();
     let (streams, come) = mpsc::channel(16);
@@ -63,7 +68,11 @@ fn net(authority: &Authority, node: u64) -> (Net, Peer, mpsc::Receiver<Stream>) 
 
 impl Manager {
     fn new(authority: &Authority, node: u64) -> Self {
-        let (net, peer, streams) = net(authority, node);
+        Self::with_role(authority, node, Role::Manager)
+    }
+
+    fn with_role(authority: &Authority, node: u64, role: Role) -> Self {
+        let (net, peer, streams) = net_as(authority, node, role);
         Self { net, peer, streams }
     }
 
@@ -86,12 +95,22 @@ impl Manager {
 
     /// The next stream, after its first frame.
     async fn asked(&mut self) -> Stream {
+        self.asked_holding().await.0
+    }
+
+    /// The next stream, and what the node says that it holds.
+    async fn asked_holding(&mut self) -> (Stream, Digests) {
         let next = async {
             let mut stream = self.streams.recv().await.unwrap();
-            let Up::Start { .. } = up(&mut stream).await else { panic!("it begins otherwise") };
-            stream
+            let Up::Resume { held, .. } = up(&mut stream).await else { panic!("it begins otherwise") };
+            (stream, held)
         };
         tokio::time::timeout(SOON, next).await.expect("asked in time")
+    }
+
+    /// The frame that names this one as the leader.
+    fn named(&self) -> Down {
+        Down::Leader { node: self.peer.node, addr: self.peer.addr }
     }
 
     async fn accept(&mut self) -> Stream {
@@ -124,7 +143,7 @@ async fn reports(stream: &mut Stream) -> Vec<TaskReport> {
         loop {
             match up(stream).await {
                 Up::Status(reports) => return reports,
-                Up::Start { .. } => panic!("it begins twice"),
+                Up::Start { .. } | Up::Resume { .. } => panic!("it begins twice"),
                 Up::Info(_) | Up::Alive | Up::Applied(_) => say(stream, &Down::Alive).await,
             }
         }
@@ -148,7 +167,7 @@ async fn a_session_finds_the_leader_and_survives_it() {
         asked = first.asked() => (asked, &mut second),
         asked = second.asked() => (asked, &mut first),
     };
-    say(&mut from, &Down::NotLeader(Some(to.peer.addr))).await;
+    say(&mut from, &to.named()).await;
     let mut stream = to.accept().await;
     let leader = to.peer;
     let web = task(1, "sleep 1000");
@@ -185,10 +204,192 @@ async fn a_session_finds_the_leader_and_survives_it() {
     say(&mut stream, &update(None, 11, Vec::new())).await;
     let mut last = stream;
     while let Ok(frame) = last.read_frame::<Up>(Hello::Session.cap()).await {
-        assert!(!matches!(frame, Up::Start { .. }));
+        assert!(!matches!(frame, Up::Resume { .. }));
     }
     assert_eq!(agent.view().borrow().generation, Revision(12));
     agent.shutdown().await;
     assert_eq!(engine.starts(&web.container_name()), 1);
     first.net.stop().await;
+}
+
+/// An agent whose saved view names these managers and no others.
+fn knows(dir: &Path, authority: &Authority, seed: &[&Manager], items: Vec<Item>) -> (Agent, Net) {
+    let first = ViewUpdate { base: None, generation: Revision(10), put: items, remove: Vec::new() };
+    let seeds = seed.iter().map(|manager| manager.peer).collect();
+    let config = AgentConfig { node: NodeId::new(3), seeds, first: Some(first), ..config(dir) };
+    let own = net(authority, 3).0;
+    (Agent::start(config, Arc::new(fake()), own.clone()), own)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_joined_meanwhile_is_found() {
+    let authority = Authority::new(CLUSTER, ca::now()).unwrap();
+    let (mut first, mut second) = (Manager::new(&authority, 1), Manager::new(&authority, 2));
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, _net) = knows(dir.path(), &authority, &[], vec![first.item()]);
+    say(&mut first.asked().await, &second.named()).await;
+    let _stream = second.accept().await;
+    eventually("in session", async || *agent.leader().borrow() == Some(second.peer)).await;
+    agent.shutdown().await;
+}
+
+/// Those who are named may be gone, know nothing, or name each other: each is asked once a round, and rounds are spaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_hints_cost_little() {
+    let authority = Authority::new(CLUSTER, ca::now()).unwrap();
+    let (mut first, mut second) = (Manager::new(&authority, 1), Manager::new(&authority, 2));
+    let nowhere = Down::Leader { node: NodeId::new(9), addr: ([127, 0, 0, 1], 9).into() };
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, _net) = knows(dir.path(), &authority, &[], vec![first.item()]);
+    let (to_first, to_second) = (first.named(), second.named());
+    let mut asked = [0, 0];
+    let round = async {
+        loop {
+            tokio::select! {
+                mut from = first.asked() => { asked[0] += 1; say(&mut from, &to_second).await }
+                mut from = second.asked() => {
+                    asked[1] += 1;
+                    say(&mut from, if asked[1] % 2 == 0 { &to_first } else { &nowhere }).await;
+                }
+            }
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(4), round).await.is_err());
+    let [one, other] = asked;
+    assert!((2..=12).contains(&one) && other <= one, "{asked:?}");
+    assert_eq!(*agent.leader().borrow(), None);
+    // The election ends.
+    let mut from = first.asked().await;
+    say(&mut from, &Down::Accepted).await;
+    eventually("in session", async || *agent.leader().borrow() == Some(first.peer)).await;
+    agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_never_taken_for_the_leader() {
+    let authority = Authority::new(CLUSTER, ca::now()).unwrap();
+    let mut first = Manager::new(&authority, 1);
+    let mut worker = Manager::with_role(&authority, 2, Role::Worker);
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, _net) = knows(dir.path(), &authority, &[], vec![first.item()]);
+    say(&mut first.asked().await, &worker.named()).await;
+    let mut stream = worker.accept().await;
+    let stolen = View::of(Revision(99), []);
+    let update =
+        ViewUpdate { base: None, generation: stolen.generation, put: Vec::new(), remove: Vec::new() };
+    // The node may have ended the stream by now.
+    let _ = stream.write_frame(&Down::Update(update), Hello::Session.cap()).await;
+    let _stream = first.accept().await;
+    eventually("in session", async || *agent.leader().borrow() == Some(first.peer)).await;
+    assert_eq!(agent.view().borrow().generation, Revision(10));
+    agent.shutdown().await;
+}
+
+/// All managers that a node knows are gone for good; a worker that has a session knows the present ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_than_managers_are_asked_who_leads() {
+    let authority = Authority::new(CLUSTER, ca::now()).unwrap();
+    let (gone, mut present) = (Manager::new(&authority, 1), Manager::new(&authority, 2));
+    let mut worker = Manager::with_role(&authority, 4, Role::Worker);
+    let Item::Peer(peer) = worker.item() else { panic!() };
+    let peers = vec![gone.item(), Item::Peer(PeerItem { manager: false, ..peer })];
+    gone.net.stop().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, _net) = knows(dir.path(), &authority, &[], peers);
+    say(&mut worker.asked().await, &present.named()).await;
+    let _stream = present.accept().await;
+    eventually("in session", async || *agent.leader().borrow() == Some(present.peer)).await;
+    agent.shutdown().await;
+}
+
+fn endpoints(count: u64, large: usize) -> Vec<Arc<Item>> {
+    let ends = (0..count).map(|task| {
+        let endpoint = Endpoint {
+            task: TaskId::from_random(task),
+            slot: task + 1,
+            node: NodeId::new(1),
+            addresses: Vec::new(),
+            ready: true,
+            host_ports: Vec::new(),
+        };
+        Item::Endpoint(ServiceId::from_random(1), endpoint)
+    });
+    // Something large among them.
+    let mut web = task(1, "sleep 1000");
+    web.goal = Goal::Stop;
+    web.container.env = [("LARGE".to_owned(), "x".repeat(large))].into();
+    ends.chain([Item::Task(Box::new(web))]).map(Arc::new).collect()
+}
+
+/// The parts of a view, each of so many buckets.
+fn parts(items: &[Arc<Item>], held: &Digests, generation: u64, buckets: usize) -> Vec<ViewPart> {
+    let whole = Digests::of(items.iter().map(|item| &**item));
+    let differing: Vec<u8> = whole.differing(held).into_iter().collect();
+    let of = |bucket: u8| items.iter().filter(|item| item.key().bucket() == bucket).cloned().collect();
+    let mut parts: Vec<_> = differing
+        .chunks(buckets)
+        .map(|chunk| ViewPart {
+            generation: Revision(generation),
+            buckets: chunk.iter().map(|bucket| (*bucket, of(*bucket))).collect(),
+            last: false,
+        })
+        .collect();
+    parts.last_mut().unwrap().last = true;
+    parts
+}
+
+/// A frame that takes longer than the limit of silence, but never stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_may_take_its_time() {
+    use tokio::io::AsyncWriteExt;
+    let authority = Authority::new(CLUSTER, ca::now()).unwrap();
+    let mut first = Manager::new(&authority, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, _net) = knows(dir.path(), &authority, &[&first], Vec::new());
+    let bytes = raftup_proto::codec::frame(&update(None, 11, vec![first.item()]), 64 << 20).unwrap();
+    let mut stream = first.accept().await;
+    for piece in bytes.chunks(bytes.len().div_ceil(10)) {
+        stream.send.write_all(piece).await.unwrap();
+        sleep(Duration::from_millis(300)).await;
+    }
+    eventually("taken", async || agent.view().borrow().generation == Revision(11)).await;
+    agent.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_goes_on_where_the_last_session_broke_off() {
+    let authority = Authority::new(CLUSTER, ca::now()).unwrap();
+    let (mut first, mut second) = (Manager::new(&authority, 1), Manager::new(&authority, 2));
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, _net) = knows(dir.path(), &authority, &[&first, &second], Vec::new());
+    let items = endpoints(2000, 1000);
+    let mut sent = Vec::new();
+    let mut holds = None;
+    // Each session brings two parts of the rest, and ends; whoever leads next goes on, with a later generation.
+    for generation in 11.. {
+        let (mut stream, held) = tokio::select! {
+            asked = first.asked_holding() => asked,
+            asked = second.asked_holding() => asked,
+        };
+        say(&mut stream, &Down::Accepted).await;
+        assert_eq!(agent.view().borrow().generation, Revision(10), "no part of a view is put in force");
+        let rest = parts(&items, &held, generation, 32);
+        assert_eq!(rest.len(), holds.map_or(8, |before: usize| before - 2));
+        holds = Some(rest.len());
+        for part in rest.iter().take(2) {
+            sent.extend(part.buckets.iter().map(|(bucket, _)| *bucket));
+            say(&mut stream, &Down::Part(part.clone())).await;
+        }
+        if rest.len() == 2 {
+            eventually("whole", async || agent.view().borrow().generation == Revision(generation)).await;
+            break;
+        }
+        // Delivered before it ends.
+        stream.send.finish().await.unwrap();
+        while stream.read_frame::<Up>(Hello::Session.cap()).await.is_ok() {}
+    }
+    assert_eq!(sent.len(), 256, "no bucket is sent twice");
+    let whole = items.iter().map(|item| (item.key(), item.clone())).collect();
+    assert_eq!(agent.view().borrow().items, whole);
+    agent.shutdown().await;
 }

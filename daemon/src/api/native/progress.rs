@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     api::{Manager, refuse::Refused},
+    control::{Edition, Interest},
     model::Cluster,
     plan::{
         find,
@@ -30,6 +31,9 @@ use crate::{
 
 /// A node that does not say that it leads to the new tasks is waited for so long; it says itself what is wrong.
 const IN_FORCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A leader's loops begin so soon after it leads.
+const REIGN_LIMIT: Duration = Duration::from_secs(2);
 
 /// What is followed.
 #[derive(Deserialize)]
@@ -49,7 +53,11 @@ pub(in crate::api) async fn follow(
 ) -> Result<Response, Refused> {
     let cluster = manager.store.read().await?;
     let subject = subject(&cluster, &follow)?;
-    let start = State { manager, subject, from: follow.revision, shown: None, done: None, over: false };
+    let edition = timeout_at(Instant::now() + REIGN_LIMIT, manager.control.edition()).await.ok().flatten();
+    let edition = edition.ok_or_else(|| Refusal::new(Code::Unavailable, "this node does not lead"))?;
+    // The loops may be a little behind what was read just now.
+    let from = follow.revision.max(cluster.revision);
+    let start = State { manager, edition, subject, from, shown: None, done: None, over: false };
     Ok(lines(futures_util::stream::unfold(start, next)))
 }
 
@@ -67,6 +75,7 @@ fn subject(cluster: &Cluster, follow: &Follow) -> Result<Selector, Refusal> {
 
 struct State {
     manager: Box<Manager>,
+    edition: Edition,
     subject: Selector,
     from: Revision,
     shown: Option<Progress>,
@@ -75,22 +84,21 @@ struct State {
     over: bool,
 }
 
+/// A leader that lost its place ends the stream; the caller asks again and is led to the new one.
 async fn next(mut state: State) -> Option<(Progress, State)> {
     if state.over {
         return None;
     }
-    let mut revision = state.manager.store.watch();
-    let mut leadership = state.manager.store.leadership();
     loop {
-        // A leader that lost its place ends the stream; the caller asks again and is led to the new one.
-        if !leadership.borrow_and_update().here {
-            return None;
-        }
-        let at = *revision.borrow_and_update();
+        let world = state.edition.world();
+        let at = world.cluster().revision;
+        let mut interest = Interest::Everything;
         if at >= state.from {
             // What is gone has nothing left to wait for.
             let gone = Progress { services: Vec::new(), outcome: Outcome::Done };
-            let now = progress(&state.manager.store.snapshot(), state.subject).unwrap_or(gone);
+            let now = progress(&world, state.subject).unwrap_or(gone);
+            interest = interest_in(world.cluster(), state.subject);
+            drop(world);
             let wait = match (&now.outcome, state.done) {
                 (Outcome::Done, None) => Some((at, Instant::now() + IN_FORCE_LIMIT)),
                 (Outcome::Done, known) => known,
@@ -101,13 +109,9 @@ async fn next(mut state: State) -> Option<(Progress, State)> {
                 // Watches lose nothing when a wait on them is dropped.
                 tokio::select! {
                     _ = timeout_at(until, state.manager.control.in_force(reached)) => {}
-                    changed = revision.changed() => {
-                        changed.ok()?;
-                        continue;
-                    }
-                    changed = leadership.changed() => {
-                        changed.ok()?;
-                        continue;
+                    goes_on = state.edition.touched(&interest, at) => {
+                        if goes_on { continue }
+                        return None;
                     }
                 }
             }
@@ -117,11 +121,21 @@ async fn next(mut state: State) -> Option<(Progress, State)> {
                 return Some((now, state));
             }
         }
-        // Both branches only wait on watch channels, which lose nothing when dropped.
-        tokio::select! {
-            changed = revision.changed() => changed.ok()?,
-            changed = leadership.changed() => changed.ok()?,
+        if !state.edition.touched(&interest, at).await {
+            return None;
         }
+    }
+}
+
+/// What may change the progress of `subject`.
+fn interest_in(cluster: &Cluster, subject: Selector) -> Interest {
+    match subject {
+        Selector::Stack(id) => {
+            let own = cluster.services.values().filter(|service| service.stack == id);
+            Interest::Services(Some(id), own.map(|service| service.id).collect())
+        }
+        Selector::Service(id) => Interest::Services(None, [id].into()),
+        Selector::Node(_) => Interest::Everything,
     }
 }
 

@@ -23,21 +23,26 @@ pub(in crate::dns) fn network(number: u64, subnet: &str) -> NetworkItem {
 }
 
 /// `networks`: number, VIP (`-` for none), alias, addresses of the tasks in slots 1, 2, ..; only odd slots are ready.
-pub(in crate::dns) fn route(name: &str, networks: &[(u64, &str, &str, &[&str])]) -> RouteItem {
+pub(in crate::dns) fn route(
+    name: &str,
+    networks: &[(u64, &str, &str, &[&str])],
+) -> impl Iterator<Item = Item> + use<> {
     let on = |number| NetworkId::from_random(number);
     let tasks = networks.iter().map(|(.., tasks)| tasks.len()).max().unwrap_or(0);
-    let endpoints = (0..tasks).map(|index| Endpoint {
-        task: TaskId::from_random(index as u64),
-        slot: index as u64 + 1,
-        node: NodeId::new(1),
-        addresses: networks
-            .iter()
-            .map(|(net, .., tasks)| (on(*net), tasks[index].parse().unwrap()))
-            .collect(),
-        ready: index % 2 == 0,
-        host_ports: Vec::new(),
-    });
-    RouteItem {
+    let endpoints: Vec<_> = (0..tasks)
+        .map(|index| Endpoint {
+            task: TaskId::from_random(index as u64),
+            slot: index as u64 + 1,
+            node: NodeId::new(1),
+            addresses: networks
+                .iter()
+                .map(|(net, .., tasks)| (on(*net), tasks[index].parse().unwrap()))
+                .collect(),
+            ready: index % 2 == 0,
+            host_ports: Vec::new(),
+        })
+        .collect();
+    let item = RouteItem {
         service: ServiceId::from_random(name.len() as u64),
         stack: "shop".parse().unwrap(),
         name: name.parse().unwrap(),
@@ -49,27 +54,27 @@ pub(in crate::dns) fn route(name: &str, networks: &[(u64, &str, &str, &[&str])])
             .collect(),
         ports: vec![PortSpec::new(Protocol::Tcp, 80, 8080)],
         routing: Default::default(),
-        endpoints: endpoints.collect(),
-    }
+    };
+    item.with(endpoints)
 }
 
 /// `web` on both networks, `db` on the second one only, `idle` on the first one without tasks, `turns` there without a
 /// virtual address.
 fn names() -> Names {
-    let items = [
-        Item::Network(network(1, "10.64.32.0/19")),
-        Item::Network(network(2, "10.64.64.0/19")),
-        Item::Route(route(
-            "web",
-            &[
-                (1, "10.64.63.2", "www", &["10.64.32.2", "10.64.32.3", "10.64.32.66"]),
-                (2, "10.64.95.2", "www", &["10.64.64.2", "10.64.64.3", "10.64.64.66"]),
-            ],
-        )),
-        Item::Route(route("db", &[(2, "10.64.95.3", "data", &["10.64.64.4"])])),
-        Item::Route(route("idle", &[(1, "10.64.63.4", "www", &[])])),
-        Item::Route(route("turns", &[(1, "-", "rr", &["10.64.32.5", "10.64.32.6", "10.64.32.7"])])),
-    ];
+    let networks = [Item::Network(network(1, "10.64.32.0/19")), Item::Network(network(2, "10.64.64.0/19"))];
+    let web = route(
+        "web",
+        &[
+            (1, "10.64.63.2", "www", &["10.64.32.2", "10.64.32.3", "10.64.32.66"]),
+            (2, "10.64.95.2", "www", &["10.64.64.2", "10.64.64.3", "10.64.64.66"]),
+        ],
+    );
+    let items = networks
+        .into_iter()
+        .chain(web)
+        .chain(route("db", &[(2, "10.64.95.3", "data", &["10.64.64.4"])]))
+        .chain(route("idle", &[(1, "10.64.63.4", "www", &[])]))
+        .chain(route("turns", &[(1, "-", "rr", &["10.64.32.5", "10.64.32.6", "10.64.32.7"])]));
     Names::of(&View::of(Revision(1), items), Default::default())
 }
 
@@ -313,7 +318,7 @@ fn a_long_answer_is_cut_over_udp_only() {
         (0..800).map(|task| Ipv4Addr::from(0x0a40_2002 + 2 * task).to_string()).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let route = route("web", &[(1, "10.64.63.2", "www", &addresses)]);
-    let items = [Item::Network(network(1, "10.64.32.0/19")), Item::Route(route)];
+    let items = route.chain([Item::Network(network(1, "10.64.32.0/19"))]);
     let names = Names::of(&View::of(Revision(1), items), Default::default());
     let ask = |carrier| {
         let asker = "10.64.32.2".parse().unwrap();
@@ -351,10 +356,10 @@ fn who_is_shut_in_asks_nobody_outside() {
     let items = [
         Item::Network(inner),
         Item::Network(network(2, "10.64.64.0/19")),
-        Item::Route(route("web", &[(1, "10.64.63.2", "www", &["10.64.32.2"])])),
         Item::Task(Box::new(on_both("10.64.32.3", "10.64.64.3"))),
     ];
-    let view = View::of(Revision(1), items);
+    let web = route("web", &[(1, "10.64.63.2", "www", &["10.64.32.2"])]);
+    let view = View::of(Revision(1), web.chain(items));
     let names = Names::of(&view, view.outgoing());
     let ask = |asker: &str, name: &str| match answer(
         &names,

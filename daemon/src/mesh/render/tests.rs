@@ -42,8 +42,32 @@ fn peer(number: u64) -> PeerItem {
     }
 }
 
+/// A service with its endpoints.
+#[derive(Clone)]
+struct Web {
+    service: ServiceId,
+    networks: BTreeMap<NetworkId, ServiceAddress>,
+    ports: Vec<PortSpec>,
+    routing: Routing,
+    endpoints: Vec<Endpoint>,
+}
+
+impl Web {
+    fn items(self) -> impl Iterator<Item = Item> {
+        let item = RouteItem {
+            service: self.service,
+            stack: "shop".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            networks: self.networks,
+            ports: self.ports,
+            routing: self.routing,
+        };
+        item.with(self.endpoints)
+    }
+}
+
 /// A service on network 1 with an endpoint for each `(node, address, ready)`.
-fn web(endpoints: &[(u64, &str, bool)]) -> RouteItem {
+fn web(endpoints: &[(u64, &str, bool)]) -> Web {
     let on = NetworkId::from_random(1);
     let endpoints = endpoints.iter().enumerate().map(|(index, (node, address, ready))| Endpoint {
         task: TaskId::from_random(index as u64),
@@ -54,10 +78,8 @@ fn web(endpoints: &[(u64, &str, bool)]) -> RouteItem {
         host_ports: Vec::new(),
     });
     let address = ServiceAddress { vip: "10.64.63.2".parse().ok(), aliases: Vec::new() };
-    RouteItem {
+    Web {
         service: ServiceId::from_random(9),
-        stack: "shop".parse().unwrap(),
-        name: "web".parse().unwrap(),
         networks: BTreeMap::from([(on, address)]),
         ports: vec![PortSpec::new(Protocol::Tcp, 80, 8080)],
         routing: Default::default(),
@@ -65,8 +87,8 @@ fn web(endpoints: &[(u64, &str, bool)]) -> RouteItem {
     }
 }
 
-fn view(routes: &[RouteItem]) -> View {
-    let items = routes.iter().cloned().map(Item::Route);
+fn view(routes: &[Web]) -> View {
+    let items = routes.iter().cloned().flat_map(Web::items);
     let items = items.chain([Item::Network(network(1, "10.64.32.0/19"))]);
     let items = items.chain([Item::Peer(peer(1)), Item::Peer(peer(2))]);
     View::of(Revision(1), items)
@@ -244,9 +266,9 @@ fn at(address: &str, published: u16) -> PortSpec {
 #[test]
 fn a_port_of_one_address_leads_to_all_endpoints_from_there_alone() {
     let both = [(1, "10.64.32.2", true), (2, "10.64.32.66", true)];
-    let nowhere = rules(&view(&[RouteItem { ports: Vec::new(), ..web(&both) }]));
+    let nowhere = rules(&view(&[Web { ports: Vec::new(), ..web(&both) }]));
     let ports = vec![at("127.0.0.1", 80), at("192.0.2.7", 80)];
-    let one_address = RouteItem { ports, ..web(&both) };
+    let one_address = Web { ports, ..web(&both) };
     expect![[r#"
         add chain ip raftup at_of_2
         add rule ip raftup at_of_2 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @at_endpoints : ip daddr . meta l4proto . th dport map @at_targets
@@ -259,7 +281,7 @@ fn a_port_of_one_address_leads_to_all_endpoints_from_there_alone() {
         flush set ip raftup generation
         add element ip raftup generation { 1 }
     "#]].assert_eq(&rules(&view(std::slice::from_ref(&one_address))).change_from(&nowhere));
-    let drains = RouteItem { endpoints: web(&[(1, "10.64.32.2", false), both[1]]).endpoints, ..one_address };
+    let drains = Web { endpoints: web(&[(1, "10.64.32.2", false), both[1]]).endpoints, ..one_address };
     expect![[r#"
         add chain ip raftup at_of_1
         add rule ip raftup at_of_1 meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1 map @at_endpoints : ip daddr . meta l4proto . th dport map @at_targets
@@ -339,7 +361,7 @@ fn a_port_of_every_node_comes_before_one_of_a_task() {
 
 #[test]
 fn a_port_of_another_program_is_left_to_it() {
-    let both = view(&[RouteItem {
+    let both = view(&[Web {
         ports: vec![at("192.0.2.7", 81), PortSpec::new(Protocol::Tcp, 80, 8080)],
         ..web(&[(1, "10.64.32.2", true)])
     }]);
@@ -401,7 +423,7 @@ fn an_endpoint_that_cannot_be_reached_is_in_no_choice_while_another_is_there() {
 }
 
 /// What node 1 would draw from for the published port, and for the virtual address.
-fn choices(route: RouteItem) -> [Vec<String>; 2] {
+fn choices(route: Web) -> [Vec<String>; 2] {
     let table = table(&view(&[route]), &BTreeSet::new());
     let text = |choice: &Choice| choice.endpoints().iter().map(ToString::to_string).collect();
     [text(&table.published[&(None, (Protocol::Tcp, 80))].to), text(table.virtuals.values().next().unwrap())]
@@ -410,7 +432,7 @@ fn choices(route: RouteItem) -> [Vec<String>; 2] {
 #[test]
 fn local_endpoints_alone_are_drawn_where_there_are_any() {
     let local = |endpoints: &[(u64, &str, bool)]| {
-        let [published, vip] = choices(RouteItem { routing: Routing::Local, ..web(endpoints) });
+        let [published, vip] = choices(Web { routing: Routing::Local, ..web(endpoints) });
         assert_eq!(published, vip);
         published.join(" ")
     };
@@ -424,7 +446,7 @@ fn local_endpoints_alone_are_drawn_where_there_are_any() {
 
 /// The endpoint of each part, by the slot that it is in.
 fn sticky(slots: &[(u64, u64, &str)]) -> Vec<String> {
-    let mut route = RouteItem { routing: Routing::Sticky, ..web(&[]) };
+    let mut route = Web { routing: Routing::Sticky, ..web(&[]) };
     route.endpoints = slots
         .iter()
         .map(|(slot, task, address)| Endpoint {
@@ -463,9 +485,8 @@ fn a_client_stays_while_its_endpoint_serves() {
 
 #[test]
 fn clients_that_stay_are_elements_by_a_hash() {
-    let sticky = |endpoints: &[(u64, &str, bool)]| {
-        rules(&view(&[RouteItem { routing: Routing::Sticky, ..web(endpoints) }]))
-    };
+    let sticky =
+        |endpoints: &[(u64, &str, bool)]| rules(&view(&[Web { routing: Routing::Sticky, ..web(endpoints) }]));
     let rules = sticky(&[(1, "10.64.32.2", true), (2, "10.64.32.66", true)]);
     let script = rules.replace(None);
     let lines: Vec<&str> =

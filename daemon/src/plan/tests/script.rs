@@ -169,9 +169,13 @@ fn routes(sim: &Sim, name: &str) -> Vec<String> {
     let ports = |ports: &[PortSpec]| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let vips = route.networks.values().map(|on| on.vip.map_or("no VIP".to_owned(), |vip| vip.to_string()));
     let head = vips.chain([format!("everywhere: {}", ports(&route.ports))]);
-    let ends = route.endpoints.iter().map(|endpoint| {
+    let tasks = world.tasks_of(route.service).map(|task| plan::view::endpoint_key(task));
+    let ends: std::collections::BTreeMap<_, _> =
+        tasks.filter_map(|key| Some((key, plan::view::item(&world, sim.node_here(), key)?))).collect();
+    let ends = ends.into_values().filter_map(|item| {
+        let Item::Endpoint(_, endpoint) = item else { return None };
         let ready = if endpoint.ready { "" } else { " not ready" };
-        format!("{} on {}{ready}: {}", endpoint.slot, endpoint.node, ports(&endpoint.host_ports))
+        Some(format!("{} on {}{ready}: {}", endpoint.slot, endpoint.node, ports(&endpoint.host_ports)))
     });
     head.chain(ends).map(|line| line.trim_end().to_owned()).collect()
 }

@@ -444,7 +444,7 @@ impl Sim {
     }
 
     pub(super) fn progress_of(&self, selector: plan::progress::Selector) -> Vec<String> {
-        let progress = plan::progress::progress(self.cluster(), selector).unwrap();
+        let progress = plan::progress::progress(&plan::World::new(self.cluster().clone()), selector).unwrap();
         let line = |service: &raftup_proto::api::ServiceProgress| {
             let waiting = service.waiting.join("; ");
             format!("{} {}/{} {waiting}", service.name, service.running, service.desired)
