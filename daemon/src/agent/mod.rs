@@ -55,7 +55,7 @@ use raftup_proto::{
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -67,7 +67,7 @@ use self::{
     networks::Networks,
     owner::Shared,
     report::Reports,
-    saved::Saved,
+    saved::{Journal, Saved},
     supervisor::Supervisor,
     sync::Sync,
 };
@@ -83,6 +83,9 @@ const GONE: usize = 64;
 /// Changes are saved together that come within this time. Short: a process that is killed and started again puts what it
 /// saved last into force until it hears from a manager.
 const SAVE: Duration = Duration::from_millis(10);
+/// What was saved is synced after this time at the latest. Only the death of the host loses what is not, and routes and
+/// containers with it.
+const SYNC: Duration = Duration::from_secs(1);
 /// What has begun with the engine when the agent ends may take so long, so that little is left half done; whoever starts
 /// next finds the rest.
 const LAST: Duration = Duration::from_secs(2);
@@ -375,23 +378,48 @@ async fn keep_saved(
     stop: CancellationToken,
 ) {
     let mut moved = reports.moved();
-    let mut on = true;
+    let mut journal = Journal::new(dir.clone());
+    // When what was saved is to be synced, or what could not be saved is tried again.
+    let mut due = None;
+    let (mut on, mut failed) = (true, false);
     while on {
         // Cancel-safe: only changes are waited for.
         tokio::select! {
             changed = view.changed() => on = changed.is_ok(),
             _ = moved.changed() => {}
+            () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
             () = stop.cancelled() => on = false,
         }
         on &= stop.run_until_cancelled(sleep(SAVE)).await.is_some();
         moved.mark_unchanged();
         let saved = Saved { view: view.borrow_and_update().as_ref().clone(), reports: reports.all() };
-        let dir = dir.clone();
-        match tokio::task::spawn_blocking(move || saved.save(&dir)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the view cannot be saved"),
-            Err(error) => tracing::error!(%error, "saving the view broke off"),
+        let sync = !on || due.is_some_and(|due| due <= Instant::now());
+        let work = move || {
+            let done = journal.save(saved).and_then(|()| if sync { journal.sync() } else { Ok(()) });
+            (journal, done)
+        };
+        let done = match tokio::task::spawn_blocking(work).await {
+            Ok((kept, done)) => {
+                journal = kept;
+                done
+            }
+            Err(error) => {
+                journal = Journal::new(dir.clone());
+                Err(std::io::Error::other(error))
+            }
+        };
+        let next = Instant::now() + SYNC;
+        due = match &done {
+            Ok(()) if sync => None,
+            Ok(()) => due.or(Some(next)),
+            Err(_) => Some(next),
+        };
+        if let Err(error) = &done
+            && !failed
+        {
+            tracing::warn!(%error, "the view cannot be saved, trying again");
         }
+        failed = done.is_err();
     }
 }
 
