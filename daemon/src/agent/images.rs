@@ -1,95 +1,150 @@
 //! Images of this node's tasks: present, or pulled.
 //!
-//! Owns: which pulls run. Holds: one pull of an image at a time, whoever waits for it; a pull that nobody waits for
-//! any more still ends, since the image will be wanted again; few pulls at a time.
+//! Owns: which pulls run. Holds: one pull of an image at a time with the same credential, whoever waits for it; a pull
+//! that nobody waits for any more still ends, since the image will be wanted again; few pulls at a time. Without a leader
+//! nobody knows which credential a registry asks for: that a pull without one failed is then no answer.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use raftup_proto::{api::Credential, id::TaskId};
-use tokio::sync::{Semaphore, watch};
+use raftup_proto::{api::Credential, id::TaskId, refusal::Refusal};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 
 use crate::engine::{Engine, EngineError, Image};
 
 /// Pulls at a time; more only share the same link and disk.
 const PULLS: usize = 3;
 
+/// Without a leader for so long, a pull is tried without a credential: public images need none. An election takes a few
+/// seconds.
+const ALONE: Duration = Duration::from_secs(30);
+
 /// Knows what the registry of an image asks for.
 #[async_trait]
 pub(super) trait Credentials: Send + Sync + 'static {
-    /// What the registry of the task's image asks for; none if nothing is known.
-    async fn credential(&self, task: TaskId) -> Option<Credential>;
+    /// What the registry of the task's image asks for; none if the stack was deployed without. Waits for a leader who can
+    /// say so. Errors: the leader refuses to say. Cancel-safe.
+    async fn credential(&self, task: TaskId) -> Result<Option<Credential>, Refusal>;
 }
 
 type Answer = Result<Image, EngineError>;
+
+/// What is looked for, or pulled with which credential.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Look {
+    image: String,
+    /// None to look on this host; else a pull, with a credential's user name and secret.
+    pull: Option<Option<(String, String, bool)>>,
+}
 
 /// The images of this host, as far as tasks need them. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Images {
     engine: Arc<dyn Engine>,
     credentials: Arc<dyn Credentials>,
-    looks: Arc<Mutex<HashMap<String, watch::Receiver<Option<Answer>>>>>,
+    found: Arc<Mutex<HashMap<String, Image>>>,
+    looks: Arc<Mutex<HashMap<Look, watch::Receiver<Option<Answer>>>>>,
     pulls: Arc<Semaphore>,
 }
 
 impl Images {
     pub(super) fn new(engine: Arc<dyn Engine>, credentials: Arc<dyn Credentials>) -> Self {
-        Self { engine, credentials, looks: Arc::default(), pulls: Arc::new(Semaphore::new(PULLS)) }
+        Self {
+            engine,
+            credentials,
+            found: Arc::default(),
+            looks: Arc::default(),
+            pulls: Arc::new(Semaphore::new(PULLS)),
+        }
     }
 
     /// The image, pulled for `task` if it is not there. What was found once is found at once. Cancel-safe.
     pub(super) async fn ensure(&self, image: &str, task: TaskId) -> Answer {
-        let mut look = self.look(image, task);
-        let answer = match look.wait_for(Option::is_some).await {
-            Ok(answer) => answer.clone(),
-            Err(_) => None,
-        };
-        let answer = answer.unwrap_or(Err(EngineError::Down { reason: "the pull was given up".to_owned() }));
-        if answer.is_err() {
-            self.forget(image);
+        if let Some(found) = lock(&self.found).get(image) {
+            return Ok(found.clone());
         }
-        answer
+        let here = Look { image: image.to_owned(), pull: None };
+        let found = match self.shared(here, None).await {
+            Err(EngineError::NotFound { .. }) => self.pulled(image, task).await?,
+            answer => answer?,
+        };
+        lock(&self.found).insert(image.to_owned(), found.clone());
+        Ok(found)
     }
 
     /// The image is not there after all, or the next task shall look again.
     pub(super) fn forget(&self, image: &str) {
-        let mut looks = self.lock();
-        // One that still runs is as good as a new one.
-        if looks.get(image).is_some_and(|look| look.borrow().is_some()) {
-            looks.remove(image);
+        lock(&self.found).remove(image);
+    }
+
+    /// Pulls with what the leader says that the registry asks for.
+    async fn pulled(&self, image: &str, task: TaskId) -> Answer {
+        loop {
+            match timeout(ALONE, self.credentials.credential(task)).await {
+                Ok(Ok(credential)) => return self.pull(image, task, credential).await,
+                Ok(Err(refusal)) => {
+                    let message = format!("the leader does not give the registry's credential: {refusal}");
+                    return Err(EngineError::Refused { message });
+                }
+                Err(_) => match self.pull(image, task, None).await {
+                    Err(error) if !error.is_down() => {
+                        tracing::warn!(image, %task, %error, "no pull without a leader, who knows the credentials");
+                    }
+                    answer => return answer,
+                },
+            }
         }
     }
 
-    fn look(&self, image: &str, task: TaskId) -> watch::Receiver<Option<Answer>> {
-        let mut looks = self.lock();
-        if let Some(look) = looks.get(image) {
-            return look.clone();
-        }
-        let (found, look) = watch::channel(None);
-        looks.insert(image.to_owned(), look.clone());
-        let (images, image) = (self.clone(), image.to_owned());
-        tokio::spawn(async move { found.send_replace(Some(images.get(&image, task).await)) });
-        look
-    }
-
-    async fn get(&self, image: &str, task: TaskId) -> Answer {
-        if let Some(found) = self.engine.image(image).await? {
-            return Ok(found);
-        }
-        let _turn = self.pulls.acquire().await;
-        let credential = self.credentials.credential(task).await;
+    async fn pull(&self, image: &str, task: TaskId, credential: Option<Credential>) -> Answer {
+        let key = credential.clone().map(|known| (known.username, known.secret, known.identity_token));
         tracing::info!(image, %task, "pulling image");
-        self.engine.pull(image, credential.as_ref()).await?;
+        self.shared(Look { image: image.to_owned(), pull: Some(key) }, credential).await
+    }
+
+    /// The answer to a look that may be under way already.
+    async fn shared(&self, look: Look, credential: Option<Credential>) -> Answer {
+        let mut answer = {
+            let mut looks = lock(&self.looks);
+            match looks.get(&look) {
+                Some(running) => running.clone(),
+                None => {
+                    let (found, running) = watch::channel(None);
+                    looks.insert(look.clone(), running.clone());
+                    let images = self.clone();
+                    tokio::spawn(async move {
+                        let answer = images.get(&look, credential).await;
+                        lock(&images.looks).remove(&look);
+                        found.send_replace(Some(answer));
+                    });
+                    running
+                }
+            }
+        };
+        let answer = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
+        answer.unwrap_or_else(|| Err(EngineError::Down { reason: "the pull was given up".to_owned() }))
+    }
+
+    async fn get(&self, look: &Look, credential: Option<Credential>) -> Answer {
+        let image = &look.image;
+        if look.pull.is_some() {
+            let _turn = self.pulls.acquire().await;
+            self.engine.pull(image, credential.as_ref()).await?;
+        }
         let gone = || EngineError::NotFound { message: "it was pulled, but is not there".to_owned() };
         self.engine.image(image).await?.ok_or_else(gone)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Receiver<Option<Answer>>>> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -103,9 +158,67 @@ mod tests {
 
     #[async_trait]
     impl Credentials for None_ {
-        async fn credential(&self, _: TaskId) -> Option<Credential> {
-            None
+        async fn credential(&self, _: TaskId) -> Result<Option<Credential>, Refusal> {
+            Ok(None)
         }
+    }
+
+    /// A leader that may be away, and knows the credentials of tasks by their number.
+    struct Leader {
+        here: watch::Receiver<bool>,
+        known: HashMap<TaskId, Option<Credential>>,
+    }
+
+    #[async_trait]
+    impl Credentials for Leader {
+        async fn credential(&self, task: TaskId) -> Result<Option<Credential>, Refusal> {
+            let _ = self.here.clone().wait_for(|here| *here).await;
+            let unknown = || Refusal::new(raftup_proto::refusal::Code::Forbidden, "not your task");
+            self.known.get(&task).cloned().ok_or_else(unknown)
+        }
+    }
+
+    fn credential(secret: &str) -> Credential {
+        Credential { username: "u".to_owned(), secret: secret.to_owned(), identity_token: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_private_image_waits_for_a_leader() {
+        let engine = FakeEngine::new();
+        engine.add_private_image("ghcr.io/shop/web:1", credential("right"));
+        engine.add_remote_image("public:1", Duration::ZERO);
+        let (leader, here) = watch::channel(false);
+        let [right, wrong, foreign] = [1, 2, 3].map(TaskId::from_random);
+        let known = HashMap::from([(right, Some(credential("right"))), (wrong, None)]);
+        let images = Images::new(Arc::new(engine.clone()), Arc::new(Leader { here, known }));
+        let wait = |image: &'static str, task| {
+            let images = images.clone();
+            tokio::spawn(async move { images.ensure(image, task).await })
+        };
+        let private = wait("ghcr.io/shop/web:1", right);
+        // An election: nothing is pulled with what may be the wrong credential.
+        tokio::time::sleep(ALONE - Duration::from_secs(1)).await;
+        assert_eq!(engine.pulls(), 0);
+        // No leader for long: what is public comes all the same, and what is not is no failure.
+        let public = wait("public:1", right);
+        tokio::time::sleep(10 * ALONE).await;
+        assert!(public.await.unwrap().is_ok());
+        assert!(!private.is_finished() && engine.pulls() > 1);
+        leader.send_replace(true);
+        assert!(private.await.unwrap().is_ok());
+
+        // The registry's no, and the leader's, are answers; each task is judged by its own credential.
+        images.forget("ghcr.io/shop/web:1");
+        engine.remove_image("ghcr.io/shop/web:1");
+        let (denied, refused, pulled) = (
+            wait("ghcr.io/shop/web:1", wrong),
+            wait("ghcr.io/shop/web:1", foreign),
+            wait("ghcr.io/shop/web:1", right),
+        );
+        assert!(matches!(denied.await.unwrap(), Err(EngineError::NotFound { .. })));
+        let refused = refused.await.unwrap().unwrap_err().to_string();
+        assert!(refused.contains("not your task"), "{refused}");
+        assert!(pulled.await.unwrap().is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,7 +48,7 @@ use raftup_proto::{
     api::{Credential, LogLine},
     id::{ClusterId, NodeId, TaskId},
     peer::{FabricKey, NodeInfo, Platform, Reply, Request},
-    refusal::Refusal,
+    refusal::{Code, Refusal},
     spec::STOP_GRACE,
     unit::UnixMillis,
     view::{Lane, Revision, View, ViewUpdate},
@@ -73,7 +73,7 @@ use self::{
 };
 use crate::{
     engine::{Engine, LogOptions},
-    net::{Net, Peer},
+    net::{CallError, Net, Peer},
 };
 
 /// News of the engine that wait; more than come at once when all containers of a node start or end.
@@ -494,17 +494,24 @@ struct FromLeader {
 
 #[async_trait]
 impl Credentials for FromLeader {
-    async fn credential(&self, task: TaskId) -> Option<Credential> {
-        let leader = *self.leader.borrow();
-        match self.net.call(leader?, Request::Credential { task }).await {
-            Ok(Reply::Credential(credential)) => credential,
-            Ok(Reply::Done | Reply::Probed { .. } | Reply::Certificate { .. } | Reply::Examined { .. }) => {
-                None
-            }
-            Err(error) => {
-                tracing::warn!(%task, %error, "pulling without credentials");
-                None
-            }
+    async fn credential(&self, task: TaskId) -> Result<Option<Credential>, Refusal> {
+        let mut leader = self.leader.clone();
+        let mut again = Backoff::default();
+        loop {
+            let known = leader.wait_for(Option::is_some).await.ok().and_then(|leader| *leader);
+            // Without the other end the agent has ended, and nobody waits for an answer.
+            let Some(known) = known else { return std::future::pending().await };
+            let answer = self.net.call(known, Request::Credential { task }).await;
+            let error = match answer {
+                Ok(Reply::Credential(credential)) => return Ok(credential),
+                Err(CallError::Refused(refusal)) if refusal.code != Code::Unavailable => return Err(refusal),
+                Ok(
+                    Reply::Done | Reply::Probed { .. } | Reply::Certificate { .. } | Reply::Examined { .. },
+                ) => "the answer is to another question".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            tracing::debug!(%task, error, "the registry's credential is asked for again");
+            sleep(again.next()).await;
         }
     }
 }

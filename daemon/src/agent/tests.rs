@@ -25,8 +25,8 @@ struct NoCredentials;
 
 #[async_trait]
 impl Credentials for NoCredentials {
-    async fn credential(&self, _: TaskId) -> Option<Credential> {
-        None
+    async fn credential(&self, _: TaskId) -> Result<Option<Credential>, Refusal> {
+        Ok(None)
     }
 }
 

@@ -51,6 +51,7 @@ struct State {
     made: u64,
     images: BTreeMap<String, Image>,
     pullable: BTreeMap<String, Duration>,
+    private: BTreeMap<String, Credential>,
     pulls: u64,
     containers: BTreeMap<String, FakeContainer>,
     networks: BTreeMap<String, FakeNetwork>,
@@ -90,6 +91,17 @@ impl FakeEngine {
     /// Puts an image into the registry; a pull of it takes so long.
     pub fn add_remote_image(&self, image: &str, takes: Duration) {
         self.lock().pullable.insert(image.to_owned(), takes);
+    }
+
+    /// Puts an image into the registry that is pulled with that credential only.
+    pub fn add_private_image(&self, image: &str, credential: Credential) {
+        self.add_remote_image(image, Duration::from_secs(1));
+        self.lock().private.insert(image.to_owned(), credential);
+    }
+
+    /// Takes an image from this host.
+    pub fn remove_image(&self, image: &str) {
+        self.lock().images.remove(image);
     }
 
     /// Kills the engine, or starts it again; containers live on.
@@ -445,11 +457,12 @@ impl Engine for FakeEngine {
         Ok(self.up()?.images.get(image).cloned())
     }
 
-    async fn pull(&self, image: &str, _credential: Option<&Credential>) -> Result<(), EngineError> {
+    async fn pull(&self, image: &str, credential: Option<&Credential>) -> Result<(), EngineError> {
         let takes = {
             let mut state = self.up()?;
             state.pulls += 1;
-            state.pullable.get(image).copied()
+            let denied = state.private.get(image).is_some_and(|needed| Some(needed) != credential);
+            state.pullable.get(image).copied().filter(|_| !denied)
         };
         let message = format!("pull access denied for {image}, repository does not exist");
         tokio::time::sleep(takes.ok_or(EngineError::NotFound { message })?).await;
