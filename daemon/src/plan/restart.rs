@@ -1,7 +1,7 @@
 //! Whether and when a task that ended by itself is started again.
 //!
 //! The first restart comes after the policy's delay, each further one of a task that keeps ending after twice the time,
-//! up to [`BACK_OFF_CAP`]. A task that lived long enough begins anew.
+//! up to [`BACK_OFF_CAP`]. A task that ran long enough begins anew.
 //!
 //! Owns: the restart policy. Leaves alone: tasks that were lost with their node (`replicas` replaces them at once).
 
@@ -21,8 +21,8 @@ pub(super) const BACK_OFF_CAP: Duration = Duration::from_secs(60);
 /// Where the back-off begins if the policy's delay is shorter.
 const BACK_OFF_FLOOR: Duration = Duration::from_secs(1);
 
-/// A task that lived so long counts as restarted with success, where the policy has no window of its own.
-const SETTLED_AFTER: Duration = Duration::from_secs(60);
+/// A task that ran for so long counts as restarted with success, where the policy has no window of its own.
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
 /// What becomes of a slot whose task ended by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +64,11 @@ pub(super) fn verdict(policy: &RestartPolicy, task: &Task) -> Verdict {
     }
 }
 
-/// It lived long enough for earlier restarts not to count. Source: Compose Deploy Specification, `window`.
+/// It ran long enough for earlier restarts not to count; the time until it ran is no part of that. Source: Compose Deploy
+/// Specification, `window`.
 fn settled(policy: &RestartPolicy, task: &Task) -> bool {
-    let lived = task.meta.updated.since(task.not_before.unwrap_or(task.meta.created));
+    let Some(ready) = task.ready else { return false };
+    let lived = task.meta.updated.since(ready);
     match (policy.window, policy.max_attempts) {
         (Some(window), _) => lived >= window,
         (None, Some(_)) => false,
