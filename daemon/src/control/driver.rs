@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 
 use crate::{
     compute,
-    plan::{self, Agenda, Facts, Ids, Plan},
+    plan::{self, Agenda, Facts, Ids, Plan, World},
     store::ProposeError,
 };
 
@@ -36,6 +36,7 @@ pub(super) async fn run(reign: &Reign) {
         acks: reign.sessions.watch_in_force(),
         due: BTreeMap::new(),
         left: Agenda::default(),
+        left_next: false,
     };
     let mut woken_by = "leadership";
     loop {
@@ -51,8 +52,10 @@ struct Driver<'a> {
     acks: watch::Receiver<()>,
     /// When each service is to be looked at again though nothing changes.
     due: BTreeMap<ServiceId, UnixMillis>,
-    /// What an earlier run could not finish.
+    /// What earlier runs did not come to, or could not carry out.
     left: Agenda,
+    /// The last run was over what is new; what is left has its turn now.
+    left_next: bool,
 }
 
 impl Driver<'_> {
@@ -91,29 +94,26 @@ impl Driver<'_> {
         // The world is indexed a moment after the state has changed. An error means that the reign is over.
         let base = turn.cluster().revision;
         let _ = self.reign.views.watch().wait_for(|revision| *revision >= base).await;
-        let (world, mut agenda) = self.reign.views.take_agenda();
         let now = turn.now();
-        agenda.merge(std::mem::take(&mut self.left));
-        agenda.services.extend(self.due.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id));
-        agenda.services.extend(world.handing_over());
-        if agenda.is_empty() {
+        let Some((world, agenda)) = self.take_agenda(now) else {
             return Ok("nothing to look at".to_owned());
-        }
+        };
         // First, so that no acknowledgement is missed between the look and the wait.
         self.acks.mark_unchanged();
         let facts = Facts { in_force: self.reign.in_force(world.cluster()) };
         let ids = &mut self.ids;
-        let Plan { set, due } = compute::in_place(|| plan::decide(&world, &agenda, facts, now, ids));
+        let Plan { set, due, left } = compute::in_place(|| plan::decide(&world, &agenda, facts, now, ids));
         for id in &agenda.services {
             self.due.remove(id);
         }
         self.due.extend(due);
+        self.left.merge(left);
         let (looked, changes) = (agenda.services.len(), set.changes.len());
         if !set.is_empty() {
             let mut editions = self.reign.views.watch();
             let made = turn.propose(set).await;
             if made.is_err() {
-                self.left = agenda;
+                self.left.merge(agenda);
             }
             let revision = made?;
             // The next decision has to see this one.
@@ -122,10 +122,29 @@ impl Driver<'_> {
         Ok(format!("{changes} changes, {looked} services looked at"))
     }
 
+    /// What this run looks at, in the newest world. What is new and what is left take turns, so that a change does not wait
+    /// for a long look at everything, and that one comes to its end.
+    fn take_agenda(&mut self, now: UnixMillis) -> Option<(World, Agenda)> {
+        if self.left_next && !self.left.is_empty() {
+            self.left_next = false;
+            return Some((self.reign.views.world(), std::mem::take(&mut self.left)));
+        }
+        let (world, mut agenda) = self.reign.views.take_agenda();
+        agenda.services.extend(self.due.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id));
+        agenda.services.extend(world.handing_over());
+        self.left_next = !agenda.is_empty();
+        if agenda.is_empty() {
+            agenda = std::mem::take(&mut self.left);
+        }
+        (!agenda.is_empty()).then_some((world, agenda))
+    }
+
     /// Waits until there is something to do; says what woke it.
     async fn wait(&mut self) -> &'static str {
         if !self.left.is_empty() {
-            return "retry";
+            // A run that changed nothing waited for nothing.
+            tokio::task::yield_now().await;
+            return "what was left";
         }
         let mut editions = self.reign.views.watch();
         let handing_over = !self.reign.views.world().handing_over().is_empty();

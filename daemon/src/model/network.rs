@@ -30,6 +30,10 @@ pub struct Network {
     pub spec: NetworkSpec,
     /// It goes as soon as no service names it.
     pub removing: bool,
+    /// Blocks that nodes have given back. No node gets them before all have this revision of the network in force, and
+    /// route nothing to where they were.
+    #[serde(default)]
+    pub returning: Vec<Ipv4Net>,
 }
 
 /// A named volume of a stack. Removing the stack leaves the data on the nodes.

@@ -61,6 +61,10 @@ pub struct Version {
     /// All of it.
     #[serde(with = "raftup_proto::codec::spec")]
     pub spec: Arc<ServiceSpec>,
+    /// Its containers are known to work: an update to it was completed, or it served when the next version came. An update
+    /// that fails goes back to none that is not.
+    #[serde(default)]
+    pub proven: bool,
 }
 
 /// The replacement of tasks of older versions.
@@ -90,6 +94,11 @@ impl Service {
     /// Containers of the version of that number will do.
     pub fn is_current(&self, number: u64) -> bool {
         self.version(number).is_some_and(|version| version.containers == self.current().containers)
+    }
+
+    /// Some version with the containers of that number has shown that they work.
+    pub fn is_proven(&self, containers: u64) -> bool {
+        self.versions.iter().any(|version| version.containers == containers && version.proven)
     }
 
     /// How its rollout stands; none if there was none.

@@ -40,6 +40,10 @@ pub struct Task {
     pub ready: Option<UnixMillis>,
     /// Restarts of this slot that came before it within the policy's window, because a task ended by itself.
     pub restarts: u32,
+    /// A task of its slot that served was stopped for it, and none has served since: an update waits for it even if no
+    /// node has a place.
+    #[serde(default)]
+    pub awaited: bool,
 }
 
 /// The place of a task in its service.

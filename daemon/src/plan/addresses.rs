@@ -23,7 +23,9 @@ use raftup_proto::{
     view::{BLOCK_PREFIX, SUBNET_PREFIX, VIP_PREFIX},
 };
 
-use crate::model::{Cluster, Node, Task};
+use crate::model::{Cluster, Network, Node};
+
+use super::World;
 
 /// What has run out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,26 +76,34 @@ pub fn vips(subnet: Ipv4Net) -> Ipv4Net {
     part(first(subnet) + size(subnet.prefix_len()) - size(VIP_PREFIX), VIP_PREFIX)
 }
 
-/// The lowest block of the network that no node has. Errors: there is none. Cost: one pass over nodes.
-pub fn block(cluster: &Cluster, network: NetworkId, subnet: Ipv4Net) -> Result<Ipv4Net, Exhausted> {
-    free_blocks(cluster, network, subnet).next().ok_or(Exhausted::Blocks(subnet))
+/// The lowest block of the network that no node has, nor is still routed to one that had it. Errors: there is none.
+/// Cost: by the blocks that nodes have of the network.
+pub(super) fn block(world: &World, network: &Network) -> Result<Ipv4Net, Exhausted> {
+    let taken = world.blocks_of(network.id).map(|(block, _)| block).chain(network.returning.iter().copied());
+    free_blocks(network.subnet, taken.collect()).next().ok_or(Exhausted::Blocks(network.subnet))
 }
 
-/// The blocks of the network that no node has, from the lowest.
-fn free_blocks(
-    cluster: &Cluster,
-    network: NetworkId,
-    subnet: Ipv4Net,
-) -> impl Iterator<Item = Ipv4Net> + use<> {
-    let nodes = cluster.nodes.values();
-    let of = |node: &Arc<Node>| {
-        let blocks = node.blocks.get(&network).into_iter().flatten();
-        blocks.chain(node.attached.get(&network)).copied().collect::<Vec<_>>()
-    };
-    let taken: BTreeSet<Ipv4Net> = nodes.flat_map(of).collect();
+/// The blocks of a subnet that are not in `taken`, from the lowest.
+fn free_blocks(subnet: Ipv4Net, taken: BTreeSet<Ipv4Net>) -> impl Iterator<Item = Ipv4Net> {
     let vips = first(vips(subnet));
     let blocks = parts(subnet, BLOCK_PREFIX).take_while(move |block| first(*block) < vips);
     blocks.filter(move |block| !taken.contains(block))
+}
+
+/// The blocks of tasks' addresses that nodes have of the network though no task there has an address of them, with the
+/// nodes. Cost: by the blocks that nodes have of the network.
+pub(super) fn unused_blocks(world: &World, network: &Network) -> Vec<(Ipv4Net, NodeId)> {
+    let unused = world.blocks_of(network.id).filter(|(block, id)| {
+        let node = world.cluster().nodes.get(id);
+        let for_tasks = node.is_some_and(|node| node.attached.get(&network.id) != Some(block));
+        for_tasks && !is_held(world, network.id, *block)
+    });
+    unused.collect()
+}
+
+/// A task that is not seen to have ended has an address out of `part` of the network.
+pub(super) fn is_held(world: &World, network: NetworkId, part: Ipv4Net) -> bool {
+    world.addresses_in(network, part.network()..=part.broadcast()).any(|(_, over)| !over)
 }
 
 /// A block of a new network for each of the nodes, whose engines give addresses of it to containers that are not the
@@ -103,7 +113,7 @@ pub fn attach(
     network: NetworkId,
     subnet: Ipv4Net,
 ) -> Result<(), Exhausted> {
-    let mut blocks = free_blocks(&Cluster::default(), network, subnet);
+    let mut blocks = free_blocks(subnet, BTreeSet::new());
     for node in nodes.values_mut() {
         node.attached.insert(network, blocks.next().ok_or(Exhausted::Blocks(subnet))?);
     }
@@ -111,39 +121,46 @@ pub fn attach(
 }
 
 /// The same for a new node, of each network that has a block left. Where there is none, its engine attaches nobody.
+/// Cost: one pass over nodes for each attachable network.
 pub fn attached(cluster: &Cluster) -> BTreeMap<NetworkId, Ipv4Net> {
     let networks = cluster.networks.values().filter(|network| network.spec.attachable);
-    networks
-        .filter_map(|network| Some((network.id, block(cluster, network.id, network.subnet).ok()?)))
-        .collect()
+    let block = |network: &Arc<Network>| {
+        let of = |node: &Arc<Node>| {
+            let blocks = node.blocks.get(&network.id).into_iter().flatten();
+            blocks.chain(node.attached.get(&network.id)).copied().collect::<Vec<_>>()
+        };
+        let taken = cluster.nodes.values().flat_map(of).chain(network.returning.iter().copied());
+        free_blocks(network.subnet, taken.collect()).next()
+    };
+    networks.filter_map(|network| Some((network.id, block(network)?))).collect()
 }
 
-/// A free address of the node on the network, out of the blocks that it has; none if they are full. `tasks` are those
-/// on the node, history included.
-pub fn address<'a>(
-    node: &Node,
+/// A free address of the network out of `blocks`; none if they are full. Cost: by the addresses of the blocks.
+pub(super) fn address(
+    world: &World,
     network: NetworkId,
     subnet: Ipv4Net,
-    tasks: impl Iterator<Item = &'a Task>,
+    blocks: &[Ipv4Net],
 ) -> Option<Ipv4Addr> {
-    let (mut held, mut remembered) = (BTreeSet::new(), BTreeSet::new());
-    for task in tasks {
-        let addresses = task.networks.iter().filter(|(id, _)| *id == network).map(|(_, address)| *address);
-        if task.status.state.is_over() {
-            remembered.extend(addresses);
-        } else {
-            held.extend(addresses);
+    let gateway = Ipv4Addr::from(first(subnet) + 1);
+    let mut lowest = None;
+    for block in blocks {
+        let mut taken = world.addresses_in(network, block.network()..=block.broadcast()).peekable();
+        for address in (first(*block)..first(*block) + size(BLOCK_PREFIX)).map(Ipv4Addr::from) {
+            let (mut held, mut remembered) = (address <= gateway, false);
+            while let Some((_, over)) = taken.next_if(|(next, _)| *next == address) {
+                held |= !over;
+                remembered |= over;
+            }
+            if !held && !remembered {
+                return Some(address);
+            }
+            if !held {
+                lowest = lowest.or(Some(address));
+            }
         }
     }
-    let gateway = first(subnet) + 1;
-    let blocks = node.blocks.get(&network).into_iter().flatten();
-    let all = blocks.flat_map(|block| first(*block)..first(*block) + size(BLOCK_PREFIX));
-    let mut free = all.filter(|bits| *bits > gateway).map(Ipv4Addr::from).filter(|free| !held.contains(free));
-    let lowest = free.next()?;
-    if !remembered.contains(&lowest) {
-        return Some(lowest);
-    }
-    Some(free.find(|address| !remembered.contains(address)).unwrap_or(lowest))
+    lowest
 }
 
 fn first(net: Ipv4Net) -> u32 {

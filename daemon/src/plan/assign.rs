@@ -4,56 +4,57 @@
 //! Holds: a task gets its node and all of its addresses at once, and keeps them; it is not placed before its
 //! predecessor in the slot has stopped, or was lost with its node, unless it replaces one that goes later.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::Ipv4Addr,
+    sync::Arc,
+};
 
+use ipnet::Ipv4Net;
 use raftup_proto::{
     id::{NetworkId, NodeId},
     peer::{TaskState, TaskStatus},
     spec::{Mount, MountSource},
 };
 
-use crate::model::{Node, Task};
+use crate::model::{Network, Node, ObjectKey, Slot, Task};
 
 use super::{
     addresses,
-    placement::{self, Past},
+    drain::DRAIN_LIMIT,
+    placement::{self, Past, Places},
     replicas::said,
     review::Review,
     rollout,
 };
 
-/// Places what can be placed, and says why of the rest.
+/// Places what can be placed, and says why of the rest. Of a set that is full, only what is part of it already.
 pub(super) fn all(review: &mut Review<'_, '_>) {
-    let tasks = review.tasks();
-    let waiting = tasks.iter().filter(|task| task.is_live() && task.node.is_none());
-    let mut placed = placed(&tasks);
-    let held: Vec<_> = tasks.iter().filter(|task| task.holds_node() && !review.is_lost(task)).collect();
-    let busy =
-        |task: &Task| held.iter().any(|other| other.slot == task.slot && Some(other.id) != task.replaces);
+    let waiting = review.tasks().filter(|task| task.is_live() && task.node.is_none());
+    let waiting: Vec<_> = waiting.cloned().collect();
+    let mut search = Search::default();
     for task in waiting {
+        if !review.draft.has(ObjectKey::Task(task.id)) && review.is_full() {
+            continue;
+        }
         let why = match task.not_before.filter(|at| *at > review.draft.now) {
             Some(at) => {
                 review.look_again(at);
-                let ended = rollout::last_failure(&tasks, task).map(|ended| said(ended)).unwrap_or_default();
-                let message = format!("waits to be started again: {ended}");
+                let ended = rollout::last_failure(review.draft.world(), &task);
+                let message = format!(
+                    "waits to be started again: {}",
+                    ended.map(|ended| said(ended)).unwrap_or_default()
+                );
                 review.waits(task.slot, &message);
                 Hold::Later(message)
             }
-            None if busy(task) => Hold::Later("waits for its predecessor to stop".to_owned()),
-            None => match place(
-                review,
-                task,
-                &without_replaced(review, &placed, task),
-                past(review, &tasks, task),
-            ) {
-                Ok(node) => {
-                    *placed.entry(node).or_default() += 1;
-                    continue;
-                }
-                Err(reason) => Hold::NoPlace(reason),
+            None if is_busy(review, &task) => Hold::Later("waits for its predecessor to stop".to_owned()),
+            None => match search.place(review, &task) {
+                Ok(()) => continue,
+                Err(why) => why,
             },
         };
-        hold(review, task, why);
+        hold(review, &task, why);
     }
 }
 
@@ -78,32 +79,15 @@ fn hold(review: &mut Review<'_, '_>, task: &Arc<Task>, why: Hold) {
     }
 }
 
-/// The service's tasks by node, those that are on their way out not counted.
-fn placed(tasks: &[Arc<Task>]) -> BTreeMap<NodeId, u32> {
-    let mut placed = BTreeMap::new();
-    for node in tasks.iter().filter(|task| task.is_live()).filter_map(|task| task.node) {
-        *placed.entry(node).or_default() += 1;
-    }
-    placed
-}
-
-/// The one that `task` replaces will go: its place is as good as empty.
-fn without_replaced(
-    review: &Review<'_, '_>,
-    placed: &BTreeMap<NodeId, u32>,
-    task: &Task,
-) -> BTreeMap<NodeId, u32> {
-    let mut placed = placed.clone();
-    let old = review.replaced_by(task).filter(|old| old.is_live()).and_then(|old| old.node);
-    if let Some(count) = old.and_then(|node| placed.get_mut(&node)) {
-        *count -= 1;
-    }
-    placed
+/// Another task of the slot, besides the one that it is to replace, has not ended.
+fn is_busy(review: &Review<'_, '_>, task: &Task) -> bool {
+    let mut others = review.draft.world().tasks_in(task.service, task.slot);
+    others.any(|other| other.holds_node() && Some(other.id) != task.replaces && !review.is_lost(other))
 }
 
 /// What the slot's last task before `task` says about where to go. Source of the volumes' rule: they are local.
-fn past(review: &Review<'_, '_>, tasks: &[Arc<Task>], task: &Task) -> Past {
-    let before = tasks.iter().filter(|old| old.slot == task.slot && old.node.is_some());
+fn past(review: &Review<'_, '_>, task: &Task) -> Past {
+    let before = review.draft.world().tasks_in(task.service, task.slot).filter(|old| old.node.is_some());
     let Some(last) = before.max_by_key(|old| (old.meta.created, old.id)) else { return Past::default() };
     let named = |mount: &Mount| matches!(mount.source, MountSource::Volume { .. });
     if review.spec_of(task.version).container.mounts.iter().any(named) {
@@ -113,55 +97,172 @@ fn past(review: &Review<'_, '_>, tasks: &[Arc<Task>], task: &Task) -> Past {
     Past { volumes: None, failed: last.node.filter(|_| failed) }
 }
 
-fn place(
-    review: &mut Review<'_, '_>,
-    task: &Arc<Task>,
-    placed: &BTreeMap<NodeId, u32>,
-    past: Past,
-) -> Result<NodeId, String> {
-    let found =
-        placement::candidates(review.draft.world(), &review.spec_of(task.version), task.slot, placed, past);
-    let mut full = String::new();
-    for id in found.map_err(|reason| reason.to_string())? {
-        let Some(mut node) = review.draft.world().cluster().nodes.get(&id).map(|node| Node::clone(node))
-        else {
-            continue;
-        };
-        match give_addresses(review, &mut node) {
-            Err(reason) => full = reason,
-            Ok(networks) => {
-                review.draft.put(node);
-                let status = TaskStatus::new(TaskState::Assigned, review.draft.now);
-                review.draft.task(task, |task| {
-                    task.node = Some(id);
-                    task.networks = networks;
-                    task.status = status;
-                });
-                return Ok(id);
-            }
-        }
-    }
-    Err(full)
+/// What was found out about nodes for the tasks of one service.
+#[derive(Default)]
+struct Search {
+    /// The service's tasks by node, those that are on their way out not counted.
+    placed: Option<BTreeMap<NodeId, u32>>,
+    /// By version.
+    places: BTreeMap<u64, Places>,
+    /// Why nodes that fit have no address.
+    no_address: Option<NoAddress>,
+    /// Blocks were asked back already.
+    asked_back: bool,
 }
 
-/// One address on each network of the service; the node gets a further block where it needs one.
-fn give_addresses(review: &Review<'_, '_>, node: &mut Node) -> Result<Vec<(NetworkId, Ipv4Addr)>, String> {
-    let world = review.draft.world();
-    let mut given = Vec::new();
-    for id in &review.service.networks {
-        let Some(network) = world.cluster().networks.get(id) else { continue };
-        let tasks = || world.tasks_on(node.id).map(|task| &**task);
-        let mut address = addresses::address(node, *id, network.subnet, tasks());
-        if address.is_none() {
-            let block = addresses::block(world.cluster(), *id, network.subnet).map_err(|error| {
-                format!("no address on network `{}_{}`: {error}", network.stack_name, network.name)
-            })?;
-            let blocks = node.blocks.entry(*id).or_default();
+#[derive(Clone)]
+struct NoAddress {
+    network: Arc<Network>,
+    reason: String,
+}
+
+impl Search {
+    fn place(&mut self, review: &mut Review<'_, '_>, task: &Arc<Task>) -> Result<(), Hold> {
+        if let Slot::Node(id) = task.slot {
+            let spec = review.spec_of(task.version);
+            placement::find(review.draft.world(), &spec, task.slot)
+                .map_err(|away| Hold::NoPlace(away.to_string()))?;
+            let given = give_addresses(review, id);
+            return match given {
+                Ok(given) => {
+                    assign(review, task, id, given);
+                    Ok(())
+                }
+                Err(no_address) => Err(self.ask_back(review, &no_address)),
+            };
+        }
+        let leaves = review.replaced_by(task).filter(|old| old.is_live()).and_then(|old| old.node);
+        let past = past(review, task);
+        let placed = self.placed.get_or_insert_with(|| placed(review));
+        let places = match self.places.entry(task.version) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let world = review.draft.world();
+                review.nodes_looked_at += world.cluster().nodes.len();
+                new.insert(Places::new(world, review.spec_of(task.version), placed))
+            }
+        };
+        if let Some(away) = places.away(review.draft.world()) {
+            return Err(Hold::NoPlace(away.to_string()));
+        }
+        let mut without = Vec::new();
+        let found = places.in_order(past, leaves).find_map(|id| match give_addresses(review, id) {
+            Ok(given) => Some((id, given)),
+            Err(no_address) => {
+                without.push(id);
+                self.no_address = Some(no_address);
+                None
+            }
+        });
+        review.nodes_looked_at += without.len();
+        without.into_iter().for_each(|id| places.has_no_address(id));
+        if let Some((id, given)) = found {
+            assign(review, task, id, given);
+            *placed.entry(id).or_default() += 1;
+            let world = review.draft.world();
+            self.places.values_mut().for_each(|places| places.placed_on(world, id, placed));
+            return Ok(());
+        }
+        match self.no_address.clone() {
+            Some(no_address) => Err(self.ask_back(review, &no_address)),
+            None => Err(Hold::NoPlace("no node has an address left".to_owned())),
+        }
+    }
+
+    /// Blocks of the network that no task needs come back from the nodes that have them; until no node routes to where
+    /// they were, the task waits.
+    fn ask_back(&mut self, review: &mut Review<'_, '_>, no_address: &NoAddress) -> Hold {
+        let network = &no_address.network;
+        let world = review.draft.world();
+        let network = world.cluster().networks.get(&network.id).unwrap_or(network).clone();
+        let unused = match self.asked_back {
+            true => Vec::new(),
+            false => addresses::unused_blocks(world, &network),
+        };
+        self.asked_back = true;
+        let later = "waits for addresses that other nodes give back";
+        if unused.is_empty() && network.returning.is_empty() {
+            return Hold::NoPlace(no_address.reason.clone());
+        }
+        if unused.is_empty() {
+            review.look_again(network.meta.updated.plus(DRAIN_LIMIT).max(review.draft.now));
+            return Hold::Later(later.to_owned());
+        }
+        for (block, id) in &unused {
+            let Some(mut node) = review.draft.world().cluster().nodes.get(id).map(|node| Node::clone(node))
+            else {
+                continue;
+            };
+            if let Some(blocks) = node.blocks.get_mut(&network.id) {
+                blocks.retain(|own| own != block);
+                if blocks.is_empty() {
+                    node.blocks.remove(&network.id);
+                }
+            }
+            review.draft.put(node);
+        }
+        let mut network = Network::clone(&network);
+        network.returning.extend(unused.into_iter().map(|(block, _)| block));
+        network.returning.sort_unstable();
+        review.draft.put(network);
+        review.look_again(review.draft.now.plus(DRAIN_LIMIT));
+        Hold::Later(later.to_owned())
+    }
+}
+
+fn placed(review: &Review<'_, '_>) -> BTreeMap<NodeId, u32> {
+    let mut placed = BTreeMap::new();
+    for node in review.tasks().filter(|task| task.is_live()).filter_map(|task| task.node) {
+        *placed.entry(node).or_default() += 1;
+    }
+    placed
+}
+
+/// The addresses that a task gets, and the blocks that its node needs for that.
+#[derive(Default)]
+struct Given {
+    addresses: Vec<(NetworkId, Ipv4Addr)>,
+    blocks: Vec<(NetworkId, Ipv4Net)>,
+}
+
+fn assign(review: &mut Review<'_, '_>, task: &Arc<Task>, id: NodeId, given: Given) {
+    let node = review.draft.world().cluster().nodes.get(&id).filter(|_| !given.blocks.is_empty());
+    if let Some(mut node) = node.map(|node| Node::clone(node)) {
+        for (network, block) in given.blocks {
+            let blocks = node.blocks.entry(network).or_default();
             blocks.push(block);
             blocks.sort_unstable();
-            address = addresses::address(node, *id, network.subnet, tasks());
         }
-        given.extend(address.map(|address| (*id, address)));
+        review.draft.put(node);
+    }
+    let status = TaskStatus::new(TaskState::Assigned, review.draft.now);
+    review.draft.task(task, |task| {
+        task.node = Some(id);
+        task.networks = given.addresses;
+        task.status = status;
+    });
+}
+
+/// One address on each network of the service; out of a further block where the node's own are full.
+fn give_addresses(review: &Review<'_, '_>, id: NodeId) -> Result<Given, NoAddress> {
+    let world = review.draft.world();
+    let mut given = Given::default();
+    let node = world.cluster().nodes.get(&id);
+    for network in review.service.networks.iter().filter_map(|id| world.cluster().networks.get(id)) {
+        let own = node.and_then(|node| node.blocks.get(&network.id)).map(Vec::as_slice).unwrap_or_default();
+        let address = match addresses::address(world, network.id, network.subnet, own) {
+            Some(address) => Some(address),
+            None => {
+                let block = addresses::block(world, network).map_err(|error| {
+                    let name = format!("{}_{}", network.stack_name, network.name);
+                    let reason = format!("no address on network `{name}`: {error}");
+                    NoAddress { network: network.clone(), reason }
+                })?;
+                given.blocks.push((network.id, block));
+                addresses::address(world, network.id, network.subnet, &[block])
+            }
+        };
+        given.addresses.extend(address.map(|address| (network.id, address)));
     }
     Ok(given)
 }

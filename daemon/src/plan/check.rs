@@ -129,6 +129,14 @@ fn blocks(cluster: &Cluster, wrong: &mut Vec<String>) {
     }
     let mut subnets = BTreeMap::new();
     for network in cluster.networks.values() {
+        for block in &network.returning {
+            if let Some(node) = taken.get(block) {
+                wrong.push(format!("block {block} belongs to {node}, but is on its way back"));
+            }
+            if !network.subnet.contains(block) {
+                wrong.push(format!("block {block} is not of network {}", network.id));
+            }
+        }
         if let Some(other) = subnets.insert(network.subnet, network.id) {
             wrong.push(format!("subnet {} belongs to {other} and {}", network.subnet, network.id));
         }

@@ -4,10 +4,7 @@
 //! Holds: a task is forgotten only when its container is seen to have ended, or its node is down (it will find the task
 //! gone when it is back); a service goes after its tasks, a network after its services, a stack last.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use raftup_proto::{
     api::UpdateState,
@@ -15,12 +12,12 @@ use raftup_proto::{
     unit::UnixMillis,
 };
 
-use crate::model::{Desired, Network, Node, ObjectKey, Service, Slot, Task, Version};
+use crate::model::{Desired, Network, Node, ObjectKey, Service, Task, Version};
 
 use super::{
-    Draft, Facts,
-    drain::{self, Left},
-    review::Review,
+    Draft, Facts, World, addresses,
+    drain::{self, DRAIN_LIMIT, Left},
+    review::{Looked, Review},
 };
 
 /// Versions of a service that are kept besides those that tasks have.
@@ -30,44 +27,63 @@ pub(super) const VERSIONS_KEPT: usize = 10;
 pub(super) fn history(review: &mut Review<'_, '_>) {
     let info = review.draft.world().cluster().info.as_ref();
     let limit = info.map_or(0, |info| info.task_history as usize);
-    let mut ended: BTreeMap<Slot, Vec<Arc<Task>>> = BTreeMap::new();
-    let mut filled = BTreeSet::new();
-    for task in review.tasks() {
-        match task.desired {
-            Desired::Run => _ = filled.insert(task.slot),
-            Desired::Drain | Desired::Stop if task.status.state.is_over() => {
-                ended.entry(task.slot).or_default().push(task);
-            }
-            Desired::Drain | Desired::Stop => {}
-            Desired::Remove => remove(review.draft, &task),
+    let tasks: Vec<_> = review.tasks().collect();
+    let mut gone: Vec<Arc<Task>> = Vec::new();
+    for of_slot in tasks.chunk_by(|one, other| one.slot == other.slot) {
+        let filled = of_slot.iter().any(|task| task.desired == Desired::Run);
+        let keep = if filled { limit } else { 0 };
+        let is_history = |task: &&&Arc<Task>| match task.desired {
+            Desired::Drain | Desired::Stop => task.status.state.is_over(),
+            Desired::Run | Desired::Remove => false,
+        };
+        let mut ended: Vec<_> = of_slot.iter().filter(is_history).collect();
+        if ended.len() > keep {
+            ended.sort_unstable_by_key(|task| std::cmp::Reverse((task.meta.created, task.id)));
+            gone.extend(ended.into_iter().skip(keep).map(|task| Arc::clone(task)));
         }
+        gone.extend(
+            of_slot.iter().filter(|task| task.desired == Desired::Remove).map(|task| Arc::clone(task)),
+        );
     }
-    for (slot, mut tasks) in ended {
-        tasks.sort_by_key(|task| std::cmp::Reverse((task.meta.created, task.id)));
-        let keep = if filled.contains(&slot) { limit } else { 0 };
-        for task in tasks.iter().skip(keep) {
-            review.draft.delete(ObjectKey::Task(task.id));
+    for task in gone {
+        if review.is_full() {
+            return;
+        }
+        match task.desired {
+            Desired::Remove => remove(review.draft, &task),
+            Desired::Run | Desired::Drain | Desired::Stop => review.draft.delete(ObjectKey::Task(task.id)),
         }
     }
 }
 
-/// The versions that stay: those that tasks have, and the newest.
-pub(super) fn versions(service: &Service, tasks: &[Arc<Task>]) -> Vec<Version> {
-    let used: BTreeSet<u64> = tasks.iter().map(|task| task.version).collect();
-    let newest = service.versions.len().saturating_sub(VERSIONS_KEPT + 1);
+/// The versions that stay, if not all do: those that tasks have, and the newest.
+pub(super) fn versions<'a>(
+    service: &Service,
+    tasks: impl Iterator<Item = &'a Arc<Task>>,
+) -> Option<Vec<Version>> {
+    let newest = service.versions.len().checked_sub(VERSIONS_KEPT + 1).filter(|newest| *newest > 0)?;
+    let used: BTreeSet<u64> = tasks.map(|task| task.version).collect();
     let stays = |(index, version): &(usize, &Version)| *index >= newest || used.contains(&version.number);
-    service.versions.iter().enumerate().filter(stays).map(|(_, version)| version.clone()).collect()
+    let kept: Vec<_> =
+        service.versions.iter().enumerate().filter(stays).map(|(_, version)| version).collect();
+    (kept.len() < service.versions.len()).then(|| kept.into_iter().cloned().collect())
 }
 
 /// Takes a service that is being removed a step further, and says when to look again. Its tasks are told to stop once
 /// every node has forgotten its routes.
-pub(super) fn service(draft: &mut Draft<'_>, service: &Service, facts: Facts) -> Option<UnixMillis> {
+pub(super) fn service(draft: &mut Draft<'_>, service: &Service, facts: Facts) -> Looked {
     let tasks: Vec<_> = draft.world().tasks_of(service.id).cloned().collect();
-    let mut due = None;
+    let mut looked = Looked { due: None, cut_short: false };
     for task in tasks {
+        if draft.is_full() {
+            looked.cut_short = true;
+            return looked;
+        }
         match drain::left_routes(&task, facts, draft.now) {
             Left::Yes => remove(draft, &task),
-            Left::Until(limit) => due = Some(due.map_or(limit, |due: UnixMillis| due.min(limit))),
+            Left::Until(limit) => {
+                looked.due = Some(looked.due.map_or(limit, |due: UnixMillis| due.min(limit)));
+            }
             Left::Serves if draft.world().live_node(&task).is_none() => remove(draft, &task),
             Left::Serves => draft.task(&task, |task| task.desired = Desired::Drain),
         }
@@ -75,7 +91,7 @@ pub(super) fn service(draft: &mut Draft<'_>, service: &Service, facts: Facts) ->
     if draft.world().tasks_of(service.id).next().is_none() {
         draft.delete(ObjectKey::Service(service.id));
     }
-    due
+    looked
 }
 
 fn remove(draft: &mut Draft<'_>, task: &Arc<Task>) {
@@ -86,19 +102,23 @@ fn remove(draft: &mut Draft<'_>, task: &Arc<Task>) {
     }
 }
 
-/// Takes the networks of a stack, and the stack itself, as far as they are being removed and nothing uses them.
+/// Takes the networks of a stack, and the stack itself, as far as they are being removed and nothing uses them. Cost: by the
+/// services of the stack, if there is anything to remove.
 pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
-    let cluster = draft.world().cluster().clone();
-    let Some(stack) = cluster.stacks.get(&id) else { return };
-    let going = cluster.networks.values().filter(|network| network.stack == id && network.removing);
+    let world = draft.world();
+    let Some(stack) = world.cluster().stacks.get(&id).cloned() else { return };
+    let going = world.leaving().filter(|(of, _)| *of == id);
+    let going: Vec<_> = going.filter_map(|(_, id)| world.cluster().networks.get(&id).cloned()).collect();
     for network in going {
-        if !is_used(draft, id, network) {
+        if !is_used(draft.world(), id, &network) {
             forget_network(draft, network.id);
         }
     }
-    let empty = !cluster.services.values().any(|service| service.stack == id)
-        && !draft.world().cluster().networks.values().any(|network| network.stack == id);
-    if stack.removing && empty {
+    if !stack.removing || draft.world().services_of(id).next().is_some() {
+        return;
+    }
+    let cluster = draft.world().cluster().clone();
+    if !cluster.networks.values().any(|network| network.stack == id) {
         for volume in cluster.volumes.values().filter(|volume| volume.stack == id) {
             draft.delete(ObjectKey::Volume(volume.id));
         }
@@ -106,30 +126,39 @@ pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
     }
 }
 
-/// A service of its stack names it, or may go back to a version that did, or a task of an older version of one still has
-/// an address on it.
-fn is_used(draft: &Draft<'_>, stack: StackId, network: &Network) -> bool {
-    let (world, id) = (draft.world(), network.id);
-    world.cluster().services.values().filter(|service| service.stack == stack).any(|service| {
-        let goes_on = !service.removing && service.update_state().is_some_and(UpdateState::is_active);
-        let may_return =
-            |version: &Version| version.spec.networks.iter().any(|on| on.network == network.name);
-        service.networks.contains(&id)
-            || (goes_on && service.previous().is_some_and(may_return))
-            || world
-                .tasks_of(service.id)
-                .any(|task| task.holds_node() && task.networks.iter().any(|(on, _)| *on == id))
-    })
+/// A service of its stack names it, or may go back by itself to a version that did, or a task still has an address on it.
+fn is_used(world: &World, stack: StackId, network: &Network) -> bool {
+    let id = network.id;
+    let named = world.services_of(stack).any(|service| {
+        let unfinished = |state: UpdateState| state.is_active() || state.is_paused();
+        let may_return = !service.removing && service.update_state().is_some_and(unfinished);
+        let names = |version: &Version| version.spec.networks.iter().any(|on| on.network == network.name);
+        service.networks.contains(&id) || (may_return && service.versions.iter().any(names))
+    });
+    named || addresses::is_held(world, id, network.subnet)
 }
 
 fn forget_network(draft: &mut Draft<'_>, network: NetworkId) {
+    let nodes: BTreeSet<_> = draft.world().blocks_of(network).map(|(_, node)| node).collect();
     draft.delete(ObjectKey::Network(network));
-    let nodes = draft.world().cluster().nodes.clone();
-    let has = |node: &&Arc<Node>| node.blocks.contains_key(&network) || node.attached.contains_key(&network);
-    for node in nodes.values().filter(has) {
-        let mut node = Node::clone(node);
+    for id in nodes {
+        let Some(mut node) = draft.world().cluster().nodes.get(&id).map(|node| Node::clone(node)) else {
+            continue;
+        };
         node.blocks.remove(&network);
         node.attached.remove(&network);
         draft.put(node);
+    }
+}
+
+/// Blocks that nodes have given back are free once no node routes to where they were.
+pub(super) fn returned_blocks(draft: &mut Draft<'_>, facts: Facts) {
+    let returned = |network: &&Arc<Network>| {
+        let in_force = facts.in_force.is_none_or(|revision| revision >= network.meta.revision);
+        in_force || network.meta.updated.plus(DRAIN_LIMIT) <= draft.now
+    };
+    let networks: Vec<_> = draft.world().returning().filter(returned).cloned().collect();
+    for network in networks {
+        draft.put(Network { returning: Vec::new(), ..Network::clone(&network) });
     }
 }

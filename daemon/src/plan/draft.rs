@@ -12,12 +12,30 @@ use crate::model::{ChangeSet, Meta, Object, ObjectKey, Task};
 
 use super::World;
 
+/// Changes of one set, in tasks: a small part of what the log takes as one entry (`store`), and worked out within a few
+/// milliseconds.
+const FULL: usize = 500;
+
+/// A version of a service counts as so many tasks, as its spec does; so do so many of a node's networks.
+const VERSION_WEIGHT: usize = 4;
+const NETWORKS_OF_ONE: usize = 8;
+
+fn weight(object: &Object) -> usize {
+    match object {
+        Object::Service(service) => VERSION_WEIGHT * service.versions.len(),
+        Object::Node(node) => 1 + node.blocks.len() / NETWORKS_OF_ONE,
+        Object::Cluster(_) | Object::Stack(_) | Object::Task(_) | Object::Network(_) | Object::Volume(_) => 1,
+    }
+}
+
 /// Changes to a world, and the world with them.
 #[derive(Debug)]
 pub struct Draft<'a> {
     base: &'a World,
     world: World,
     changed: BTreeMap<ObjectKey, Option<Object>>,
+    /// About how large the set is, in tasks.
+    weight: usize,
     /// The leader's clock.
     pub now: UnixMillis,
 }
@@ -25,7 +43,7 @@ pub struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// No changes yet.
     pub fn new(base: &'a World, now: UnixMillis) -> Self {
-        Self { base, world: base.clone(), changed: BTreeMap::new(), now }
+        Self { base, world: base.clone(), changed: BTreeMap::new(), weight: 0, now }
     }
 
     /// The world with all changes so far.
@@ -36,14 +54,29 @@ impl<'a> Draft<'a> {
     /// Makes or changes an object. The meta of one that was there must be the one that it had.
     pub fn put(&mut self, object: impl Into<Object>) {
         let object = object.into();
-        self.world.set(object.key(), Some(object.clone()));
-        self.changed.insert(object.key(), Some(object));
+        let (key, weight) = (object.key(), weight(&object));
+        self.world.set(key, Some(object.clone()));
+        if self.changed.insert(key, Some(object)).is_none() {
+            self.weight += weight;
+        }
     }
 
     /// Removes an object, if it is there.
     pub fn delete(&mut self, key: ObjectKey) {
         self.world.set(key, None);
-        self.changed.insert(key, None);
+        if self.changed.insert(key, None).is_none() {
+            self.weight += 1;
+        }
+    }
+
+    /// The set is as large as one should be; what else there is to change comes in the next.
+    pub fn is_full(&self) -> bool {
+        self.weight >= FULL
+    }
+
+    /// The object is part of the set.
+    pub fn has(&self, key: ObjectKey) -> bool {
+        self.changed.contains_key(&key)
     }
 
     /// Changes a task, if it is there.

@@ -49,7 +49,11 @@ pub(super) fn left_routes(task: &Task, facts: Facts, now: UnixMillis) -> Left {
 
 /// Stops those that no new connection reaches any more.
 pub(super) fn finish(review: &mut Review<'_, '_>) {
-    for task in review.tasks().into_iter().filter(|task| task.desired == Desired::Drain) {
+    let drained: Vec<_> = review.tasks().filter(|task| task.desired == Desired::Drain).cloned().collect();
+    for task in drained {
+        if review.is_full() {
+            return;
+        }
         match left_routes(&task, review.facts, review.draft.now) {
             Left::Yes => {
                 let named = review.service.current().spec.endpoint_mode == EndpointMode::Dnsrr;

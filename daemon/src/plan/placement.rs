@@ -1,12 +1,18 @@
 //! Which node a task goes to: filters, order of preference, explanation.
 //!
 //! Filters: ready, availability, an engine that answers, constraints, ports of the node itself, memory, CPU. Order: where
-//! the slot's named volumes are, fewest tasks of the service, not where the slot's last task failed, most free reservation, fewest tasks, lowest id. Each node is counted under the first filter that turned it away.
+//! the slot's named volumes are, fewest tasks of the service, not where the slot's last task failed, most free
+//! reservation, fewest tasks, lowest id. Each node is counted under the first filter that turned it away.
 //!
 //! Owns: the choice. Leaves alone: whether the task should be there at all (`replicas`, `rollout`), its addresses.
 //! Holds: equal inputs, equal answers.
 
-use std::{cmp::Reverse, collections::BTreeMap, fmt};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use raftup_proto::{
     api::{Availability, NodeState},
@@ -18,7 +24,7 @@ use raftup_proto::{
 use crate::model::{Node, Slot};
 
 use super::{
-    World,
+    Usage, World,
     ports::{listed, taken_on},
 };
 
@@ -98,37 +104,105 @@ pub struct Past {
     pub failed: Option<NodeId>,
 }
 
-/// Nodes that may run a task of the service in `slot`, best first. `placed` counts its tasks by node.
-///
-/// Errors: [`NoPlace`] counts the nodes that each filter turned away. Cost: one pass over nodes.
-pub fn candidates(
-    world: &World,
-    spec: &ServiceSpec,
-    slot: Slot,
-    placed: &BTreeMap<NodeId, u32>,
-    past: Past,
-) -> Result<Vec<NodeId>, NoPlace> {
+/// Whether a node may run a task of the service in `slot`. Errors: none; [`NoPlace`] counts the nodes that each filter
+/// turned away. Cost: one pass over nodes; of a slot of a global service, none.
+pub fn find(world: &World, spec: &ServiceSpec, slot: Slot) -> Result<(), NoPlace> {
     let mut away = NoPlace::default();
-    let mut fit = Vec::new();
-    for node in world.cluster().nodes.values() {
-        let wanted = match slot {
-            Slot::Replica(_) => true,
-            Slot::Node(id) => id == node.id,
-        };
-        if wanted && admit(world, node, spec, &mut away) {
-            fit.push(node);
+    let nodes = &world.cluster().nodes;
+    let fits = match slot {
+        Slot::Replica(_) => nodes.values().any(|node| admit(world, node, spec, &mut away)),
+        Slot::Node(id) => nodes.get(&id).is_some_and(|node| admit(world, node, spec, &mut away)),
+    };
+    if fits { Ok(()) } else { Err(away) }
+}
+
+/// The nodes that may run tasks of one version of a replicated service, in their order, while tasks are placed on them.
+///
+/// Holds: the order is that of the world and the counts that were last given, for each node that was named since.
+pub(super) struct Places {
+    spec: Arc<ServiceSpec>,
+    /// All that fit.
+    ranks: BTreeMap<NodeId, Rank>,
+    /// Those of them that have addresses.
+    order: BTreeSet<Rank>,
+    /// Why no node fits; of the present world.
+    away: Option<NoPlace>,
+}
+
+/// Tasks of the service, the slot's last task failed there, free reservation, tasks, id: the least is the best.
+type Rank = (u32, bool, Reverse<u64>, u32, NodeId);
+
+impl Places {
+    /// `placed` counts the tasks of the service by node. Cost: one pass over nodes.
+    pub(super) fn new(world: &World, spec: Arc<ServiceSpec>, placed: &BTreeMap<NodeId, u32>) -> Self {
+        let mut away = NoPlace::default();
+        let fit = world.cluster().nodes.values().filter(|node| admit(world, node, &spec, &mut away));
+        let ranks: BTreeMap<NodeId, Rank> = fit.map(|node| (node.id, rank(world, node, placed))).collect();
+        let order = ranks.values().copied().collect();
+        let away = ranks.is_empty().then_some(away);
+        Self { spec, ranks, order, away }
+    }
+
+    /// A task was placed on the node.
+    pub(super) fn placed_on(&mut self, world: &World, id: NodeId, placed: &BTreeMap<NodeId, u32>) {
+        let Some(old) = self.ranks.remove(&id) else { return };
+        let has_addresses = self.order.remove(&old);
+        let node = world.cluster().nodes.get(&id);
+        let fits = |node: &&Arc<Node>| admit(world, node, &self.spec, &mut NoPlace::default());
+        if let Some(node) = node.filter(fits) {
+            let rank = rank(world, node, placed);
+            self.ranks.insert(id, rank);
+            if has_addresses {
+                self.order.insert(rank);
+            }
         }
     }
-    if fit.is_empty() {
-        return Err(away);
+
+    /// The node has no address for a task.
+    pub(super) fn has_no_address(&mut self, id: NodeId) {
+        if let Some(rank) = self.ranks.get(&id) {
+            self.order.remove(rank);
+        }
     }
-    fit.sort_by_key(|node| {
-        let id = Some(node.id);
-        let own = placed.get(&node.id).copied().unwrap_or(0);
-        let (away, failed) = (past.volumes != id, past.failed == id);
-        (away, own, failed, Reverse(free_share(world, node)), world.usage(node.id).tasks, node.id)
-    });
-    Ok(fit.into_iter().map(|node| node.id).collect())
+
+    /// Why there is no node, if not for want of addresses.
+    pub(super) fn away(&mut self, world: &World) -> Option<&NoPlace> {
+        if !self.ranks.is_empty() {
+            return None;
+        }
+        let compute = || find(world, &self.spec, Slot::Replica(1)).err().unwrap_or_default();
+        Some(self.away.get_or_insert_with(compute))
+    }
+
+    /// The nodes that fit, best first. `leaves` is the node of the task that goes once this one serves: its place is as
+    /// good as empty.
+    pub(super) fn in_order(&self, past: Past, leaves: Option<NodeId>) -> impl Iterator<Item = NodeId> {
+        let there = |id: &NodeId| self.ranks.get(id).is_some_and(|rank| self.order.contains(rank));
+        let home = past.volumes.filter(there);
+        let odd: BTreeSet<NodeId> = past.failed.into_iter().chain(leaves).filter(there).collect();
+        let ranks = odd.iter().filter_map(|id| self.ranks.get(id)).map(|(own, _, free, tasks, id)| {
+            let own = own.saturating_sub(u32::from(leaves == Some(*id)));
+            (own, past.failed == Some(*id), *free, *tasks, *id)
+        });
+        let mut odd_ranks: Vec<Rank> = ranks.collect();
+        odd_ranks.sort_unstable();
+        let mut odd_ranks = odd_ranks.into_iter().peekable();
+        let mut others = self.order.iter().copied().filter(move |rank| !odd.contains(&rank.4)).peekable();
+        let merged = std::iter::from_fn(move || {
+            let odd_first = match (odd_ranks.peek(), others.peek()) {
+                (Some(odd), Some(other)) => odd < other,
+                (odd, _) => odd.is_some(),
+            };
+            if odd_first { odd_ranks.next() } else { others.next() }
+        });
+        home.into_iter().chain(merged.map(|rank| rank.4).filter(move |id| home != Some(*id)))
+    }
+}
+
+fn rank(world: &World, node: &Node, placed: &BTreeMap<NodeId, u32>) -> Rank {
+    let own = placed.get(&node.id).copied().unwrap_or(0);
+    let usage = world.usage(node.id);
+    (own, false, Reverse(free_share(usage, node)), usage.tasks, node.id)
 }
 
 /// Tasks of the service may stay on the node, whether it is alive or not.
@@ -184,7 +258,7 @@ fn admit_needs(world: &World, node: &Node, spec: &ServiceSpec, away: &mut NoPlac
         away.ports.entry(port.to_string()).or_default().push(node.info.hostname.clone());
         return false;
     }
-    let (free_memory, free_cpu) = free(world, node);
+    let (free_memory, free_cpu) = free(world.usage(node.id), node);
     let needs = spec.resources.reservations;
     match (needs.memory, needs.cpu) {
         (Some(memory), _) if memory > free_memory => away.memory.count(memory, free_memory),
@@ -194,8 +268,7 @@ fn admit_needs(world: &World, node: &Node, spec: &ServiceSpec, away: &mut NoPlac
     false
 }
 
-fn free(world: &World, node: &Node) -> (MemBytes, CpuMillis) {
-    let usage = world.usage(node.id);
+fn free(usage: Usage, node: &Node) -> (MemBytes, CpuMillis) {
     let platform = &node.info.platform;
     (
         MemBytes(platform.memory.0.saturating_sub(usage.memory.0)),
@@ -204,8 +277,8 @@ fn free(world: &World, node: &Node) -> (MemBytes, CpuMillis) {
 }
 
 /// Thousandths of the node that are not reserved, of the resource that is scarcer there.
-fn free_share(world: &World, node: &Node) -> u64 {
-    let (memory, cpu) = free(world, node);
+fn free_share(usage: Usage, node: &Node) -> u64 {
+    let (memory, cpu) = free(usage, node);
     let share = |free: u64, all: u64| free.saturating_mul(1000).checked_div(all).unwrap_or(1000);
     share(memory.0, node.info.platform.memory.0).min(share(cpu.0, node.info.platform.cpu.0))
 }

@@ -144,8 +144,7 @@ fn stays(world: &World, service: &Service, task: &Task) -> Option<String> {
         return None;
     }
     let spec = service.version(task.version).map(|version| &version.spec)?;
-    let found = placement::candidates(world, spec, task.slot, &BTreeMap::new(), Default::default());
-    let away = found.err().filter(|away| away.is_hopeless())?;
+    let away = placement::find(world, spec, task.slot).err().filter(|away| away.is_hopeless())?;
     Some(format!("{}: {away}", name(task)))
 }
 
@@ -206,7 +205,7 @@ fn failure(world: &World, service: &Service, tasks: &[Arc<Task>]) -> Option<Stri
                 return Some(format!("{}: {}", name(task), said(task)));
             }
         } else if !task.is_ready()
-            && let Some(last) = last_failure(tasks, task)
+            && let Some(last) = last_failure(world, task)
         {
             let rejected = last.status.state == TaskState::Rejected;
             let limit = if rejected { REJECTED_AFTER } else { FAILING_AFTER };
@@ -234,14 +233,9 @@ fn no_place(world: &World, service: &Service, tasks: &[Arc<Task>]) -> Option<Str
     if world.cluster().tasks.values().any(moving) {
         return None;
     }
-    let found = placement::candidates(
-        world,
-        &service.current().spec,
-        stuck.slot,
-        &BTreeMap::new(),
-        Default::default(),
-    );
-    let away = found.err().filter(|away| away.is_hopeless())?;
+    let away = placement::find(world, &service.current().spec, stuck.slot)
+        .err()
+        .filter(|away| away.is_hopeless())?;
     Some(format!("{}: {away}", name(stuck)))
 }
 

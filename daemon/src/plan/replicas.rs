@@ -3,10 +3,13 @@
 //! A replicated service has as many slots as replicas; which numbers they bear follows from what is there, new ones
 //! get the lowest that are free. A global service has one slot on each node that it may stay on.
 //!
+//! A slot with two tasks of which neither replaces the other, and a task with another's address, are what a decision made
+//! twice leaves. They are mended before anything else is counted.
+//!
 //! Owns: the count of tasks. Leaves alone: versions and places of tasks (`rollout`), nodes (`assign`).
 //! Holds: at most one task that should run in each slot, besides one that replaces it; equal inputs, equal answers.
 
-use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
+use std::{cmp::Reverse, sync::Arc};
 
 use raftup_proto::{peer::TaskState, spec::Mode};
 
@@ -15,41 +18,100 @@ use crate::model::{Desired, Slot, Task};
 use super::{
     placement,
     restart::{self, Verdict},
-    review::Review,
+    review::{Attempt, Review},
     rollout,
 };
+
+/// Of several tasks that should run in one slot, the best one stays, with the best of those that are to replace it.
+pub(super) fn doubles(review: &mut Review<'_, '_>) {
+    let wanted: Vec<_> = review.wanted().collect();
+    let of_slots = wanted.chunk_by(|one, other| one.slot == other.slot);
+    let several =
+        of_slots.filter(|tasks| tasks.len() > 1 || tasks.iter().any(|task| task.replaces.is_some()));
+    let several: Vec<Vec<Arc<Task>>> =
+        several.map(|tasks| tasks.iter().map(|task| Arc::clone(task)).collect()).collect();
+    for mut tasks in several {
+        if review.is_full() {
+            return;
+        }
+        tasks.sort_by_cached_key(|task| (Reverse(worth_of(review, task)), task.meta.created, task.id));
+        let replaced =
+            |task: &Task| tasks.iter().find(|old| Some(old.id) == task.replaces && old.replaces.is_none());
+        let (beside, heads): (Vec<_>, Vec<_>) = tasks.iter().partition(|task| replaced(task).is_some());
+        let Some((stays, doubles)) = heads.split_first() else { continue };
+        if stays.replaces.is_some() {
+            review.draft.task(stays, |task| task.replaces = None);
+        }
+        let mut successors = beside.iter().filter(|task| task.replaces == Some(stays.id));
+        let kept = successors.next().map(|task| task.id);
+        let too_many = beside.iter().filter(|task| Some(task.id) != kept).chain(doubles);
+        for task in too_many {
+            review.still(task).iter().for_each(|task| review.retire(task));
+        }
+    }
+}
+
+/// Tasks with an address that an older one has as well are replaced.
+pub(super) fn clashes(review: &mut Review<'_, '_>) {
+    let clashing = review.draft.world().clashing(review.service.id);
+    let clashing: Vec<_> = clashing.filter(|task| task.is_live()).cloned().collect();
+    for task in clashing {
+        if review.is_full() {
+            return;
+        }
+        replace_at_once(review, &task);
+    }
+}
 
 /// Tasks that were lost with their node are replaced at once: it was not their fault. Those of a global service stay:
 /// they could only run there.
 pub(super) fn lost(review: &mut Review<'_, '_>) {
-    for task in review.tasks() {
-        let lost = task.holds_node() && task.desired < Desired::Stop && review.is_lost(&task);
-        if !lost || (matches!(task.slot, Slot::Node(_)) && task.desired == Desired::Run) {
-            continue;
+    let is_lost = |task: &&Arc<Task>| {
+        let lost = task.holds_node() && task.desired < Desired::Stop && review.is_lost(task);
+        lost && !(matches!(task.slot, Slot::Node(_)) && task.desired == Desired::Run)
+    };
+    let lost: Vec<_> = review.tasks().filter(is_lost).cloned().collect();
+    for task in lost {
+        if review.is_full() {
+            return;
         }
-        let (replaces, successor) = (review.replaced_by(&task), review.successor(&task));
-        review.retire(&task);
-        if task.desired == Desired::Run && successor.is_none() {
-            let version = rollout::next_version(review, &task);
-            let restarts = if rollout::is_outdated(review, &task) { 0 } else { task.restarts };
-            start_again(review, &task, replaces, (version, None, restarts));
+        match task.desired {
+            Desired::Run => replace_at_once(review, &task),
+            Desired::Drain | Desired::Stop | Desired::Remove => review.retire(&task),
         }
+    }
+}
+
+/// Another task does what `task` did, unless there is one already.
+fn replace_at_once(review: &mut Review<'_, '_>, task: &Arc<Task>) {
+    // What became of another task of its slot may have changed it.
+    let Some(task) = review.still(task) else { return };
+    let (replaces, successor) = (review.replaced_by(&task), review.successor(&task));
+    review.retire(&task);
+    if successor.is_none() {
+        let version = rollout::next_version(review, &task);
+        let restarts = if rollout::is_outdated(review, &task) { 0 } else { task.restarts };
+        start_again(review, &task, replaces, Attempt { restarts, ..Attempt::of(version) });
     }
 }
 
 /// Stops what is too much: of a replicated service those that serve least, then the highest slots; of a global one
 /// those on nodes that it may not stay on.
 pub(super) fn surplus(review: &mut Review<'_, '_>) {
-    let mut wanted = review.heads();
-    match review.spec().mode {
+    let excess = match review.spec().mode {
         Mode::Replicated { replicas } => {
-            wanted.sort_by_key(|task| (worth(review, task), Reverse(task.slot)));
-            let excess = wanted.len().saturating_sub(replicas as usize);
-            wanted.truncate(excess);
+            let excess = review.heads().count().saturating_sub(replicas as usize);
+            let mut heads: Vec<_> = review.heads().filter(|_| excess > 0).cloned().collect();
+            heads.sort_by_cached_key(|task| (worth(review, task), Reverse(task.slot), task.id));
+            heads.truncate(excess);
+            heads
         }
-        Mode::Global => wanted.retain(|task| !has_place(review, task.slot)),
-    }
-    for task in wanted {
+        Mode::Global => review.heads().filter(|task| !has_place(review, task.slot)).cloned().collect(),
+    };
+    for task in excess {
+        if review.is_full() {
+            return;
+        }
         review.successor(&task).iter().for_each(|successor| review.retire(successor));
         review.retire(&task);
     }
@@ -62,7 +124,7 @@ fn worth(review: &Review<'_, '_>, task: &Task) -> u8 {
 }
 
 fn worth_of(review: &Review<'_, '_>, task: &Task) -> u8 {
-    if task.status.state.is_over() {
+    if task.status.state.is_over() || review.is_lost(task) {
         0
     } else if task.node.is_none() {
         1
@@ -80,7 +142,7 @@ fn has_place(review: &Review<'_, '_>, slot: Slot) -> bool {
         Slot::Replica(_) => false,
         Slot::Node(id) => {
             let node = review.draft.world().cluster().nodes.get(&id);
-            node.is_some_and(|node| placement::may_stay(node, &review.spec()))
+            node.is_some_and(|node| placement::may_stay(node, review.spec()))
         }
     }
 }
@@ -89,9 +151,13 @@ fn has_place(review: &Review<'_, '_>, slot: Slot) -> bool {
 /// meanwhile, or if the node is gone for good. One that was to be replaced leaves its slot to the one that comes.
 pub(super) fn ended(review: &mut Review<'_, '_>) {
     let policy = review.spec().restart;
-    for task in review.wanted() {
+    let ended: Vec<_> = review.wanted().filter(|task| task.status.state.is_over()).cloned().collect();
+    for task in ended {
+        if review.is_full() {
+            return;
+        }
         // The end of another task of its slot may have settled this one.
-        let Some(task) = review.still(&task).filter(|task| task.status.state.is_over()) else { continue };
+        let Some(task) = review.still(&task) else { continue };
         let old = review.replaced_by(&task);
         let version = rollout::next_version(review, &task);
         let outdated = rollout::is_outdated(review, &task) && version != task.version;
@@ -100,13 +166,13 @@ pub(super) fn ended(review: &mut Review<'_, '_>) {
             continue;
         }
         if outdated || task.status.state == TaskState::Orphaned {
-            replace(review, &task, old, (version, None, 0));
+            replace(review, &task, old, Attempt::of(version));
             continue;
         }
         match restart::verdict(&policy, &task) {
             Verdict::Again { at, restarts } => {
                 let not_before = (at > review.draft.now).then_some(at);
-                replace(review, &task, old, (version, not_before, restarts));
+                replace(review, &task, old, Attempt { not_before, restarts, ..Attempt::of(version) });
             }
             Verdict::Finished => old.iter().for_each(|old| review.retire(old)),
             Verdict::GivenUp { restarts } => {
@@ -121,20 +187,20 @@ pub(super) fn ended(review: &mut Review<'_, '_>) {
     }
 }
 
-/// Version, time and restarts of an attempt.
-type Attempt = (u64, Option<raftup_proto::unit::UnixMillis>, u32);
-
 fn replace(review: &mut Review<'_, '_>, task: &Arc<Task>, old: Option<Arc<Task>>, attempt: Attempt) {
     review.retire(task);
     start_again(review, task, old, attempt);
 }
 
-/// A further attempt at the slot of `task`, which was to replace `old`.
+/// A further attempt at the slot of `task`, which was to replace `old`. It is awaited as `task` was, as long as no task
+/// has served since.
 fn start_again(review: &mut Review<'_, '_>, task: &Task, old: Option<Arc<Task>>, attempt: Attempt) {
-    let (version, not_before, restarts) = attempt;
     match old {
-        Some(old) => review.start_beside(&old, version, not_before, restarts),
-        None => _ = review.start(task.slot, version, not_before, restarts),
+        Some(old) => review.start_beside(&old, attempt),
+        None => {
+            let awaited = task.awaited && task.ready.is_none();
+            review.start(task.slot, Attempt { awaited, ..attempt });
+        }
     }
 }
 
@@ -149,21 +215,31 @@ pub(super) fn said(task: &Task) -> String {
 
 /// Fills the slots that have no task which should run.
 pub(super) fn missing(review: &mut Review<'_, '_>) {
-    let taken: BTreeSet<Slot> = review.wanted().iter().map(|task| task.slot).collect();
-    let spec = review.spec();
-    let empty: Vec<Slot> = match spec.mode {
+    let mut taken: Vec<Slot> = review.wanted().map(|task| task.slot).collect();
+    taken.dedup();
+    let is_free = |slot: &Slot| taken.binary_search(slot).is_err();
+    let empty: Vec<Slot> = match review.spec().mode {
         Mode::Replicated { replicas } => {
             let count = (replicas as usize).saturating_sub(taken.len());
-            (1..).map(Slot::Replica).filter(|slot| !taken.contains(slot)).take(count).collect()
+            if count == 0 {
+                Vec::new()
+            } else {
+                (1..).map(Slot::Replica).filter(is_free).take(count).collect()
+            }
         }
         Mode::Global => {
-            let nodes = review.draft.world().cluster().nodes.values();
-            let fit = nodes.filter(|node| placement::may_come(node, &spec));
-            fit.map(|node| Slot::Node(node.id)).filter(|slot| !taken.contains(slot)).collect()
+            let nodes = &review.draft.world().cluster().nodes;
+            let fit = nodes.values().filter(|node| placement::may_come(node, review.spec()));
+            let empty = fit.map(|node| Slot::Node(node.id)).filter(is_free).collect();
+            review.nodes_looked_at += nodes.len();
+            empty
         }
     };
     let current = review.service.current().number;
     for slot in empty {
-        review.start(slot, current, None, 0);
+        if review.is_full() {
+            return;
+        }
+        review.start(slot, Attempt::of(current));
     }
 }

@@ -5,9 +5,12 @@
 //! leaves nothing to do.
 //!
 //! ```text
-//! drain: Drain -> Stop -> replicas: lost -> rollout: judge -> replicas: surplus, ended, missing -> rollout: step
-//!        -> assign: nodes and addresses -> cleanup: history, versions -> reasons
+//! drain: Drain -> Stop -> replicas: doubles, clashes, lost -> rollout: judge -> replicas: surplus, ended, missing
+//!        -> rollout: step -> assign: nodes and addresses -> cleanup: history, versions -> reasons
 //! ```
+//!
+//! A look costs a few passes over the service's tasks, and by what changes. A set that is full ends it after the slot that it
+//! is at, each slot being whole in itself; what is left is looked at again, from the first step.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -38,35 +41,78 @@ pub struct Plan {
     pub set: ChangeSet,
     /// Services that something is due for, and when; those that were looked at and are not here have nothing due.
     pub due: BTreeMap<ServiceId, UnixMillis>,
+    /// What was not looked at, or not to the end: to be decided over after `set` is carried out.
+    pub left: Agenda,
 }
 
-/// Decides over all that is on the agenda. Cost: by the agenda, and one pass over nodes for each task without one.
+/// Tasks that are looked at before the rest is left for the next plan; so many take a few milliseconds.
+const LOOKED_AT: usize = 10_000;
+
+/// Decides over what is on the agenda, as far as one plan goes. Cost: by the agenda, a few passes over the tasks of each
+/// service, and one pass over nodes for each that has tasks without one; at most about 20 ms.
 pub fn decide(world: &World, agenda: &Agenda, facts: Facts, now: UnixMillis, ids: &mut Ids) -> Plan {
     let mut draft = Draft::new(world, now);
-    let mut due = BTreeMap::new();
+    let (mut due, mut left) = (BTreeMap::new(), Agenda::default());
     let mut stacks = agenda.stacks.clone();
+    let mut looked_at = 0;
+    cleanup::returned_blocks(&mut draft, facts);
     for id in &agenda.services {
         let Some(service) = draft.world().cluster().services.get(id).cloned() else { continue };
-        if service.removing {
-            stacks.insert(service.stack);
-            if let Some(at) = cleanup::service(&mut draft, &service, facts) {
-                due.insert(*id, at);
-            }
+        if draft.is_full() || looked_at >= LOOKED_AT {
+            left.services.insert(*id);
             continue;
         }
-        let mut review = Review::new(&mut draft, ids, facts, service);
-        review.run();
-        if let Some(at) = review.due {
+        looked_at += 1 + draft.world().count_of(*id);
+        let looked = if service.removing {
+            stacks.insert(service.stack);
+            cleanup::service(&mut draft, &service, facts)
+        } else {
+            let mut review = Review::new(&mut draft, ids, facts, service);
+            review.run();
+            looked_at += review.nodes_looked_at / NODES_OF_ONE;
+            Looked { due: review.due, cut_short: review.cut_short }
+        };
+        if looked.cut_short {
+            left.services.insert(*id);
+        } else if let Some(at) = looked.due {
             due.insert(*id, at);
         }
     }
     // A task that ended may have been the last on a network that waits to go.
-    let networks = draft.world().cluster().networks.values();
-    stacks.extend(networks.filter(|network| network.removing).map(|network| network.stack));
+    stacks.extend(draft.world().leaving().map(|(stack, _)| stack));
     for id in stacks {
-        cleanup::stack(&mut draft, id);
+        if draft.is_full() {
+            left.stacks.insert(id);
+        } else {
+            cleanup::stack(&mut draft, id);
+        }
     }
-    Plan { set: draft.finish(), due }
+    Plan { set: draft.finish(), due, left }
+}
+
+/// So many nodes are looked at as quickly as one task.
+const NODES_OF_ONE: usize = 4;
+
+/// What comes of a look at a service.
+pub(super) struct Looked {
+    pub(super) due: Option<UnixMillis>,
+    pub(super) cut_short: bool,
+}
+
+/// How a slot is tried.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    pub(super) version: u64,
+    pub(super) not_before: Option<UnixMillis>,
+    pub(super) restarts: u32,
+    pub(super) awaited: bool,
+}
+
+impl Attempt {
+    /// The first with that version, at once.
+    pub(super) fn of(version: u64) -> Self {
+        Self { version, not_before: None, restarts: 0, awaited: false }
+    }
 }
 
 /// One service being looked at.
@@ -74,39 +120,63 @@ pub(super) struct Review<'a, 'b> {
     pub(super) draft: &'a mut Draft<'b>,
     pub(super) facts: Facts,
     pub(super) service: Arc<Service>,
+    pub(super) nodes_looked_at: usize,
     ids: &'a mut Ids,
     reasons: BTreeMap<String, Vec<Slot>>,
     due: Option<UnixMillis>,
+    cut_short: bool,
 }
+
+/// In their order; see the module.
+const STEPS: [fn(&mut Review<'_, '_>); 9] = [
+    drain::finish,
+    replicas::doubles,
+    replicas::clashes,
+    replicas::lost,
+    rollout::judge,
+    replicas::surplus,
+    replicas::ended,
+    replicas::missing,
+    rollout::step,
+];
 
 impl<'a, 'b> Review<'a, 'b> {
     fn new(draft: &'a mut Draft<'b>, ids: &'a mut Ids, facts: Facts, service: Arc<Service>) -> Self {
-        Self { draft, facts, service, ids, reasons: BTreeMap::new(), due: None }
+        let reasons = BTreeMap::new();
+        Self { draft, facts, service, nodes_looked_at: 0, ids, reasons, due: None, cut_short: false }
     }
 
     fn run(&mut self) {
-        drain::finish(self);
-        replicas::lost(self);
-        rollout::judge(self);
-        replicas::surplus(self);
-        replicas::ended(self);
-        replicas::missing(self);
-        rollout::step(self);
+        for step in STEPS {
+            step(self);
+            if self.cut_short {
+                break;
+            }
+        }
+        // Those that are new in the set get their nodes with it.
         assign::all(self);
-        cleanup::history(self);
-        self.write_down();
+        if !self.cut_short {
+            cleanup::history(self);
+        }
+        if !self.cut_short {
+            self.write_down();
+        }
+    }
+
+    /// The set is full: the caller leaves the rest of what it has to change.
+    pub(super) fn is_full(&mut self) -> bool {
+        self.cut_short |= self.draft.is_full();
+        self.cut_short
     }
 
     /// What is asked for.
-    pub(super) fn spec(&self) -> Arc<ServiceSpec> {
-        self.service.current().spec.clone()
+    pub(super) fn spec(&self) -> &Arc<ServiceSpec> {
+        &self.service.current().spec
     }
 
     /// The service's tasks as the draft has them, by slot, then id.
-    pub(super) fn tasks(&self) -> Vec<Arc<Task>> {
-        let mut tasks: Vec<_> = self.draft.world().tasks_of(self.service.id).cloned().collect();
-        tasks.sort_by_key(|task| (task.slot, task.id));
-        tasks
+    pub(super) fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.draft.world().tasks_of(self.service.id)
     }
 
     /// What was asked for in the version of that number; what is asked for now, if it is not kept.
@@ -115,8 +185,8 @@ impl<'a, 'b> Review<'a, 'b> {
     }
 
     /// Those that should run, ended by themselves or not: one a slot, and those that are to replace one.
-    pub(super) fn wanted(&self) -> Vec<Arc<Task>> {
-        self.tasks().into_iter().filter(|task| task.desired == Desired::Run).collect()
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks().filter(|task| task.desired == Desired::Run)
     }
 
     /// The task as it is now, if it still should run.
@@ -126,14 +196,13 @@ impl<'a, 'b> Review<'a, 'b> {
     }
 
     /// Those of them that replace no other: one a slot.
-    pub(super) fn heads(&self) -> Vec<Arc<Task>> {
-        self.wanted().into_iter().filter(|task| task.replaces.is_none()).collect()
+    pub(super) fn heads(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.wanted().filter(|task| task.replaces.is_none())
     }
 
     /// The task that is to replace `task`.
     pub(super) fn successor(&self, task: &Task) -> Option<Arc<Task>> {
-        let mut all = self.draft.world().tasks_of(self.service.id);
-        all.find(|other| other.replaces == Some(task.id) && other.desired == Desired::Run).cloned()
+        self.draft.world().successors(task.id).next().cloned()
     }
 
     /// The task that `task` is to replace, while both should run.
@@ -169,16 +238,19 @@ impl<'a, 'b> Review<'a, 'b> {
     }
 
     /// A new task for a slot that has none that should run.
-    pub(super) fn start(
-        &mut self,
-        slot: Slot,
-        version: u64,
-        not_before: Option<UnixMillis>,
-        restarts: u32,
-    ) -> TaskId {
-        let id = TaskId::from_random(self.ids.fresh());
+    pub(super) fn start(&mut self, slot: Slot, attempt: Attempt) {
+        self.create(slot, attempt, None);
+    }
+
+    /// A new task that is to replace `old`, which stays until then.
+    pub(super) fn start_beside(&mut self, old: &Task, attempt: Attempt) {
+        self.create(old.slot, attempt, Some(old.id));
+    }
+
+    fn create(&mut self, slot: Slot, attempt: Attempt, replaces: Option<TaskId>) {
+        let Attempt { version, not_before, restarts, awaited } = attempt;
         self.draft.put(Task {
-            id,
+            id: TaskId::from_random(self.ids.fresh()),
             meta: self.draft.fresh_meta(),
             service: self.service.id,
             version,
@@ -188,25 +260,11 @@ impl<'a, 'b> Review<'a, 'b> {
             desired: Desired::Run,
             status: TaskStatus::new(TaskState::New, self.draft.now),
             not_before,
-            replaces: None,
+            replaces,
             ready: None,
             restarts,
+            awaited,
         });
-        id
-    }
-
-    /// A new task that is to replace `old`, which stays until then.
-    pub(super) fn start_beside(
-        &mut self,
-        old: &Task,
-        version: u64,
-        not_before: Option<UnixMillis>,
-        restarts: u32,
-    ) {
-        let id = self.start(old.slot, version, not_before, restarts);
-        if let Some(task) = self.draft.world().cluster().tasks.get(&id).cloned() {
-            self.draft.task(&task, |task| task.replaces = Some(old.id));
-        }
     }
 
     /// The service is another from now on.
@@ -231,11 +289,11 @@ impl<'a, 'b> Review<'a, 'b> {
             .into_iter()
             .map(|(reason, slots)| format!("{}: {reason}", name_slots(slots)))
             .collect();
-        let versions = cleanup::versions(&self.service, &self.tasks());
-        if waiting != self.service.waiting || versions.len() != self.service.versions.len() {
+        let versions = cleanup::versions(&self.service, self.tasks());
+        if waiting != self.service.waiting || versions.is_some() {
             let mut service = Service::clone(&self.service);
             service.waiting = waiting;
-            service.versions = versions;
+            service.versions = versions.unwrap_or(service.versions);
             self.draft.put(service);
         }
     }
@@ -244,7 +302,7 @@ impl<'a, 'b> Review<'a, 'b> {
 /// Slots that one reason names before it only counts them.
 const SLOTS_NAMED: usize = 5;
 
-fn name_slots(mut slots: Vec<Slot>) -> String {
+pub(super) fn name_slots(mut slots: Vec<Slot>) -> String {
     slots.sort_unstable();
     slots.dedup();
     let (word, rest) = match slots.first() {

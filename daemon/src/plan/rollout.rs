@@ -29,12 +29,13 @@ use raftup_proto::{
 use crate::model::{Rollout, Service, Slot, Task};
 
 use super::{
+    World,
     liveness::DAEMON_GRACE,
-    placement::{self, Past},
+    placement::{self, NoPlace},
     ports,
     replicas::said,
     restart::{self, Verdict},
-    review::Review,
+    review::{Attempt, Review, name_slots},
     versions,
 };
 
@@ -50,7 +51,7 @@ pub(super) fn is_outdated(review: &Review<'_, '_>, task: &Task) -> bool {
 /// The task may not stay where it is.
 pub(super) fn is_misplaced(review: &Review<'_, '_>, task: &Task) -> bool {
     let node = task.node.and_then(|id| review.draft.world().cluster().nodes.get(&id));
-    node.is_some_and(|node| !placement::may_stay(node, &review.spec()))
+    node.is_some_and(|node| !placement::may_stay(node, review.spec()))
 }
 
 /// The version of the next task of a slot: the current one, or while an update is paused the one that is there.
@@ -65,7 +66,11 @@ pub(super) fn next_version(review: &Review<'_, '_>, task: &Task) -> u64 {
 
 /// Counts new tasks that ended while they were watched, and does what the policy says if they are too many.
 pub(super) fn judge(review: &mut Review<'_, '_>) {
-    for task in review.wanted() {
+    if !review.service.update_state().is_some_and(UpdateState::is_active) {
+        return;
+    }
+    let ended: Vec<_> = review.wanted().filter(|task| task.status.state.is_over()).cloned().collect();
+    for task in ended {
         let Some(rollout) = review.service.rollout.clone().filter(|rollout| rollout.status.state.is_active())
         else {
             return;
@@ -119,17 +124,23 @@ fn pause(review: &mut Review<'_, '_>, mut rollout: Rollout, why: &str) {
     note(review, rollout);
 }
 
-/// To the newest version with other containers.
+/// To the newest version with other containers that is known to have worked.
 fn go_back(review: &mut Review<'_, '_>, rollout: Rollout, why: &str) {
     let service = review.service.clone();
     let others = service.versions.iter().rev();
-    let target = others.into_iter().find(|version| version.containers != service.current().containers);
-    let Some(target) = target else {
-        return pause(review, rollout, &format!("{why}; there is no version to roll back to"));
+    let others: Vec<_> =
+        others.filter(|version| version.containers != service.current().containers).collect();
+    let Some(target) = others.iter().find(|version| service.is_proven(version.containers)) else {
+        let why_not = match others.is_empty() {
+            true => "there is no version to roll back to",
+            false => "no earlier version is known to have worked",
+        };
+        return pause(review, rollout, &format!("{why}; {why_not}"));
     };
     let cause = format!("update rolled back {why}");
-    let now = review.draft.now;
-    match versions::go_back(review.draft.world().cluster(), &service, target, (cause, true), now) {
+    let (now, world) = (review.draft.now, review.draft.world());
+    let tasks = world.tasks_of(service.id);
+    match versions::go_back(world.cluster(), tasks, &service, target, (cause, true), now) {
         Ok((service, networks)) => {
             review.change_service(service);
             networks.into_iter().for_each(|network| review.draft.put(network));
@@ -143,10 +154,9 @@ pub(super) fn step(review: &mut Review<'_, '_>) {
     hand_over(review);
     move_away(review);
     let active = review.service.update_state().is_some_and(|state| state.is_active() || state.is_paused());
-    if !active && !old(review).is_empty() {
+    if !active && old(review).next().is_some() {
         let mut service = Service::clone(&review.service);
-        let now = review.draft.now;
-        versions::begin_update(review.draft.world().cluster(), &mut service, now);
+        versions::begin_update(&mut service, review.tasks(), review.draft.now);
         review.change_service(service);
     }
     if review.service.update_state().is_some_and(UpdateState::is_active) {
@@ -157,7 +167,11 @@ pub(super) fn step(review: &mut Review<'_, '_>) {
 
 /// Slots with two tasks: the older one goes if the newer one serves everywhere, the newer one if it is no longer wanted.
 fn hand_over(review: &mut Review<'_, '_>) {
-    for new in review.wanted() {
+    let newer: Vec<_> = review.wanted().filter(|task| task.replaces.is_some()).cloned().collect();
+    for new in newer {
+        if review.is_full() {
+            return;
+        }
         let Some(old) = review.replaced_by(&new) else { continue };
         let version = next_version(review, &old);
         let containers = |number| review.service.version(number).map(|version| version.containers);
@@ -186,27 +200,42 @@ fn hand_over(review: &mut Review<'_, '_>) {
 /// disk of its node ties it to it: then it goes first, one at a time, and only if there is another place.
 fn move_away(review: &mut Review<'_, '_>) {
     let updating = review.service.update_state().is_some_and(UpdateState::is_active);
-    for task in review.heads() {
-        let waits_for_update = updating && is_outdated(review, &task);
-        if !is_misplaced(review, &task)
-            || task.status.state.is_over()
-            || review.is_lost(&task)
-            || waits_for_update
-            || review.successor(&task).is_some()
-        {
-            continue;
+    let has_to_go = |task: &&Arc<Task>| {
+        let waits_for_update = updating && is_outdated(review, task);
+        is_misplaced(review, task)
+            && !task.status.state.is_over()
+            && !review.is_lost(task)
+            && !waits_for_update
+            && review.successor(task).is_none()
+    };
+    let misplaced: Vec<_> = review.heads().filter(has_to_go).cloned().collect();
+    let mut places = BTreeMap::new();
+    let mut coming = None;
+    for task in misplaced {
+        if review.is_full() {
+            return;
         }
         let version = next_version(review, &task);
+        let attempt = Attempt::of(version);
         if !task.is_ready() {
             review.retire(&task);
-            review.start(task.slot, version, None, 0);
-        } else if !is_tied(&review.spec_of(version)) {
-            review.start_beside(&task, version, None, 0);
-        } else if let Err(away) = elsewhere(review, &task, version) {
-            review.waits(task.slot, format!("cannot leave its node: {away}"));
-        } else if !review.heads().iter().any(|other| is_coming(review, other)) {
+            review.start(task.slot, Attempt { awaited: task.awaited, ..attempt });
+            continue;
+        }
+        if !is_tied(&review.spec_of(version)) {
+            review.start_beside(&task, attempt);
+            continue;
+        }
+        // Nobody leaves a node in this pass: the answer is the same for all slots of a version.
+        let of_slot = matches!(task.slot, Slot::Node(_)).then_some(task.slot);
+        let place = places.entry((version, of_slot)).or_insert_with(|| elsewhere(review, &task, version));
+        if let Err(away) = place {
+            let reason = format!("cannot leave its node: {away}");
+            review.waits(task.slot, reason);
+        } else if !*coming.get_or_insert_with(|| review.heads().any(|other| is_coming(review, other))) {
             review.retire(&task);
-            review.start(task.slot, version, None, 0);
+            review.start(task.slot, Attempt { awaited: true, ..attempt });
+            coming = Some(true);
         }
     }
 }
@@ -220,10 +249,8 @@ fn is_tied(spec: &ServiceSpec) -> bool {
     })
 }
 
-fn elsewhere(review: &Review<'_, '_>, task: &Task, version: u64) -> Result<(), placement::NoPlace> {
-    let spec = review.spec_of(version);
-    let none = BTreeMap::new();
-    placement::candidates(review.draft.world(), &spec, task.slot, &none, Past::default()).map(|_| ())
+fn elsewhere(review: &Review<'_, '_>, task: &Task, version: u64) -> Result<(), NoPlace> {
+    placement::find(review.draft.world(), &review.spec_of(version), task.slot)
 }
 
 /// On its way to serve; one that has no place or keeps failing is not waited for.
@@ -232,36 +259,49 @@ fn is_coming(review: &Review<'_, '_>, task: &Task) -> bool {
     task.is_live() && !task.is_ready() && !stuck && !review.is_lost(task)
 }
 
+/// No node fits, and that is not the update's doing: the slot served nobody before.
+fn has_no_place(task: &Task) -> bool {
+    task.status.state == TaskState::Pending && task.node.is_none() && !task.awaited
+}
+
 /// Tasks of older versions that nothing replaces yet. A global service keeps its task on a node that is down; it is
 /// looked at when the node is back.
-fn old(review: &Review<'_, '_>) -> Vec<Arc<Task>> {
-    let heads = review.heads().into_iter();
-    let old = heads.filter(|task| is_outdated(review, task) && !review.is_lost(task));
-    old.filter(|task| review.successor(task).is_none()).collect()
+fn old<'r>(review: &'r Review<'_, '_>) -> impl Iterator<Item = &'r Arc<Task>> {
+    let old = review.heads().filter(|task| is_outdated(review, task) && !review.is_lost(task));
+    old.filter(|task| review.successor(task).is_none())
 }
 
 /// Replaces tasks of older versions, as many as the policy allows; those that serve nobody at once.
 fn advance(review: &mut Review<'_, '_>) {
-    let (mut serving, idle): (Vec<_>, Vec<_>) = old(review).into_iter().partition(|task| task.is_ready());
-    let current = review.service.current().number;
+    let (mut serving, idle): (Vec<_>, Vec<_>) = old(review).cloned().partition(|task| task.is_ready());
+    let current = Attempt::of(review.service.current().number);
     for task in idle {
+        if review.is_full() {
+            return;
+        }
         review.retire(&task);
-        review.start(task.slot, current, None, 0);
+        review.start(task.slot, Attempt { awaited: task.awaited, ..current });
     }
-    // Nodes that are being emptied come first.
-    serving.sort_by_key(|task| (!on_drained_node(review, task), task.slot, task.id));
     let policy = policy(&review.service);
     let most = if policy.parallelism == 0 { usize::MAX } else { policy.parallelism as usize };
     let free = most.saturating_sub(unsettled(review, policy.delay.max(monitor(review))));
+    if free == 0 {
+        return;
+    }
+    // Nodes that are being emptied come first.
+    serving.sort_by_cached_key(|task| (!on_drained_node(review, task), task.slot, task.id));
     for task in serving.into_iter().take(free) {
+        if review.is_full() {
+            return;
+        }
         // Both cannot be on one node, and often there is no other.
-        let alone = ports::exclude(&review.spec_of(task.version), &review.spec_of(current));
+        let alone = ports::exclude(&review.spec_of(task.version), review.spec());
         match if alone { UpdateOrder::StopFirst } else { policy.order } {
             UpdateOrder::StopFirst => {
                 review.retire(&task);
-                review.start(task.slot, current, None, 0);
+                review.start(task.slot, Attempt { awaited: true, ..current });
             }
-            UpdateOrder::StartFirst => review.start_beside(&task, current, None, 0),
+            UpdateOrder::StartFirst => review.start_beside(&task, current),
         }
     }
 }
@@ -272,29 +312,30 @@ fn on_drained_node(review: &Review<'_, '_>, task: &Task) -> bool {
 }
 
 /// Slots that are on their way, or whose task has not served for `wait` since it came. Those that failed, and were
-/// allowed to, are not waited for.
+/// allowed to, are not waited for, nor those that no node had a place for before.
 fn unsettled(review: &mut Review<'_, '_>, wait: Duration) -> usize {
-    let Some(rollout) = review.service.rollout.clone() else { return 0 };
-    let mut count = 0;
+    let Some(rollout) = &review.service.rollout else { return 0 };
+    let (mut count, mut next) = (0, None);
     for task in review.heads() {
-        let being_replaced = review.successor(&task).is_some();
+        let being_replaced = review.successor(task).is_some();
         if rollout.failed.contains(&task.slot)
-            || review.is_lost(&task)
-            || (is_outdated(review, &task) && !being_replaced)
+            || review.is_lost(task)
+            || (!being_replaced && (is_outdated(review, task) || has_no_place(task)))
         {
             continue;
         }
-        match settled_at(review, &rollout, &task, wait) {
+        match settled_at(review, rollout, task, wait) {
             Some(at) if !being_replaced && at <= review.draft.now => {}
             Some(at) => {
                 count += 1;
                 if !being_replaced {
-                    review.look_again(at);
+                    next = Some(next.map_or(at, |next: UnixMillis| next.min(at)));
                 }
             }
             None => count += 1,
         }
     }
+    next.into_iter().for_each(|at| review.look_again(at));
     count
 }
 
@@ -308,28 +349,54 @@ fn settled_at(review: &Review<'_, '_>, rollout: &Rollout, task: &Task, wait: Dur
     Some(if ready < rollout.status.started { ready } else { ready.plus(wait) })
 }
 
-/// Notes that the rollout is complete, if it is.
+/// Notes that the rollout is complete, if it is, and else which slots hold it up. Slots that no node had a place for before
+/// do not; they get the new version when there is one.
 fn finish(review: &mut Review<'_, '_>) {
     let wait = monitor(review);
-    let outdated = |task: &Arc<Task>| is_outdated(review, task) && !review.is_lost(task);
-    if review.heads().iter().any(outdated) || unsettled(review, wait) > 0 {
-        return;
-    }
+    let on_the_way = review.heads().any(|task| is_outdated(review, task) && !review.is_lost(task));
+    let on_the_way = on_the_way || unsettled(review, wait) > 0;
+    let no_place = |awaited: bool| -> Vec<Slot> {
+        let pending =
+            review.heads().filter(|task| task.node.is_none() && task.status.state == TaskState::Pending);
+        pending.filter(|task| task.awaited == awaited).map(|task| task.slot).collect()
+    };
+    let (held_up, left_out) = (no_place(true), no_place(false));
+    let serves = |task: &Arc<Task>| {
+        let finished = || restart::verdict(&review.spec().restart, task) == Verdict::Finished;
+        task.is_ready() || (task.status.state.is_over() && finished())
+    };
+    let works = review.heads().any(|task| serves(task) && !is_outdated(review, task));
     let Some(mut rollout) = review.service.rollout.clone() else { return };
     let UpdateStatus { state, completed, message, .. } = &mut rollout.status;
-    *completed = Some(review.draft.now);
-    if state.is_rollback() {
-        *state = UpdateState::RollbackCompleted;
-        *message = if rollout.automatic {
-            format!("rollback completed; {message}")
-        } else {
-            "rollback completed".to_owned()
+    if on_the_way || (!left_out.is_empty() && !works) {
+        let rolling_back = state.is_rollback();
+        let waits: Vec<_> = if works { held_up } else { held_up.into_iter().chain(left_out).collect() };
+        let now = match waits.is_empty() {
+            true => versions::IN_PROGRESS.to_owned(),
+            false => format!("{}; no node fits for {}", versions::IN_PROGRESS, name_slots(waits)),
         };
-    } else {
-        *state = UpdateState::Completed;
-        *message = "update completed".to_owned();
+        if !rolling_back && *message != now {
+            *message = now;
+            note(review, rollout);
+        }
+        return;
     }
-    note(review, rollout);
+    *completed = Some(review.draft.now);
+    let mut told = match (state.is_rollback(), rollout.automatic) {
+        (true, true) => format!("rollback completed; {message}"),
+        (true, false) => "rollback completed".to_owned(),
+        (false, _) => "update completed".to_owned(),
+    };
+    if !left_out.is_empty() {
+        told.push_str(&format!("; no node fits for {}", name_slots(left_out)));
+    }
+    *message = told;
+    *state = if state.is_rollback() { UpdateState::RollbackCompleted } else { UpdateState::Completed };
+    let mut service = Service { rollout: Some(rollout), ..Service::clone(&review.service) };
+    if works {
+        versions::prove_current(&mut service);
+    }
+    review.change_service(service);
 }
 
 /// What holds for the rollout: on the way back, what the version that it goes back to says of that.
@@ -347,9 +414,9 @@ fn monitor(review: &Review<'_, '_>) -> Duration {
 }
 
 /// The newest task of the same slot and version that ended.
-pub(super) fn last_failure<'a>(tasks: &'a [Arc<Task>], task: &Task) -> Option<&'a Arc<Task>> {
-    let of_slot = |old: &&Arc<Task>| old.slot == task.slot && old.version == task.version;
-    let ended = tasks.iter().filter(of_slot).filter(|old| old.status.state.is_over());
+pub(super) fn last_failure<'w>(world: &'w World, task: &Task) -> Option<&'w Arc<Task>> {
+    let of_slot = world.tasks_in(task.service, task.slot).filter(|old| old.version == task.version);
+    let ended = of_slot.filter(|old| old.status.state.is_over());
     ended.max_by_key(|old| (old.meta.created, old.id))
 }
 

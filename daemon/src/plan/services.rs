@@ -104,7 +104,7 @@ pub fn rollback(
         })?,
     };
     let cause = ("manually requested rollback".to_owned(), false);
-    let (changed, networks) = versions::go_back(cluster, service, target, cause, now)?;
+    let (changed, networks) = versions::go_back(cluster, cluster.tasks_of(id), service, target, cause, now)?;
     let mut set = ChangeSet::new(now);
     set.update(changed);
     networks.into_iter().for_each(|network| set.update(network));

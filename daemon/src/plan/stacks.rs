@@ -268,6 +268,7 @@ impl Diff<'_> {
             subnet,
             spec: spec.clone(),
             removing: false,
+            returning: Vec::new(),
         });
         self.views.push(network_view(full_name, Action::Created));
         Ok(id)

@@ -1,10 +1,14 @@
 //! Scenarios as text, and random walks, over the real plan and the real apply.
 
 mod bench;
+mod doubles;
+mod given_back;
 mod random;
 mod scenarios;
 mod script;
 mod sim;
+mod slices;
+mod updates;
 
 use expect_test::expect;
 use raftup_proto::spec::NetworkSpec;

@@ -16,14 +16,15 @@ use std::{
 use raftup_proto::{
     api::{UpdateState, UpdateStatus},
     id::NetworkId,
+    peer::TaskState,
     refusal::{Code, Refusal},
     spec::{EndpointMode, MountSource, ServiceSpec},
     unit::UnixMillis,
 };
 
-use crate::model::{Cluster, Network, Rollout, Service, Version};
+use crate::model::{Cluster, Desired, Network, Rollout, Service, Task, Version};
 
-use super::{addresses, ports, rollout::outdated_slots};
+use super::{addresses, ports, restart, rollout::outdated_slots};
 
 /// The first version of a service.
 pub(super) fn first(spec: &ServiceSpec, at: UnixMillis) -> Version {
@@ -33,6 +34,7 @@ pub(super) fn first(spec: &ServiceSpec, at: UnixMillis) -> Version {
         at,
         image: spec.container.image.clone(),
         spec: Arc::new(spec.clone()),
+        proven: false,
     }
 }
 
@@ -52,19 +54,47 @@ pub(super) fn change(cluster: &Cluster, service: &mut Service, spec: &ServiceSpe
     let same = *current.spec == *spec;
     let before = current.containers;
     let number = current.number + 1;
+    if !current.proven && (!same || force) && works(cluster, service, at) {
+        prove_current(service);
+    }
     if !same || force {
         let will_do = service.versions.iter().rev().find(|version| !needs_containers(&version.spec, spec));
         let containers = will_do.filter(|_| !force).map_or(number, |version| version.containers);
         let image = spec.container.image.clone();
-        service.versions.push(Version { number, containers, at, image, spec: Arc::new(spec.clone()) });
+        let proven = service.is_proven(containers);
+        let spec = Arc::new(spec.clone());
+        service.versions.push(Version { number, containers, at, image, spec, proven });
     }
     let paused = service.update_state().is_some_and(UpdateState::is_paused);
     let active = service.update_state().is_some_and(UpdateState::is_active);
     if service.current().containers != before || (paused && resume) {
-        begin_update(cluster, service, at);
+        begin_update(service, cluster.tasks_of(service.id), at);
     } else if !paused && !active && (!same || is_undone(service)) {
         // What is told of it would be taken for news of this change.
         service.rollout = None;
+    }
+}
+
+/// The version that is asked for now has shown that it works, as far as can be seen from outside of an update: the last one
+/// was completed, or without one, a task serves that was not started again just now.
+fn works(cluster: &Cluster, service: &Service, now: UnixMillis) -> bool {
+    let serves = |task: &Arc<Task>| {
+        let lasts =
+            task.restarts == 0 || task.ready.is_some_and(|at| now.since(at) >= restart::SETTLED_AFTER);
+        let done = task.desired == Desired::Run && task.status.state == TaskState::Complete;
+        service.is_current(task.version) && (done || (task.is_ready() && lasts))
+    };
+    match service.update_state() {
+        None => cluster.tasks_of(service.id).any(serves),
+        Some(UpdateState::Completed | UpdateState::RollbackCompleted) => true,
+        Some(_) => false,
+    }
+}
+
+/// Notes that the current version works.
+pub(super) fn prove_current(service: &mut Service) {
+    if let Some(current) = service.versions.last_mut() {
+        current.proven = true;
     }
 }
 
@@ -75,10 +105,11 @@ fn is_undone(service: &Service) -> bool {
 
 /// The service as it was in the version `to`, as a new version, and the networks that have to stay for it.
 ///
-/// `cause` says why, and whether it happens by itself. Errors: a network is gone, or addresses have run out; another
+/// `tasks` are those of the service. `cause` says why, and whether it happens by itself. Errors: a network is gone, or addresses have run out; another
 /// service has a port.
-pub(super) fn go_back(
+pub(super) fn go_back<'a>(
     cluster: &Cluster,
+    tasks: impl Iterator<Item = &'a Arc<Task>>,
     service: &Service,
     to: &Version,
     cause: (String, bool),
@@ -88,20 +119,33 @@ pub(super) fn go_back(
     let kept = settle_in(cluster, &mut new, &to.spec)?;
     new.versions.push(Version { number: service.current().number + 1, at, ..to.clone() });
     let (message, automatic) = cause;
-    begin(cluster, &mut new, UpdateState::RollbackStarted, message, at);
+    begin(&mut new, tasks, UpdateState::RollbackStarted, message, at);
     if let Some(rollout) = &mut new.rollout {
         rollout.automatic = automatic;
     }
     Ok((new, kept))
 }
 
-/// Notes that tasks are replaced by those of the current version from now on.
-pub(super) fn begin_update(cluster: &Cluster, service: &mut Service, at: UnixMillis) {
-    begin(cluster, service, UpdateState::Updating, "update in progress".to_owned(), at);
+/// What is said of an update as long as nothing holds it up.
+pub(super) const IN_PROGRESS: &str = "update in progress";
+
+/// Notes that tasks are replaced by those of the current version from now on. `tasks` are those of the service.
+pub(super) fn begin_update<'a>(
+    service: &mut Service,
+    tasks: impl Iterator<Item = &'a Arc<Task>>,
+    at: UnixMillis,
+) {
+    begin(service, tasks, UpdateState::Updating, IN_PROGRESS.to_owned(), at);
 }
 
-fn begin(cluster: &Cluster, service: &mut Service, state: UpdateState, message: String, at: UnixMillis) {
-    let slots = outdated_slots(service, cluster.tasks_of(service.id));
+fn begin<'a>(
+    service: &mut Service,
+    tasks: impl Iterator<Item = &'a Arc<Task>>,
+    state: UpdateState,
+    message: String,
+    at: UnixMillis,
+) {
+    let slots = outdated_slots(service, tasks);
     let status = UpdateStatus { state, started: at, completed: None, message };
     service.rollout = Some(Rollout { status, automatic: false, slots, failed: BTreeSet::new() });
 }

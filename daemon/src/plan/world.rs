@@ -3,35 +3,51 @@
 //! Owns: which tasks belong to a service or a node, and what they hold of it. Leaves alone: every decision.
 //! Holds: the indexes are a function of the cluster; `set` keeps them so, one object at a time.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
+use ipnet::Ipv4Net;
 use raftup_proto::{
     api::NodeState,
-    id::{NodeId, ServiceId, StackId, TaskId},
+    id::{NetworkId, NodeId, ServiceId, StackId, TaskId},
     spec::{Amounts, Mode},
     unit::{CpuMillis, MemBytes},
 };
 
-use crate::model::{Cluster, Desired, Node, Object, ObjectKey, Service, Task};
-use std::sync::Arc;
+use crate::model::{Cluster, Desired, Network, Node, Object, ObjectKey, Service, Slot, Task};
 
 /// A cluster and its indexes. Cloning costs a few pointers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct World {
     cluster: Cluster,
-    by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
+    by_service: OrdMap<ServiceId, OrdMap<(Slot, TaskId), Arc<Task>>>,
+    by_stack: OrdSet<(StackId, ServiceId)>,
     by_node: OrdMap<NodeId, OrdSet<TaskId>>,
     held: OrdMap<TaskId, Held>,
     usage: OrdMap<NodeId, Usage>,
     pending: OrdSet<(ServiceId, TaskId)>,
     handing_over: OrdSet<(ServiceId, TaskId)>,
+    /// The tasks that should run and are to replace another: that one first.
+    successors: OrdSet<(TaskId, TaskId)>,
+    /// The addresses that tasks have on networks; those of tasks that are over last.
+    addresses: OrdSet<(NetworkId, Ipv4Addr, Over, TaskId)>,
+    /// Tasks with an address that an older task has as well. None, but for what an older release left.
+    clashing: OrdSet<(ServiceId, TaskId)>,
+    /// The blocks that nodes have of networks.
+    blocks: OrdMap<(NetworkId, Ipv4Net), NodeId>,
+    /// Networks with blocks that were given back and may still be routed to the nodes that had them.
+    returning: OrdSet<NetworkId>,
+    /// Networks that are being removed.
+    leaving: OrdSet<(StackId, NetworkId)>,
     global: OrdSet<ServiceId>,
     waiting: OrdSet<ServiceId>,
 }
 
+/// A task has ended: it holds no address any more.
+type Over = bool;
+
 /// What a task takes of its node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Held {
     node: NodeId,
     reserved: Amounts,
@@ -85,6 +101,12 @@ impl World {
         for service in world.cluster.services.clone().values() {
             world.index_service(None, Some(service));
         }
+        for node in world.cluster.nodes.clone().values() {
+            world.index_node(None, Some(node));
+        }
+        for network in world.cluster.networks.clone().values() {
+            world.index_network(None, Some(network));
+        }
         for task in world.cluster.tasks.clone().values() {
             world.index_task(None, Some(task));
         }
@@ -132,23 +154,92 @@ impl World {
                 let old = cluster.tasks.remove(&id);
                 self.index_task(old.as_ref(), None);
             }
+            (ObjectKey::Node(id), Some(Object::Node(new))) => {
+                let old = cluster.nodes.insert(id, new.clone());
+                self.index_node(old.as_ref(), Some(&new));
+            }
+            (ObjectKey::Node(id), _) => {
+                let old = cluster.nodes.remove(&id);
+                self.index_node(old.as_ref(), None);
+            }
+            (ObjectKey::Network(id), Some(Object::Network(new))) => {
+                let old = cluster.networks.insert(id, new.clone());
+                self.index_network(old.as_ref(), Some(&new));
+            }
+            (ObjectKey::Network(id), _) => {
+                let old = cluster.networks.remove(&id);
+                self.index_network(old.as_ref(), None);
+            }
             (ObjectKey::Cluster, Some(Object::Cluster(new))) => cluster.info = Some(new),
             (ObjectKey::Cluster, _) => cluster.info = None,
-            (ObjectKey::Node(id), Some(Object::Node(new))) => _ = cluster.nodes.insert(id, new),
-            (ObjectKey::Node(id), _) => _ = cluster.nodes.remove(&id),
             (ObjectKey::Stack(id), Some(Object::Stack(new))) => _ = cluster.stacks.insert(id, new),
             (ObjectKey::Stack(id), _) => _ = cluster.stacks.remove(&id),
-            (ObjectKey::Network(id), Some(Object::Network(new))) => _ = cluster.networks.insert(id, new),
-            (ObjectKey::Network(id), _) => _ = cluster.networks.remove(&id),
             (ObjectKey::Volume(id), Some(Object::Volume(new))) => _ = cluster.volumes.insert(id, new),
             (ObjectKey::Volume(id), _) => _ = cluster.volumes.remove(&id),
         }
     }
 
-    /// The tasks of a service, history included, by id.
+    /// The tasks of a service, history included, by slot, then id.
     pub fn tasks_of(&self, service: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
-        let ids = self.by_service.get(&service);
-        ids.into_iter().flat_map(|ids| ids.iter()).filter_map(|id| self.cluster.tasks.get(id))
+        self.by_service.get(&service).into_iter().flat_map(|tasks| tasks.values())
+    }
+
+    /// How many tasks a service has, history included.
+    pub(super) fn count_of(&self, service: ServiceId) -> usize {
+        self.by_service.get(&service).map_or(0, |tasks| tasks.len())
+    }
+
+    /// The tasks of one slot of a service, history included, by id.
+    pub(super) fn tasks_in(&self, service: ServiceId, slot: Slot) -> impl Iterator<Item = &Arc<Task>> {
+        let of_slot = (slot, TaskId::from_random(0))..=(slot, TaskId::from_random(u64::MAX));
+        let tasks = self.by_service.get(&service).into_iter();
+        tasks.flat_map(move |tasks| tasks.range(of_slot.clone())).map(|(_, task)| task)
+    }
+
+    /// The tasks that should run and are to replace `task`: one at most.
+    pub(super) fn successors(&self, task: TaskId) -> impl Iterator<Item = &Arc<Task>> {
+        let of_task = (task, TaskId::from_random(0))..=(task, TaskId::from_random(u64::MAX));
+        self.successors.range(of_task).filter_map(|(_, id)| self.cluster.tasks.get(id))
+    }
+
+    /// The tasks of a service with an address that an older task has as well.
+    pub(super) fn clashing(&self, service: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        let of_service = (service, TaskId::from_random(0))..=(service, TaskId::from_random(u64::MAX));
+        self.clashing.range(of_service).filter_map(|(_, id)| self.cluster.tasks.get(id))
+    }
+
+    /// The services of a stack, by id.
+    pub(super) fn services_of(&self, stack: StackId) -> impl Iterator<Item = &Arc<Service>> {
+        let of_stack = (stack, ServiceId::from_random(0))..=(stack, ServiceId::from_random(u64::MAX));
+        self.by_stack.range(of_stack).filter_map(|(_, id)| self.cluster.services.get(id))
+    }
+
+    /// The networks that are being removed, with their stacks.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = (StackId, NetworkId)> {
+        self.leaving.iter().copied()
+    }
+
+    /// The networks with blocks that were given back and may still be routed to the nodes that had them.
+    pub(super) fn returning(&self) -> impl Iterator<Item = &Arc<Network>> {
+        self.returning.iter().filter_map(|id| self.cluster.networks.get(id))
+    }
+
+    /// The blocks of a network that nodes have, by address, with the nodes.
+    pub(super) fn blocks_of(&self, network: NetworkId) -> impl Iterator<Item = (Ipv4Net, NodeId)> {
+        let (first, last) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
+        let of_network = (network, Ipv4Net::new_assert(first, 0))..=(network, Ipv4Net::new_assert(last, 32));
+        self.blocks.range(of_network).map(|((_, block), node)| (*block, *node))
+    }
+
+    /// The addresses in `range` that tasks have on a network, by address, and whether the task is over.
+    pub(super) fn addresses_in(
+        &self,
+        network: NetworkId,
+        range: RangeInclusive<Ipv4Addr>,
+    ) -> impl Iterator<Item = (Ipv4Addr, bool)> {
+        let least = (network, *range.start(), false, TaskId::from_random(0));
+        let most = (network, *range.end(), true, TaskId::from_random(u64::MAX));
+        self.addresses.range(least..=most).map(|(_, address, over, _)| (*address, *over))
     }
 
     /// The tasks on a node, history included, by id.
@@ -168,15 +259,21 @@ impl World {
     }
 
     /// Services with a task that waits for routes to be in force: it takes no new connections and is not told to stop yet,
-    /// or is to replace another.
+    /// is to replace another, or has no node while blocks of a network are on their way back.
     pub fn handing_over(&self) -> BTreeSet<ServiceId> {
-        self.handing_over.iter().map(|(service, _)| *service).collect()
+        let pending = self.pending.iter().filter(|_| !self.returning.is_empty());
+        self.handing_over.iter().chain(pending).map(|(service, _)| *service).collect()
     }
 
     fn index_service(&mut self, old: Option<&Arc<Service>>, new: Option<&Arc<Service>>) {
         if let Some(old) = old {
             self.global.remove(&old.id);
             self.waiting.remove(&old.id);
+        }
+        match (old, new) {
+            (None, Some(new)) => _ = self.by_stack.insert((new.stack, new.id)),
+            (Some(old), None) => _ = self.by_stack.remove(&(old.stack, old.id)),
+            (Some(_), Some(_)) | (None, None) => {}
         }
         if let Some(new) = new
             && new.current().spec.mode == Mode::Global
@@ -188,24 +285,82 @@ impl World {
         }
     }
 
-    fn index_task(&mut self, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) {
+    fn index_node(&mut self, old: Option<&Arc<Node>>, new: Option<&Arc<Node>>) {
+        let same = |old: &Node, new: &Node| old.blocks == new.blocks && old.attached == new.attached;
+        if old.zip(new).is_some_and(|(old, new)| same(old, new)) {
+            return;
+        }
         if let Some(old) = old {
-            self.forget_task(old);
+            for block in
+                blocks(old).filter(|block| self.blocks.get(block) == Some(&old.id)).collect::<Vec<_>>()
+            {
+                self.blocks.remove(&block);
+            }
         }
-        let Some(new) = new else { return };
-        self.by_service.entry(new.service).or_default().insert(new.id);
-        if let Some(node) = new.node {
-            self.by_node.entry(node).or_default().insert(new.id);
+        if let Some(new) = new {
+            self.blocks.extend(blocks(new).map(|block| (block, new.id)));
         }
-        if new.node.is_none() && new.is_live() {
-            self.pending.insert((new.service, new.id));
+    }
+
+    fn index_network(&mut self, old: Option<&Arc<Network>>, new: Option<&Arc<Network>>) {
+        if let Some(old) = old {
+            self.leaving.remove(&(old.stack, old.id));
+            self.returning.remove(&old.id);
         }
-        if new.desired == Desired::Drain || (new.desired == Desired::Run && new.replaces.is_some()) {
-            self.handing_over.insert((new.service, new.id));
+        if let Some(new) = new.filter(|new| new.removing) {
+            self.leaving.insert((new.stack, new.id));
         }
-        if new.holds_node()
-            && let Some(node) = new.node
+        if let Some(new) = new.filter(|new| !new.returning.is_empty()) {
+            self.returning.insert(new.id);
+        }
+    }
+
+    fn index_task(&mut self, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) {
+        if let Some(new) = new {
+            self.by_service.entry(new.service).or_default().insert((new.slot, new.id), new.clone());
+        }
+        if let Some(old) = old.filter(|old| new.is_none_or(|new| place(old) != place(new)))
+            && let Some(tasks) = self.by_service.get_mut(&old.service)
         {
+            tasks.remove(&(old.slot, old.id));
+            if tasks.is_empty() {
+                self.by_service.remove(&old.service);
+            }
+        }
+        let node = |task: &Arc<Task>| task.node;
+        if old.and_then(node) != new.and_then(node) {
+            if let Some((task, node)) = old.and_then(|old| Some((old.id, old.node?))) {
+                drop_member(&mut self.by_node, node, task);
+            }
+            if let Some((task, node)) = new.and_then(|new| Some((new.id, new.node?))) {
+                self.by_node.entry(node).or_default().insert(task);
+            }
+        }
+        differ(&mut self.pending, old.and_then(pending), new.and_then(pending));
+        differ(&mut self.handing_over, old.and_then(handing_over), new.and_then(handing_over));
+        differ(&mut self.successors, old.and_then(successor), new.and_then(successor));
+        self.index_reservation(old, new);
+        self.index_addresses(old, new);
+    }
+
+    /// What was counted is taken back as it was counted: the service may be gone by now.
+    fn index_reservation(&mut self, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) {
+        let on = |task: &Arc<Task>| task.node.filter(|_| task.holds_node()).map(|node| (node, task.version));
+        if old.and_then(on) == new.and_then(on) {
+            return;
+        }
+        if let Some(old) = old
+            && let Some(Held { node, reserved }) = self.held.remove(&old.id)
+        {
+            let usage = self.usage.entry(node).or_default();
+            usage.tasks -= 1;
+            usage.memory.0 -= reserved.memory.unwrap_or_default().0;
+            usage.cpu.0 -= reserved.cpu.unwrap_or_default().0;
+            if *usage == Usage::default() {
+                self.usage.remove(&node);
+            }
+        }
+        if let Some((new, (node, _))) = new.and_then(|new| Some((new, on(new)?))) {
             let service = self.cluster.services.get(&new.service);
             let version = service.and_then(|service| service.version(new.version));
             let reserved = version.map(|version| version.spec.resources.reservations).unwrap_or_default();
@@ -217,23 +372,59 @@ impl World {
         }
     }
 
-    fn forget_task(&mut self, old: &Task) {
-        drop_member(&mut self.by_service, old.service, old.id);
-        if let Some(node) = old.node {
-            drop_member(&mut self.by_node, node, old.id);
+    fn index_addresses(&mut self, old: Option<&Arc<Task>>, new: Option<&Arc<Task>>) {
+        let same = |old: &Task, new: &Task| {
+            old.networks == new.networks && old.status.state.is_over() == new.status.state.is_over()
+        };
+        if old.zip(new).is_some_and(|(old, new)| same(old, new)) {
+            return;
         }
-        self.pending.remove(&(old.service, old.id));
-        self.handing_over.remove(&(old.service, old.id));
-        // What was counted is taken back as it was counted: the service may be gone by now.
-        if let Some(Held { node, reserved }) = self.held.remove(&old.id) {
-            let usage = self.usage.entry(node).or_default();
-            usage.tasks -= 1;
-            usage.memory.0 -= reserved.memory.unwrap_or_default().0;
-            usage.cpu.0 -= reserved.cpu.unwrap_or_default().0;
-            if *usage == Usage::default() {
-                self.usage.remove(&node);
+        if let Some(task) = old {
+            for (network, address) in &task.networks {
+                self.addresses.remove(&(*network, *address, task.status.state.is_over(), task.id));
+                self.find_clashes(*network, *address);
+            }
+            self.clashing.remove(&(task.service, task.id));
+        }
+        if let Some(task) = new {
+            for (network, address) in &task.networks {
+                self.addresses.insert((*network, *address, task.status.state.is_over(), task.id));
+            }
+            for (network, address) in &task.networks {
+                self.find_clashes(*network, *address);
             }
         }
+    }
+
+    /// Of several tasks that have one address, all but the oldest clash.
+    fn find_clashes(&mut self, network: NetworkId, address: Ipv4Addr) {
+        let least = (network, address, false, TaskId::from_random(0));
+        let most = (network, address, false, TaskId::from_random(u64::MAX));
+        let mut ids = self.addresses.range(least..=most).map(|(_, _, _, id)| *id);
+        let Some(first) = ids.next() else { return };
+        let others: Vec<_> = ids.collect();
+        if others.is_empty() && self.clashing.is_empty() {
+            return;
+        }
+        let tasks = std::iter::once(first).chain(others).filter_map(|id| self.cluster.tasks.get(&id));
+        let mut tasks: Vec<_> = tasks.cloned().collect();
+        tasks.sort_unstable_by_key(|task| (task.meta.created, task.id));
+        for task in tasks {
+            let key = (task.service, task.id);
+            match task.networks.iter().any(|on| self.is_older_there(&task, *on)) {
+                true => _ = self.clashing.insert(key),
+                false => _ = self.clashing.remove(&key),
+            }
+        }
+    }
+
+    /// An older task than `task` has the address as well.
+    fn is_older_there(&self, task: &Task, (network, address): (NetworkId, Ipv4Addr)) -> bool {
+        let least = (network, address, false, TaskId::from_random(0));
+        let most = (network, address, false, TaskId::from_random(u64::MAX));
+        let others = self.addresses.range(least..=most).map(|(_, _, _, id)| id).filter(|id| **id != task.id);
+        let mut others = others.filter_map(|id| self.cluster.tasks.get(id));
+        others.any(|other| (other.meta.created, other.id) < (task.meta.created, task.id))
     }
 
     /// Adds what the change of one object makes worth looking at; the indexes are still those of before.
@@ -285,6 +476,43 @@ fn same_for_tasks(old: &Node, new: &Node) -> bool {
         && old.info.hostname == new.info.hostname
         && old.info.platform == new.info.platform
         && old.membership.is_some() == new.membership.is_some()
+}
+
+fn place(task: &Task) -> (ServiceId, Slot) {
+    (task.service, task.slot)
+}
+
+fn pending(task: &Arc<Task>) -> Option<(ServiceId, TaskId)> {
+    (task.node.is_none() && task.is_live()).then_some((task.service, task.id))
+}
+
+fn handing_over(task: &Arc<Task>) -> Option<(ServiceId, TaskId)> {
+    let drains = task.desired == Desired::Drain;
+    (drains || successor(task).is_some()).then_some((task.service, task.id))
+}
+
+fn successor(task: &Arc<Task>) -> Option<(TaskId, TaskId)> {
+    task.replaces.filter(|_| task.desired == Desired::Run).map(|old| (old, task.id))
+}
+
+/// The blocks of a node, those that its engine gives addresses from included.
+fn blocks(node: &Node) -> impl Iterator<Item = (NetworkId, Ipv4Net)> {
+    let of_tasks =
+        node.blocks.iter().flat_map(|(network, blocks)| blocks.iter().map(|block| (*network, *block)));
+    of_tasks.chain(node.attached.iter().map(|(network, block)| (*network, *block)))
+}
+
+/// The member of an index that was `old` is `new`.
+fn differ<T: Ord + Clone>(index: &mut OrdSet<T>, old: Option<T>, new: Option<T>) {
+    if old == new {
+        return;
+    }
+    if let Some(old) = old {
+        index.remove(&old);
+    }
+    if let Some(new) = new {
+        index.insert(new);
+    }
 }
 
 fn drop_member<K: Ord + Clone>(index: &mut OrdMap<K, OrdSet<TaskId>>, key: K, member: TaskId) {

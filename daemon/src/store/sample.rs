@@ -102,6 +102,7 @@ pub(crate) fn service(id: u64) -> Service {
             at: AT,
             image: "nginx@sha256:0".to_owned(),
             spec: spec.into(),
+            proven: false,
         }],
         rollout: Some(Rollout {
             status: UpdateStatus {
@@ -137,6 +138,7 @@ pub(crate) fn task(id: u64) -> Task {
         replaces: None,
         ready: Some(AT),
         restarts: 1,
+        awaited: false,
     }
 }
 
@@ -150,6 +152,7 @@ pub(crate) fn network(id: u64) -> Network {
         subnet: "10.64.32.0/19".parse().unwrap(),
         spec: NetworkSpec::default(),
         removing: false,
+        returning: Vec::new(),
     }
 }
 
