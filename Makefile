@@ -69,7 +69,7 @@ fix:
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
 # Figures are of release builds; ARGS="--rounds 20", or names of measures: idle, begin, start, mesh, fabric, rules, faults,
-# dns, lossless.
+# dns, lossless, plan.
 bench: setup
 	cargo build --locked --release --workspace --bins
 	cargo bench --locked -p raftup-tests --bench bench -- $(ARGS)

@@ -11,6 +11,7 @@
 //! | [`faults`] | daemons killed, hosts powered off |
 //! | [`dns`] | names, few and many, also while a host is lost |
 //! | [`lossless`] | requests that fail through changes |
+//! | [`plan`] | what decisions cost the leader of a large cluster |
 //! | [`cluster`] | clusters of both kinds in a lab, and what their engines say |
 //! | [`table`] | medians, targets, the table |
 //!
@@ -25,6 +26,7 @@ mod faults;
 mod idle;
 mod lossless;
 mod mesh;
+mod plan;
 mod rules;
 mod start;
 mod table;
@@ -75,6 +77,7 @@ enum Measure {
     Faults,
     Dns,
     Lossless,
+    Plan,
 }
 
 impl Measure {
@@ -89,6 +92,7 @@ impl Measure {
             Self::Faults => faults::measure(args.fault_rounds.unwrap_or(args.rounds), !args.no_swarm_faults),
             Self::Dns => dns::measure(args.fault_rounds.unwrap_or(args.rounds)),
             Self::Lossless => lossless::measure(args.requests, &args.engine),
+            Self::Plan => plan::measure(args.rounds),
         }
     }
 }
