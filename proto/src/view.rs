@@ -166,7 +166,7 @@ pub const RETURN_MARK: u32 = 0x7238_0000;
 /// Packet mark of what programs of a node send to containers; none that is not root's can set one itself.
 pub const TUNNEL_MARK: u32 = 0x7237_0000;
 
-/// Of the packet marks of the fabric, those of [`Lane::Plain`]. No node has so large a number.
+/// Of the packet marks of the fabric, those of [`Lane::Plain`]. No host part of an address on the fabric is as large.
 const RETURN_PLAIN: u32 = 0x8000;
 
 /// See [`RETURN_MARK`].
@@ -243,14 +243,14 @@ impl PeerItem {
         self.blocks.iter().chain(&self.attached).copied()
     }
 
-    /// Packet mark of replies that go back through it, by a lane: [`RETURN_MARK`] and its number, as far as there is
-    /// room; the pool has no address for a node with a larger number.
+    /// Packet mark of replies that go back through it, by a lane: [`RETURN_MARK`] and the host part of its address on the
+    /// fabric. Ids count upwards for ever and would not fit.
     pub fn return_mark(&self, lane: Lane) -> u32 {
         let of_lane = match lane {
             Lane::Main => 0,
             Lane::Plain => RETURN_PLAIN,
         };
-        RETURN_MARK | of_lane | (self.node.number() as u32 & !(RETURN_MASK | RETURN_PLAIN))
+        RETURN_MARK | of_lane | (u32::from(self.fabric) & (WIRE_OFFSET - 1))
     }
 }
 

@@ -306,11 +306,12 @@ impl Applier {
             self.wire.set(&spec, now).await?;
         }
         let wirings = self.fabric.wirings(view, cluster, me).await?;
-        self.fabric.apply(&wirings).await?;
+        let refused = self.fabric.apply(&wirings).await?;
         self.tell_mtu(&wirings);
         let unreachable = self.unreachable.borrow().clone();
         let mut problems = self.mesh.apply(Table::of(view, cluster, me, &unreachable)).await?;
         problems.extend(self.names.set(view, cluster.pool, gateways(view, me)).await?);
+        problems.extend(refused);
         self.found = problems;
         self.tell(Vec::new());
         let took_ms = begun.elapsed().as_millis() as u64;

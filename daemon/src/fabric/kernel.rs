@@ -11,6 +11,7 @@ use futures_util::TryStreamExt;
 use ipnet::Ipv4Net;
 use raftup_proto::{
     api::FabricMode,
+    id::NodeId,
     view::{ClusterItem, Lane, PeerItem, RETURN_MARK, RETURN_MASK, View, WIRE_DEVICE},
 };
 use rtnetlink::{
@@ -25,7 +26,7 @@ use rtnetlink::{
     },
 };
 use tokio::task::JoinHandle;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     Underlay, Wiring,
@@ -89,6 +90,8 @@ pub struct Fabric {
     connection: JoinHandle<()>,
     /// What of a lane is in the kernel, and none where nothing is; a lane that is not here must be read.
     known: BTreeMap<Lane, Option<Known>>,
+    /// What it refused last of single nodes.
+    refused: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -108,7 +111,7 @@ impl Fabric {
     /// Errors: no netlink socket.
     pub fn open() -> Result<Self, FabricError> {
         let (connection, handle, _) = new_connection().map_err(FabricError::Socket)?;
-        Ok(Self { handle, connection: tokio::spawn(connection), known: BTreeMap::new() })
+        Ok(Self { handle, connection: tokio::spawn(connection), known: BTreeMap::new(), refused: Vec::new() })
     }
 
     /// The kernel may have been changed by others: read it again before the next change.
@@ -149,33 +152,51 @@ impl Fabric {
         setting.map_err(step("setting the device of the encrypted links up"))
     }
 
-    /// Makes it so: these lanes, and no others. After an error, the next call reads the kernel anew; what was done before
-    /// it stays.
-    pub async fn apply(&mut self, wirings: &[Wiring]) -> Result<(), FabricError> {
+    /// Makes it so: these lanes, and no others. Answers what the kernel refuses of single nodes, one line a node; all
+    /// else is in force then, and the next call tries that part again.
+    ///
+    /// Errors: something of this node's own is refused. All that can be done is done; the next call reads the kernel
+    /// anew.
+    pub async fn apply(&mut self, wirings: &[Wiring]) -> Result<Vec<String>, FabricError> {
+        let (mut refused, mut failed) = (Vec::new(), Ok(()));
         for lane in Lane::ALL {
-            match wirings.iter().find(|wiring| wiring.lane() == lane) {
-                Some(wiring) => self.lay(wiring).await?,
-                None => self.clear(lane).await?,
+            let done = match wirings.iter().find(|wiring| wiring.lane() == lane) {
+                Some(wiring) => self.lay(wiring).await,
+                None => self.clear(lane).await.map(|()| Vec::new()),
+            };
+            match done {
+                Ok(lines) => refused.extend(lines),
+                Err(error) => failed = failed.and(Err(error)),
             }
         }
-        Ok(())
+        if self.refused != refused {
+            refused.iter().for_each(|problem| warn!(problem, "the kernel refuses part of the fabric"));
+            self.refused.clone_from(&refused);
+        }
+        failed.map(|()| refused)
     }
 
-    async fn lay(&mut self, wiring: &Wiring) -> Result<(), FabricError> {
+    async fn lay(&mut self, wiring: &Wiring) -> Result<Vec<String>, FabricError> {
         let mut known = match self.known.remove(&wiring.lane()).flatten() {
             Some(known) if known.device == wiring.device => known,
             Some(_) | None => self.adopt(&wiring.device).await?,
         };
-        // Take away before adding: a block that moves has one way at a time.
-        for entry in known.entries.difference(&wiring.entries) {
-            self.remove(known.index, *entry).await?;
+        let device = On { fabric: self, index: known.index };
+        let failures = settle(&mut known.entries, &wiring.entries, &device).await;
+        let mut of_nodes: BTreeMap<NodeId, String> = BTreeMap::new();
+        let mut own = Ok(());
+        for (entry, error) in failures {
+            match wiring.node_of(&entry) {
+                Some(node) => {
+                    let text = || format!("node {node} cannot be reached: {:#}", anyhow::Error::from(error));
+                    of_nodes.entry(node).or_insert_with(text);
+                }
+                None => own = own.and(Err(error)),
+            }
         }
-        for entry in wiring.entries.difference(&known.entries) {
-            self.add(known.index, *entry).await?;
-        }
-        known.entries.clone_from(&wiring.entries);
+        own?;
         self.known.insert(wiring.lane(), Some(known));
-        Ok(())
+        Ok(of_nodes.into_values().collect())
     }
 
     /// Removes a lane's device with all that is on it, and its routing rules.
@@ -221,7 +242,7 @@ impl Fabric {
     /// Removes all lanes.
     pub async fn remove_all(&mut self) -> Result<(), FabricError> {
         self.forget();
-        self.apply(&[]).await
+        self.apply(&[]).await.map(drop)
     }
 
     /// The device as wanted, made or corrected, and what is on it.
@@ -395,6 +416,64 @@ impl Fabric {
         };
         Ok(rules.iter().filter_map(rule_entry).filter(of_lane).collect())
     }
+}
+
+/// What is done with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Remove,
+    Add,
+}
+
+/// Where entries are changed: a device, or a test's stand-in.
+trait Change {
+    type Error;
+    fn change(&self, step: Step, entry: Entry) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// A device of the kernel.
+struct On<'a> {
+    fabric: &'a Fabric,
+    index: u32,
+}
+
+impl Change for On<'_> {
+    type Error = FabricError;
+
+    async fn change(&self, step: Step, entry: Entry) -> Result<(), FabricError> {
+        match step {
+            Step::Remove => self.fabric.remove(self.index, entry).await,
+            Step::Add => self.fabric.add(self.index, entry).await,
+        }
+    }
+}
+
+/// Removes and adds what differs between `entries` and `wanted`, and goes on after a failure. What was done is in
+/// `entries` afterwards. Answers the failures, in order.
+async fn settle<C: Change>(
+    entries: &mut BTreeSet<Entry>,
+    wanted: &BTreeSet<Entry>,
+    device: &C,
+) -> Vec<(Entry, C::Error)> {
+    let mut failures = Vec::new();
+    // Take away before adding: a block that moves has one way at a time.
+    let gone: Vec<Entry> = entries.difference(wanted).copied().collect();
+    for entry in gone {
+        match device.change(Step::Remove, entry).await {
+            Ok(()) => _ = entries.remove(&entry),
+            Err(error) => failures.push((entry, error)),
+        }
+    }
+    for entry in wanted {
+        if entries.contains(entry) {
+            continue;
+        }
+        match device.change(Step::Add, *entry).await {
+            Ok(()) => _ = entries.insert(*entry),
+            Err(error) => failures.push((*entry, error)),
+        }
+    }
+    failures
 }
 
 /// Not to be confused with an entry that the kernel found by itself and forgets again.
@@ -574,4 +653,61 @@ fn is_gone(error: &rtnetlink::Error) -> bool {
 
 fn gone_is_fine(done: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
     done.or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn way(block: u8, via: u8) -> Entry {
+        Entry::Route {
+            to: Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 32, block), 26),
+            via: Some(Ipv4Addr::new(10, 64, 0, via)),
+            from: Ipv4Addr::new(10, 64, 0, 1),
+        }
+    }
+
+    /// Refuses some entries, and keeps what it was asked.
+    #[derive(Default)]
+    struct Fake {
+        refuses: Vec<Entry>,
+        asked: Mutex<Vec<(Step, Entry)>>,
+    }
+
+    impl Change for Fake {
+        type Error = &'static str;
+
+        async fn change(&self, step: Step, entry: Entry) -> Result<(), &'static str> {
+            self.asked.lock().unwrap().push((step, entry));
+            if self.refuses.contains(&entry) { Err("refused") } else { Ok(()) }
+        }
+    }
+
+    /// What the kernel refuses of one node is left out and tried again; all else is done, in the same order.
+    #[tokio::test]
+    async fn one_refused_entry_stops_no_other() {
+        let wanted = BTreeSet::from([way(0, 2), way(64, 3), way(128, 4)]);
+        let mut entries = BTreeSet::from([way(64, 9), way(192, 9)]);
+        let fake = Fake { refuses: vec![way(64, 3), way(192, 9)], ..Fake::default() };
+        let failures = settle(&mut entries, &wanted, &fake).await;
+        let (remove, add) = (Step::Remove, Step::Add);
+        assert_eq!(
+            fake.asked.into_inner().unwrap(),
+            [
+                (remove, way(64, 9)),
+                (remove, way(192, 9)),
+                (add, way(0, 2)),
+                (add, way(64, 3)),
+                (add, way(128, 4))
+            ]
+        );
+        assert_eq!(failures, [(way(192, 9), "refused"), (way(64, 3), "refused")]);
+        assert_eq!(entries, BTreeSet::from([way(0, 2), way(128, 4), way(192, 9)]));
+        let willing = Fake::default();
+        assert!(settle(&mut entries, &wanted, &willing).await.is_empty());
+        assert_eq!(willing.asked.into_inner().unwrap(), [(remove, way(192, 9)), (add, way(64, 3))]);
+        assert_eq!(entries, wanted);
+    }
 }

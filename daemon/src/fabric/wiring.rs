@@ -3,12 +3,15 @@
 //! A wiring is a device and a set of entries on it. Two wirings differ by the entries to remove and to add.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
 use ipnet::Ipv4Net;
-use raftup_proto::view::{Lane, PeerItem, View};
+use raftup_proto::{
+    id::NodeId,
+    view::{Lane, PeerItem, View},
+};
 
 use super::Underlay;
 
@@ -47,11 +50,27 @@ pub(super) enum Entry {
     GateEnd,
 }
 
+impl Entry {
+    /// The address on the fabric of the node that the entry leads to; none where it is this node's own.
+    fn leads_to(&self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Neighbour { address, .. } => Some(*address),
+            Self::Tunnel { mac: [_, _, a, b, c, d], .. } => Some(Ipv4Addr::new(*a, *b, *c, *d)),
+            Self::Route { via: Some(via), .. } | Self::ReturnTable { via, .. } => Some(*via),
+            Self::Route { to, via: None, .. } => (to.prefix_len() == 32).then(|| to.addr()),
+            Self::Address(_) | Self::ReturnRule { .. } | Self::Gate | Self::GateEnd => None,
+        }
+    }
+}
+
 /// All of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wiring {
     pub(super) device: Device,
     pub(super) entries: BTreeSet<Entry>,
+    /// The other nodes, by what their entries have in common.
+    nodes: BTreeMap<Ipv4Addr, NodeId>,
+    marks: BTreeMap<u32, NodeId>,
 }
 
 impl Wiring {
@@ -68,18 +87,29 @@ impl Wiring {
             // Nobody has these addresses; the route makes this host answer for them, and rules re-aim the packets.
             entries.insert(Entry::Route { to: network.vips(), via: None, from: me.fabric });
         }
+        let (mut nodes, mut marks) = (BTreeMap::new(), BTreeMap::new());
         let plain: Vec<Ipv4Net> =
             view.networks().filter(|network| network.plain).map(|network| network.subnet).collect();
         let on_lane = |block: &Ipv4Net| plain.iter().any(|net| net.contains(block)) == (lane == Lane::Plain);
         for peer in view.peers() {
             if let Some(&(to, port)) = underlay.ends.get(&peer.node) {
                 let port = (port != underlay.port).then_some(port);
+                nodes.insert(peer.fabric, peer.node);
+                marks.insert(peer.return_mark(lane), peer.node);
                 entries.extend(toward(peer, me, lane, to, port));
                 let blocks = peer.homes().filter(|block| !me.blocks.contains(block) && on_lane(block));
                 entries.extend(blocks.map(|to| Entry::Route { to, via: Some(peer.fabric), from: me.fabric }));
             }
         }
-        Self { device, entries }
+        Self { device, entries, nodes, marks }
+    }
+
+    /// The node that an entry leads to; none where it is this node's own, or an entry of an earlier wiring.
+    pub(super) fn node_of(&self, entry: &Entry) -> Option<NodeId> {
+        match entry {
+            Entry::ReturnRule { mark } => self.marks.get(mark).copied(),
+            other => self.nodes.get(&other.leads_to()?).copied(),
+        }
     }
 
     /// Whose networks it is for.
@@ -114,7 +144,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use raftup_proto::{
         api::FabricMode,
-        id::{NetworkId, NodeId},
+        id::NetworkId,
         view::{Item, NetworkItem, Revision, WIRE_PORT},
     };
 
@@ -185,6 +215,22 @@ mod tests {
                 Gate
                 GateEnd
             "#]],
+        );
+    }
+
+    #[test]
+    fn each_entry_of_a_peer_names_it() {
+        let mut far = peer(9, &["10.64.32.64/26"]);
+        (far.node, far.fabric) = (NodeId::new(40_000), Ipv4Addr::new(10, 64, 15, 254));
+        let wiring = &wiring(&view(vec![peer(1, &["10.64.32.0/26"]), peer(2, &[]), far]));
+        let of = |number| wiring.entries.iter().filter(move |entry| wiring.node_of(entry) == Some(number));
+        assert_eq!((of(NodeId::new(2)).count(), of(NodeId::new(40_000)).count()), (5, 6));
+        let own = wiring.entries.iter().filter(|entry| wiring.node_of(entry).is_none()).count();
+        assert_eq!(own, 4, "its own address, the virtual addresses, and two rules");
+        let mark = |entry: &Entry| matches!(entry, Entry::ReturnRule { mark } if *mark == 0x7238_0ffe);
+        assert!(
+            of(NodeId::new(40_000)).any(mark),
+            "marks follow from addresses, for ids count upwards for ever"
         );
     }
 

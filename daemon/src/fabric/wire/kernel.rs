@@ -25,6 +25,7 @@ use rtnetlink::{
     packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 use tokio::task::JoinHandle;
+use tracing::warn;
 
 use super::{LinkStatus, PrivateKey, TunnelPeer, TunnelSpec, peers::KEEPALIVE_S};
 
@@ -84,7 +85,9 @@ impl Kernel {
     pub(super) async fn set(&mut self, spec: &TunnelSpec, now: UnixMillis) -> io::Result<()> {
         let known = self.known().await?;
         for attributes in messages(spec, &known, &self.told, now) {
-            self.tell(attributes).await?;
+            if let Err(error) = self.tell(attributes.clone()).await {
+                self.tell_one_by_one(attributes, error).await?;
+            }
         }
         let told =
             |peer: &TunnelPeer| peer.keys.iter().map(|key| (*key, likeliest(peer))).collect::<Vec<_>>();
@@ -119,6 +122,34 @@ impl Kernel {
     async fn tell(&self, attributes: Vec<WireguardAttribute>) -> io::Result<()> {
         let message = WireguardMessage { cmd: WireguardCmd::SetDevice, attributes };
         self.request(message, NLM_F_REQUEST | NLM_F_ACK).await.map(drop)
+    }
+
+    /// Tells the peers of a message that was refused by themselves, so that one bad peer does not keep the others out.
+    /// Errors: the message is about the device, or no peer of it is taken.
+    async fn tell_one_by_one(&self, attributes: Vec<WireguardAttribute>, error: io::Error) -> io::Result<()> {
+        let (mut peers, mut device) = (Vec::new(), Vec::new());
+        for attribute in attributes {
+            match attribute {
+                WireguardAttribute::Peers(some) => peers.extend(some),
+                other => device.push(other),
+            }
+        }
+        let (mut taken, all) = (0, peers.len());
+        for peer in peers {
+            let mut message = device.clone();
+            message.push(WireguardAttribute::Peers(vec![peer.clone()]));
+            match self.tell(message).await {
+                Ok(()) => taken += 1,
+                Err(error) => {
+                    let key = peer.0.iter().find_map(|attribute| match attribute {
+                        WireguardPeerAttribute::PublicKey(key) => Some(FabricKey(*key).to_string()),
+                        _ => None,
+                    });
+                    warn!(key, %error, "the kernel's WireGuard refuses a peer; the others are not affected");
+                }
+            }
+        }
+        if taken == 0 || all < 2 { Err(error) } else { Ok(()) }
     }
 
     async fn request(&self, message: WireguardMessage, flags: u16) -> io::Result<Vec<WireguardMessage>> {
@@ -172,7 +203,9 @@ fn messages(
     let mut device = vec![name(), WireguardAttribute::ListenPort(spec.listen.port())];
     let own = spec.keys.get(spec.alone).or(spec.keys.last());
     device.extend(own.map(|key: &PrivateKey| WireguardAttribute::PrivateKey(*key.bytes())));
-    let wanted: BTreeSet<FabricKey> = spec.peers.iter().flat_map(|peer| peer.keys.iter().copied()).collect();
+    let wanted_peers = spec.undisputed(|key| known.get(&key).and_then(|known| known.address));
+    let wanted: BTreeSet<FabricKey> =
+        wanted_peers.iter().flat_map(|peer| peer.keys.iter().copied()).collect();
     // Gone ones first: an address belongs to one key at a time.
     let gone = known.keys().filter(|key| !wanted.contains(*key)).map(|key| {
         WireguardPeer(vec![
@@ -180,7 +213,7 @@ fn messages(
             WireguardPeerAttribute::Flags(WireguardPeerFlags::RemoveMe),
         ])
     });
-    let staying = spec.peers.iter().flat_map(|peer| {
+    let staying = wanted_peers.iter().flat_map(|peer| {
         let used = used(peer, known, now);
         // The key that an address moves to comes last, and takes it from the one before.
         let others = peer.keys.iter().filter(move |key| **key != used);
@@ -434,6 +467,30 @@ mod tests {
             IfName("ru-wire")
             peer 3 PersistentKeepalive(25)
             peer 2 PersistentKeepalive(25) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.2), Cidr(32)])])
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_key_that_two_nodes_name_stays_with_the_one_that_has_it() {
+        let mut spec = spec(&[2]);
+        spec.peers[0].keys.push(FabricKey([3; 32]));
+        let mut owner = TunnelPeer { keys: vec![FabricKey([3; 32])], ..spec.peers[0].clone() };
+        owner.address = Ipv4Addr::new(10, 64, 16, 3);
+        owner.endpoint = "192.0.2.3:7239".parse().unwrap();
+        spec.peers.push(owner.clone());
+        let known = Known { address: Some(owner.address), ..agreed(990) };
+        check(
+            &spec,
+            &[(3, known)],
+            &[],
+            expect![[r#"
+            IfName("ru-wire")
+            ListenPort(7239)
+            PrivateKey
+            IfName("ru-wire")
+            peer 2 PersistentKeepalive(25) Endpoint(192.0.2.2:7239) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.2), Cidr(32)])])
+            peer 3 PersistentKeepalive(25) Flags(WireguardPeerFlags(ReplaceAllowedIps)) AllowedIps([WireguardAllowedIp([Family(Ipv4), IpAddr(10.64.16.3), Cidr(32)])])
         "#]],
         );
     }

@@ -117,7 +117,9 @@ impl Peers {
         let mut new = Vec::new();
         let known: BTreeMap<Ipv4Addr, &Arc<Peer>> =
             self.by_number.values().map(|link| (link.peer.address, &link.peer)).collect();
-        for other in &spec.peers {
+        let holders: BTreeMap<FabricKey, Ipv4Addr> =
+            self.by_keys.iter().map(|((_, key), link)| (*key, link.peer.address)).collect();
+        for other in &spec.undisputed(|key| holders.get(&key).copied()) {
             let same = known.get(&other.address).map(|peer| Arc::clone(peer));
             let peer = same.unwrap_or_else(|| Arc::new(Peer::new(other)));
             let elsewhere = peer.told(other.places().collect());
@@ -125,7 +127,7 @@ impl Peers {
                 for at in 0..next.own.len() {
                     let Some(own) = next.own.get(at) else { continue };
                     let keys = (FabricKey(own.public.to_bytes()), *key);
-                    // Two nodes that say they have one key: the first one has it.
+                    // One node may name a key twice.
                     if next.by_keys.contains_key(&keys) {
                         continue;
                     }
@@ -379,5 +381,30 @@ mod tests {
         (spec.peers[0].endpoint, spec.peers[0].hint) = (at("203.0.113.9:7239"), None);
         let (peers, _) = peers.become_of(&spec);
         assert_eq!(places(&peers), [at("203.0.113.9:7239")]);
+    }
+
+    #[test]
+    fn a_key_stays_with_the_node_that_has_a_link_with_it() {
+        let ((_a, ours), (_b, theirs), (_c, own)) = (keys(), keys(), keys());
+        let (two, three) = (Ipv4Addr::new(10, 64, 16, 2), Ipv4Addr::new(10, 64, 16, 3));
+        let (disputed, of_two) = (theirs.all_public(), own.all_public());
+        let before = spec(&ours, 1, &[(2, of_two.clone()), (3, disputed.clone())]);
+        let (here, _) = Peers::default().become_of(&before);
+        // Node 2, which comes first, says that the key of node 3 is one of its own.
+        let both = [of_two.clone(), disputed.clone()].concat();
+        let claimed = spec(&ours, 1, &[(2, both), (3, disputed.clone())]);
+        let (here, new) = here.become_of(&claimed);
+        assert!(new.is_empty(), "no link is made anew");
+        assert!(here.towards(two).is_some() && here.towards(three).is_some());
+        assert_eq!(here.by_keys[&(ours.all_public()[0], disputed[0])].peer.address, three);
+        // Only once its owner does not name it any more it is another's.
+        let given_up = spec(&ours, 1, &[(2, disputed.clone()), (3, of_two)]);
+        let (here, _) = here.become_of(&given_up);
+        assert_eq!(here.by_keys[&(ours.all_public()[0], disputed[0])].peer.address, two);
+        // Without a link, the first one has it; this node's own keys are nobody else's.
+        let all = [(2, disputed.clone()), (3, disputed), (4, ours.all_public())];
+        let (fresh, _) = Peers::default().become_of(&spec(&ours, 1, &all));
+        let linked: Vec<_> = fresh.to.keys().copied().collect();
+        assert_eq!(linked, [two]);
     }
 }

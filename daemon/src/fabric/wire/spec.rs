@@ -81,6 +81,32 @@ impl TunnelSpec {
     }
 }
 
+impl TunnelSpec {
+    /// The other nodes with the keys that belong to them. A key that several nodes name is the one's whose link has it
+    /// now, as `holder` says, else the first one's; this node's own keys are nobody else's. So a node that names the key
+    /// of another does not cut that one off.
+    pub(super) fn undisputed(&self, holder: impl Fn(FabricKey) -> Option<Ipv4Addr>) -> Vec<TunnelPeer> {
+        let mut owners: BTreeMap<FabricKey, Ipv4Addr> = BTreeMap::new();
+        for peer in &self.peers {
+            for key in &peer.keys {
+                let owner = owners.entry(*key).or_insert(peer.address);
+                if holder(*key) == Some(peer.address) {
+                    *owner = peer.address;
+                }
+            }
+        }
+        for own in &self.keys {
+            owners.remove(&own.public());
+        }
+        let with_own_keys = |peer: &TunnelPeer| {
+            let mut keys = peer.keys.clone();
+            keys.retain(|key| owners.get(key) == Some(&peer.address));
+            (!keys.is_empty()).then(|| TunnelPeer { keys, ..peer.clone() })
+        };
+        self.peers.iter().filter_map(with_own_keys).collect()
+    }
+}
+
 impl TunnelPeer {
     /// Where it may be, the likeliest first.
     pub(super) fn places(&self) -> impl Iterator<Item = SocketAddr> {
