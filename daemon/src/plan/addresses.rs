@@ -1,7 +1,7 @@
 //! How the pool is cut: fabric, networks, blocks of nodes, addresses of tasks, VIPs.
 //!
 //! ```text
-//! pool /11 ─┬─ first /19: fabric, node k has address k, and 4096 + k inside of the encrypted links
+//! pool /11 ─┬─ first /19: fabric, a node has an address k below 4095, and 4096 + k inside of the encrypted links
 //!           └─ each further /19: one network ─┬─ /26 blocks, each home to one node, from the lowest; .1 is the gateway
 //!                                             └─ last /24: VIPs of services
 //! ```
@@ -49,15 +49,19 @@ pub fn pool_fits(pool: Ipv4Net) -> bool {
     pool.prefix_len() < SUBNET_PREFIX
 }
 
-/// The node's own address on the fabric. Errors: more nodes than the fabric has addresses.
-pub fn fabric(pool: Ipv4Net, node: NodeId) -> Result<Ipv4Addr, Exhausted> {
-    let exhausted = Exhausted::Nodes(pool);
-    let number = u32::try_from(node.number()).map_err(|_| exhausted)?;
-    // The second half of the subnet are the ends of the encrypted links; the last one is the broadcast address.
-    if number == 0 || number >= size(SUBNET_PREFIX) / 2 - 1 {
-        return Err(exhausted);
-    }
-    Ok(Ipv4Addr::from(first(pool) + number))
+/// Addresses on the fabric. The second half of its subnet are the ends of the encrypted links; the last one is the
+/// broadcast address.
+const HOSTS: u32 = (1 << (32 - SUBNET_PREFIX - 1)) - 2;
+
+/// An address on the fabric for a new node that no node of the cluster has: the one that follows from the node's id, or
+/// the next free one after it. Ids are never used twice and count upwards, so the address of a removed node is given
+/// again as late as possible. Errors: every address is in use. Cost: one pass over nodes.
+pub fn fabric(cluster: &Cluster, pool: Ipv4Net, node: NodeId) -> Result<Ipv4Addr, Exhausted> {
+    let taken: BTreeSet<Ipv4Addr> = cluster.nodes.values().map(|node| node.fabric).collect();
+    let start = (node.number().max(1) - 1) % u64::from(HOSTS);
+    let start = u32::try_from(start).unwrap_or_default();
+    let address = |step: u32| Ipv4Addr::from(first(pool) + 1 + (start + step) % HOSTS);
+    (0..HOSTS).map(address).find(|address| !taken.contains(address)).ok_or(Exhausted::Nodes(pool))
 }
 
 /// The lowest subnet of the pool that is not in `taken`. Errors: there is none.
@@ -191,9 +195,10 @@ mod tests {
     #[test]
     fn the_pool_is_cut_as_drawn() {
         let pool = net("10.64.0.0/11");
-        assert_eq!(fabric(pool, NodeId::new(3)), Ok(Ipv4Addr::new(10, 64, 0, 3)));
-        assert_eq!(fabric(pool, NodeId::new(4094)), Ok(Ipv4Addr::new(10, 64, 15, 254)));
-        assert_eq!(fabric(pool, NodeId::new(4095)), Err(Exhausted::Nodes(pool)));
+        let fabric = |number| fabric(&Cluster::default(), pool, NodeId::new(number));
+        assert_eq!(fabric(3), Ok(Ipv4Addr::new(10, 64, 0, 3)));
+        assert_eq!(fabric(4094), Ok(Ipv4Addr::new(10, 64, 15, 254)));
+        assert_eq!(fabric(4095), Ok(Ipv4Addr::new(10, 64, 0, 1)), "removed nodes had the ones before");
         let shop = subnet(pool, &BTreeSet::new()).unwrap();
         assert_eq!(shop, net("10.64.32.0/19"));
         assert_eq!(subnet(pool, &[shop].into()), Ok(net("10.64.64.0/19")));

@@ -12,7 +12,7 @@ use raftup_proto::{
     view::SUBNET_PREFIX,
 };
 
-use crate::model::{ChangeSet, ClusterInfo, Membership, Meta, Node, TokenHashes};
+use crate::model::{ChangeSet, Cluster, ClusterInfo, Membership, Meta, Node, TokenHashes};
 
 use super::addresses;
 
@@ -59,8 +59,8 @@ pub fn cluster(first: First, now: UnixMillis) -> Result<ChangeSet, Refusal> {
         return Err(Refusal::new(Code::Invalid, format!("a cluster cannot keep {count} managers"))
             .hint("1, 3 or 5, or `auto`"));
     }
-    let fabric =
-        addresses::fabric(first.pool, FIRST_NODE).map_err(|error| Refusal::new(Code::Invalid, error))?;
+    let fabric = addresses::fabric(&Cluster::default(), first.pool, FIRST_NODE)
+        .map_err(|error| Refusal::new(Code::Invalid, error))?;
     let mut set = ChangeSet::new(now);
     set.create(ClusterInfo {
         id: first.id,

@@ -56,7 +56,8 @@ pub fn admit(
     level::admit(cluster, &request.info)?;
     let info = cluster.info.as_ref().ok_or_else(Refusal::no_cluster)?;
     let id = NodeId::new(info.next_node);
-    let fabric = addresses::fabric(info.pool, id).map_err(|error| Refusal::new(Code::Conflict, error))?;
+    let exhausted = |error| Refusal::new(Code::Conflict, error).hint("`raftup node rm` nodes that are gone");
+    let fabric = addresses::fabric(cluster, info.pool, id).map_err(exhausted)?;
     set.update(ClusterInfo { next_node: info.next_node + 1, ..ClusterInfo::clone(info) });
     set.create(Node {
         id,

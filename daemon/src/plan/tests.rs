@@ -157,3 +157,53 @@ fn an_attachable_network_has_a_block_on_every_node() {
     let left = sim.cluster().nodes.values().filter(|node| !node.attached.is_empty()).count();
     assert_eq!(left, 0, "the network is gone, and its blocks with it");
 }
+
+/// Machines that come and go for years: ids are never used twice, fabric addresses are, as late as possible.
+#[test]
+fn numbers_of_nodes_do_not_run_out() {
+    let memory = raftup_proto::unit::MemBytes(1 << 30);
+    let mut sim = sim::Sim::new("ant", memory, "10.64.0.0/11");
+    let mut here = std::collections::VecDeque::new();
+    let mut given = std::collections::BTreeMap::new();
+    let mut last = super::init::FIRST_NODE;
+    for round in 0..10_000_u32 {
+        let id = sim.join(&format!("node-{round}"), memory);
+        assert!(id > last, "{id} after {last}");
+        last = id;
+        let address = sim.cluster().nodes[&id].fabric;
+        assert_eq!(sim.cluster().nodes.values().filter(|node| node.fabric == address).count(), 1);
+        if let Some(before) = given.insert(address, round) {
+            assert!(round - before > 4000, "{address} is given again after {} joins", round - before);
+        }
+        here.push_back(id);
+        if here.len() > 5 {
+            let gone = here.pop_front().unwrap();
+            let set = super::nodes::remove(sim.cluster(), gone, true, sim.now).unwrap();
+            sim.apply(set);
+        }
+    }
+    assert_eq!((sim.cluster().nodes.len(), last.number()), (6, 10_001));
+}
+
+#[test]
+fn an_address_on_the_fabric_is_given_again_once_its_node_is_removed() {
+    use raftup_proto::id::NodeId;
+
+    use super::addresses::fabric;
+    use crate::store::sample;
+
+    let pool = sample::info().pool;
+    let mut cluster = crate::model::Cluster::default();
+    for number in 1..=4094 {
+        let address = fabric(&cluster, pool, NodeId::new(number)).unwrap();
+        let node = crate::model::Node { fabric: address, ..sample::node(number) };
+        cluster.nodes.insert(node.id, node.into());
+    }
+    let next = |cluster: &_| fabric(cluster, pool, NodeId::new(4095)).map_err(|error| error.to_string());
+    assert_eq!(
+        next(&cluster).unwrap_err(),
+        "the address pool 10.64.0.0/11 has no free address left for a node"
+    );
+    let gone = cluster.nodes.remove(&NodeId::new(3000)).unwrap();
+    assert_eq!(next(&cluster), Ok(gone.fabric));
+}
