@@ -51,7 +51,7 @@ impl Serve for Listener {
         }
     }
 
-    fn may(&self, _node: NodeId) -> bool {
+    fn may(&self, _node: NodeId, _role: raftup_proto::peer::Role) -> bool {
         true
     }
 }

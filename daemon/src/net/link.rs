@@ -16,7 +16,10 @@ use std::{
 
 use bytes::Bytes;
 use quinn::Connection;
-use raftup_proto::{id::NodeId, peer::Hello};
+use raftup_proto::{
+    id::NodeId,
+    peer::{Hello, Role},
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -252,12 +255,12 @@ impl Links {
     }
 
     /// Closes links that nobody uses, of nodes that `may` says no to, and with expired certificates.
-    pub(super) fn sweep(&self, may: impl Fn(NodeId) -> bool) {
+    pub(super) fn sweep(&self, may: impl Fn(NodeId, Role) -> bool) {
         let mut all = lock(&self.0);
         let now = ca::now();
         all.retain(|node, links| {
-            let welcome = may(*node);
             for link in links.iter() {
+                let welcome = may(*node, link.caller.role);
                 // Looked at often, so that it is known when the peer was last heard.
                 link.is_alive();
                 if !welcome {

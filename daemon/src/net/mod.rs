@@ -82,7 +82,8 @@ pub trait Serve: Send + Sync + 'static {
     /// One gossip message. Called in the reading task, so it must not block.
     fn gossip(&self, caller: Caller, message: Bytes);
 
-    /// Whether the node is a member, as far as known here. Asked for each connection and several times a second, so it
-    /// must be cheap. A node that is not known yet may be new: only one that was removed is refused.
-    fn may(&self, node: NodeId) -> bool;
+    /// Whether the node, with a valid certificate for that role, is a member as far as known here. Asked for each
+    /// connection and several times a second, so it must be cheap. A node that is not known may be newer than what is
+    /// known here: only one that was removed is refused for certain.
+    fn may(&self, node: NodeId, role: Role) -> bool;
 }

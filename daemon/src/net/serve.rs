@@ -107,7 +107,7 @@ async fn welcome(inner: &Arc<Inner>, server: &Server, incoming: Incoming) -> Opt
         connection.close(Close::Protocol.code(), b"the certificate is not of a node of this cluster");
         return None;
     };
-    if !server.serve.may(name.node) {
+    if !server.serve.may(name.node, name.role) {
         connection.close(Close::Removed.code(), b"the node was removed from the cluster");
         return None;
     }
@@ -198,7 +198,7 @@ async fn stream(inner: Arc<Inner>, link: Arc<Link>, mut send: SendStream, mut re
     let hold = Hold::theirs(&link, &hello);
     let stop = stop.or(hold.is_none().then_some(Stop::Busy));
     match (hold, stop) {
-        (Some(hold), None) if server.serve.may(link.caller.node) => {
+        (Some(hold), None) if server.serve.may(link.caller.node, link.caller.role) => {
             let stream = Stream::quic(send, recv, Some(&hold));
             dispatch(inner, server, Some(link.caller), link.caller.addr, hello, stream).await;
         }
@@ -312,7 +312,7 @@ pub(super) async fn sweep(inner: Arc<Inner>) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while inner.stop.run_until_cancelled(tick.tick()).await.is_some() {
         let server = inner.server.load_full();
-        inner.links.sweep(|node| server.as_ref().is_none_or(|server| server.serve.may(node)));
+        inner.links.sweep(|node, role| server.as_ref().is_none_or(|server| server.serve.may(node, role)));
     }
 }
 

@@ -108,7 +108,7 @@ impl Serve for Recorder {
         let _ = self.gossip.try_send((caller, message));
     }
 
-    fn may(&self, node: NodeId) -> bool {
+    fn may(&self, node: NodeId, _: Role) -> bool {
         !self.removed.lock().unwrap().contains(&node)
     }
 }

@@ -17,6 +17,7 @@ mod member;
 mod record;
 mod rotate;
 mod serve;
+mod standing;
 
 use std::{
     fs::{DirBuilder, File},

@@ -9,7 +9,6 @@ use raftup_proto::{
     id::{NodeId, TaskId},
     peer::{Answer, Hello, JoinAnswer, JoinRequest, Reply, Request, Role},
     refusal::{Code, Refusal},
-    view::Key as ViewKey,
 };
 use tracing::{info, warn};
 
@@ -17,6 +16,7 @@ use super::{
     doctor,
     lifecycle::{CA_KEY_CONTEXT, Host},
     member::Running,
+    standing::{Known, Standing},
 };
 use crate::{
     api::{Manager, Member},
@@ -138,16 +138,18 @@ impl Serve for Router {
         self.gossip.receive(caller.node, caller.addr, &message);
     }
 
-    fn may(&self, node: NodeId) -> bool {
-        if let Some(manager) = &*self.member.manager.borrow() {
-            let cluster = manager.store.snapshot();
-            if !cluster.nodes.is_empty() {
-                return cluster.nodes.contains_key(&node);
-            }
-        }
+    fn may(&self, node: NodeId, role: Role) -> bool {
+        let manager = self.member.manager.borrow();
+        let state = manager.as_ref().map(|manager| Standing::in_state(&manager.store.snapshot(), node));
         let view = self.member.agent.view();
         let view = view.borrow();
-        view.peers().next().is_none() || view.items.contains_key(&ViewKey::Peer(node))
+        let known = Known {
+            state,
+            view: Standing::in_view(&view, node),
+            blank: view.peers().next().is_none(),
+            in_session: self.member.agent.leader().borrow().is_some(),
+        };
+        known.may(role)
     }
 }
 

@@ -45,7 +45,7 @@ impl Serve for Doors {
 
     fn gossip(&self, _: Caller, _: Bytes) {}
 
-    fn may(&self, _: NodeId) -> bool {
+    fn may(&self, _: NodeId, _: Role) -> bool {
         true
     }
 }

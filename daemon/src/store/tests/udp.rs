@@ -48,7 +48,7 @@ impl Serve for Door {
 
     fn gossip(&self, _: Caller, _: Bytes) {}
 
-    fn may(&self, _: NodeId) -> bool {
+    fn may(&self, _: NodeId, _: Role) -> bool {
         true
     }
 }
