@@ -280,7 +280,7 @@ pub struct NodeView {
     pub tasks: u32,
     /// When it was admitted.
     pub created: UnixMillis,
-    /// Published ports that it does not answer on, one line each.
+    /// What it says of itself and is not in force, and published ports that it does not answer on; one line each.
     pub problems: Vec<String>,
     /// It is the node that answered.
     pub this: bool,
@@ -301,6 +301,9 @@ pub struct NodeUpdate {
     /// Make a new key of its encrypted links.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rotate_fabric_key: bool,
+    /// Take over the host name, platform and engine labels that it says it has now.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub accept_claims: bool,
 }
 
 /// A stack as it is shown.

@@ -313,6 +313,14 @@ pub enum Up {
     },
 }
 
+impl Up {
+    /// Most bytes of one frame. Less than [`Hello::cap`]: many nodes speak to one leader, which holds a frame in memory.
+    pub const CAP: u64 = 512 << 10;
+
+    /// Most reports in one frame, so that it stays below [`Up::CAP`] with the longest messages.
+    pub const REPORTS_MAX: usize = 256;
+}
+
 /// How often a node sends at least one frame in its session, in milliseconds.
 pub const SESSION_BEAT_MS: u64 = 1000;
 
@@ -338,6 +346,8 @@ pub enum Down {
     },
     /// What the node holds is replaced, bucket by bucket.
     Part(ViewPart),
+    /// What the node says of itself and is not in force, one line each; empty once all of it is.
+    NotInForce(Vec<String>),
 }
 
 /// What became of a task, as its node says.

@@ -154,10 +154,12 @@ fn service(image: &str, replicas: u32, networked: bool) -> ServiceSpec {
 }
 
 fn info(number: u64) -> NodeInfo {
+    // Nodes have addresses of their own; here from 172.16.0.0/12.
+    let address = std::net::Ipv4Addr::from(0xac10_0000 | (number as u32 & 0xf_ffff));
     NodeInfo {
         hostname: format!("node-{number}"),
-        control: ([192, 0, 2, 1], 7238).into(),
-        underlay: [192, 0, 2, 1].into(),
+        control: (address, 7238).into(),
+        underlay: address.into(),
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
@@ -208,7 +210,7 @@ impl Lab {
                 let (set, _) = plan::nodes::admit(lab.cluster(), &request, now)?;
                 lab.apply(&set)?;
             }
-            let set = plan::nodes::heard(lab.cluster(), NodeId::new(number), &info(number), now)?;
+            let set = plan::nodes::heard(lab.cluster(), NodeId::new(number), Some(&info(number)), now)?;
             lab.apply(&set)?;
         }
         Ok(lab)
@@ -280,7 +282,7 @@ impl Lab {
                 }
             };
             if task.status.state != state {
-                reports.insert(task.id, (node, TaskStatus::new(state, self.now)));
+                reports.insert((node, task.id), TaskStatus::new(state, self.now));
             }
         }
         let set = plan::nodes::reports(self.cluster(), &reports, self.now);
@@ -291,7 +293,7 @@ impl Lab {
         let mut tasks = self.cluster().tasks.values();
         let task = tasks.find(|task| task.is_ready()).context("a task that runs")?;
         let status = TaskStatus { exit_code: Some(1), ..TaskStatus::new(TaskState::Failed, self.now) };
-        let reports = BTreeMap::from([(task.id, (task.node.context("a node")?, status))]);
+        let reports = BTreeMap::from([((task.node.context("a node")?, task.id), status)]);
         let set = plan::nodes::reports(self.cluster(), &reports, self.now);
         self.apply(&set)
     }

@@ -92,6 +92,9 @@ pub(crate) struct NodeUpdateArgs {
     /// Have it make a new key for what it encrypts to other servers; a new one is made by itself every 30 days
     #[arg(long)]
     pub(crate) rotate_fabric_key: bool,
+    /// Take over the host name, platform and engine labels that it says it has now; `node inspect` shows them
+    #[arg(long)]
+    pub(crate) accept_claims: bool,
     /// How long it is waited for that a drained node is empty.
     #[command(flatten)]
     pub(crate) wait: Wait,

@@ -80,9 +80,11 @@ async fn pin(client: &Client, names: &[String], manager: bool) -> Result<(), Fai
 }
 
 async fn update(client: &Client, args: NodeUpdateArgs) -> Result<(), Failure> {
-    let NodeUpdateArgs { node, availability, label_add, label_rm, rotate_fabric_key, wait } = args;
+    let NodeUpdateArgs { node, availability, label_add, label_rm, rotate_fabric_key, accept_claims, wait } =
+        args;
     let label_add = label_add.into_iter().collect();
-    let update = NodeUpdate { availability, label_add, label_rm, manager: None, rotate_fabric_key };
+    let update =
+        NodeUpdate { availability, label_add, label_rm, manager: None, rotate_fabric_key, accept_claims };
     if update == NodeUpdate::default() {
         return Err(Refusal::new(Code::Invalid, "nothing to update was given")
             .hint("`raftup node update --help` shows what can be changed")

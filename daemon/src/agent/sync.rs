@@ -28,7 +28,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::report::Reports;
-use crate::net::{Net, NetError, Peer, Receiver, Sender, Stream};
+use crate::{
+    net::{Net, NetError, Peer, Receiver, Sender, Stream},
+    plan::claims,
+};
 
 const BEAT: Duration = Duration::from_millis(SESSION_BEAT_MS);
 /// A session in which no byte was heard for this long, or none was taken, is over.
@@ -37,8 +40,6 @@ const SILENCE: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_millis(1800);
 /// Reports wait so long for others to come along.
 const BATCH: Duration = Duration::from_millis(20);
-/// Reports of one frame; on a slow link signs of life go out between two frames.
-const REPORTS: usize = 256;
 /// First and longest wait between two rounds through the managers. Each wait is drawn between half of it and all of it, so
 /// that the nodes of a cluster do not ask at the same moment.
 const RETRY: Duration = Duration::from_millis(50);
@@ -197,7 +198,7 @@ impl Sync {
                 Down::NotLeader(_) => Said::NotLeader(None),
                 Down::Leader { node, addr } => Said::NotLeader(Some(Peer { node, addr })),
                 Down::Refused(refusal) => Said::Refused(refusal),
-                Down::Update(_) | Down::Alive | Down::Part(_) => {
+                Down::Update(_) | Down::Alive | Down::Part(_) | Down::NotInForce(_) => {
                     bail!("it began with another frame than the first")
                 }
             })
@@ -291,6 +292,18 @@ impl Sync {
                 }
                 Ok(Down::Part(part)) => self.part(part, parts),
                 Ok(Down::Alive) => Ok(()),
+                Ok(Down::NotInForce(reasons)) => {
+                    match reasons.is_empty() {
+                        true => tracing::info!("all that this node says of itself is in force"),
+                        false => {
+                            tracing::warn!(
+                                ?reasons,
+                                "parts of what this node says of itself are not in force"
+                            );
+                        }
+                    }
+                    Ok(())
+                }
                 Ok(Down::NotLeader(_) | Down::Leader { .. }) => {
                     Err(End::Broken("it leads no more".to_owned()))
                 }
@@ -355,9 +368,16 @@ impl Sync {
     }
 }
 
-/// Reports as frames.
+/// Reports as frames that the leader reads, with texts as long as it keeps; on a slow link signs of life go out between
+/// two frames.
 fn status(reports: &[TaskReport]) -> Vec<Up> {
-    reports.chunks(REPORTS).map(|reports| Up::Status(reports.to_vec())).collect()
+    let cut = |report: &TaskReport| {
+        let mut report = report.clone();
+        let message = report.status.message.take();
+        report.status.message = message.map(|message| claims::clean(&message, claims::MESSAGE_MAX));
+        report
+    };
+    reports.chunks(Up::REPORTS_MAX).map(|chunk| Up::Status(chunk.iter().map(cut).collect())).collect()
 }
 
 /// Why a session is over.

@@ -4,9 +4,10 @@
 //! Resume -> Accepted, Part .. -> Update .. / Status | Applied | Info | Alive (answered by Alive) .. -> either side ends
 //! ```
 //!
-//! Owns: the frames of one session. Leaves alone: what is in them.
-//! Holds: updates fit onto one another; what
-//! a node holds already is not sent; a node that asks whether this leader lives is answered.
+//! Owns: the frames of one session, and how often a node may change what it says of itself. Leaves alone: what is in
+//! them.
+//! Holds: updates fit onto one another; what a node holds already is not sent; a node that asks whether this leader
+//! lives is answered.
 
 use std::time::Duration;
 
@@ -18,13 +19,16 @@ use raftup_proto::{
     refusal::{Code, Refusal},
     view::{Digests, Revision, ViewPart},
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::{
     net::{Caller, FrameError, Peer, Receiver, Sender, Stream},
-    plan::nodes,
+    plan::{claims, nodes},
 };
 
 use super::{
@@ -47,16 +51,16 @@ pub fn not_leader(leader: Option<Peer>) -> Down {
 pub(super) async fn serve(reign: &Reign, caller: Caller, mut stream: Stream) {
     let node = caller.node;
     let cap = Hello::Session.cap();
-    let (info, process, held) = match timeout(START_LIMIT, stream.read_frame(cap)).await {
-        Ok(Ok(Up::Resume { info, process, held })) => (info, process, held),
-        Ok(Ok(Up::Start { info, process })) => (info, process, Digests::UNKNOWN),
+    let (info, process, held) = match timeout(START_LIMIT, stream.read_frame(Up::CAP)).await {
+        Ok(Ok(Up::Resume { info, process, held })) => (claims::bounded(info), process, held),
+        Ok(Ok(Up::Start { info, process })) => (claims::bounded(info), process, Digests::UNKNOWN),
         Ok(Ok(_)) | Ok(Err(_)) | Err(_) => return debug!(%node, "a session did not begin as it should"),
     };
     match enter(reign, &caller, &info, process).await {
-        Ok(token) => {
+        Ok((token, later)) => {
             let served = async {
                 stream.write_frame(&Down::Accepted, cap).await?;
-                converse(reign, node, info, held, stream).await
+                converse(reign, node, Claim { info, later }, held, stream).await
             };
             let ended = token.run_until_cancelled(served).await;
             reign.sessions.leave(node, &token);
@@ -74,19 +78,27 @@ pub(super) async fn serve(reign: &Reign, caller: Caller, mut stream: Stream) {
     }
 }
 
-/// Makes sure that the node may have a session, and notes that it is here.
+/// What a node says of itself.
+struct Claim {
+    info: NodeInfo,
+    /// It is taken over then, for the node changes it too often.
+    later: Option<Instant>,
+}
+
+/// Makes sure that the node may have a session, and notes that it is here. Answers when what it says of itself is taken
+/// over, if that was not done.
 async fn enter(
     reign: &Reign,
     caller: &Caller,
     info: &NodeInfo,
     process: u64,
-) -> Result<CancellationToken, Down> {
+) -> Result<(CancellationToken, Option<Instant>), Down> {
     if !reign.store.snapshot().nodes.contains_key(&caller.node) {
         return Err(Down::Refused(nodes::was_removed(caller.node)));
     }
     let token = reign.sessions.take(caller, process).await.map_err(Down::Refused)?;
     match hear(reign, caller.node, info).await {
-        Ok(()) => Ok(token),
+        Ok(later) => Ok((token, later)),
         Err(refusal) => {
             reign.sessions.leave(caller.node, &token);
             // Without a quorum this one is about to lead no longer.
@@ -95,15 +107,25 @@ async fn enter(
     }
 }
 
-async fn hear(reign: &Reign, node: NodeId, info: &NodeInfo) -> Result<(), Refusal> {
-    let heard = reign.store.change(|cluster, now| Ok((nodes::heard(cluster, node, info, now)?, ())));
-    heard.await.map(|_| ())
+/// Notes that the node is here, and what it says of itself unless it changes that too often. Answers when it may.
+async fn hear(reign: &Reign, node: NodeId, info: &NodeInfo) -> Result<Option<Instant>, Refusal> {
+    let cluster = reign.store.snapshot();
+    let old = cluster.nodes.get(&node).ok_or_else(|| nodes::was_removed(node))?;
+    let (accepted, unaccepted) = claims::update(&cluster, old, info);
+    let changes = accepted != old.info || unaccepted != old.unaccepted;
+    let later = if changes { reign.sessions.claim(node).err() } else { None };
+    let info = Some(info).filter(|_| changes && later.is_none());
+    if info.is_some() || old.state != NodeState::Ready {
+        let heard = |cluster: &_, now| Ok((nodes::heard(cluster, node, info, now)?, ()));
+        reign.store.change(heard).await?;
+    }
+    Ok(later)
 }
 
 async fn converse(
     reign: &Reign,
     node: NodeId,
-    info: NodeInfo,
+    claim: Claim,
     held: Digests,
     stream: Stream,
 ) -> Result<(), FrameError> {
@@ -112,7 +134,7 @@ async fn converse(
     // Each side owns its half; whichever ends first ends the session with the other.
     tokio::select! {
         ended = tell(reign, node, held, sender, &asked) => ended,
-        ended = listen(reign, node, info, receiver, &asked) => ended,
+        ended = listen(reign, node, claim, receiver, &asked) => ended,
     }
 }
 
@@ -129,6 +151,7 @@ async fn tell(
     let mut news = News::Behind;
     let mut looked;
     let mut sent = Revision(0);
+    let mut refused = Vec::new();
     loop {
         match news {
             News::Removed => {
@@ -155,6 +178,11 @@ async fn tell(
                 looked = revision;
                 reign.sessions.routes(node, |routes| routes.looked = looked);
             }
+        }
+        let now = not_in_force(reign, node);
+        if now != refused {
+            refused.clone_from(&now);
+            sender.write_frame(&Down::NotInForce(now), cap).await?;
         }
         // A watch loses nothing when a wait on it is dropped.
         loop {
@@ -201,34 +229,60 @@ async fn tell_parts(
     }
 }
 
-/// Takes in what the node says; `info` is what it last said of itself.
+/// What the node says of itself and is not in force.
+fn not_in_force(reign: &Reign, node: NodeId) -> Vec<String> {
+    let world = reign.views.world();
+    let node = world.cluster().nodes.get(&node);
+    node.map(|node| claims::problems(world.cluster(), node)).unwrap_or_default()
+}
+
+/// Takes in what the node says; `claim` is what it last said of itself.
 async fn listen(
     reign: &Reign,
     node: NodeId,
-    mut info: NodeInfo,
+    mut claim: Claim,
     mut receiver: Receiver,
     asked: &Notify,
 ) -> Result<(), FrameError> {
+    let mut warned = false;
     loop {
-        let up: Up = receiver.read_frame(Hello::Session.cap()).await?;
-        reign.sessions.heard(node);
-        let mut news = is_down(reign, node);
+        // A half-read frame stays in the receiver when a wait on it is dropped.
+        let up = tokio::select! {
+            up = receiver.read_frame(Up::CAP) => Some(up?),
+            () = sleep_until(claim.later.unwrap_or_else(Instant::now)), if claim.later.is_some() => None,
+        };
+        if up.is_some() {
+            reign.sessions.heard(node);
+        }
+        let mut news = up.is_none() || is_down(reign, node);
         match up {
-            Up::Alive => asked.notify_one(),
-            Up::Status(reports) => reign.reports.add(node, reports),
-            Up::Applied(revision) => {
+            None => {}
+            Some(Up::Alive) => asked.notify_one(),
+            Some(Up::Status(reports)) => {
+                let foreign = reign.reports.add(reign.views.world().cluster(), node, reports);
+                if foreign > 0 && !std::mem::replace(&mut warned, true) {
+                    warn!(%node, tasks = foreign, "a node reports of tasks of other nodes; that is ignored");
+                }
+            }
+            Some(Up::Applied(revision)) => {
                 reign.sessions.routes(node, |routes| routes.applied = routes.applied.max(revision));
             }
-            Up::Info(new) => {
-                info = new;
-                news = true;
+            Some(Up::Info(info)) => {
+                claim.info = claims::bounded(info);
+                // While a change waits for its time, the newest one takes its place.
+                news = claim.later.is_none();
             }
-            Up::Start { .. } | Up::Resume { .. } => return Ok(()),
+            Some(Up::Start { .. } | Up::Resume { .. }) => return Ok(()),
         }
-        if news && let Err(reason) = hear(reign, node, &info).await {
-            // It is said again at the next session.
-            debug!(%node, %reason, "what a node says of itself was not noted");
-            return Ok(());
+        if news {
+            match hear(reign, node, &claim.info).await {
+                Ok(later) => claim.later = later,
+                Err(reason) => {
+                    // It is said again at the next session.
+                    debug!(%node, %reason, "what a node says of itself was not noted");
+                    return Ok(());
+                }
+            }
         }
     }
 }

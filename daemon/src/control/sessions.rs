@@ -25,6 +25,11 @@ use crate::net::Caller;
 /// as long for its answer, and has it before it gives up on this manager.
 const GIVES_WAY: Duration = Duration::from_millis(1500);
 
+/// How often a node may change what it says of itself, and how many changes may come at once: each is an entry of the
+/// log and news for every node. Faster changes are taken over later, the newest of them.
+const CLAIM_EVERY: Duration = Duration::from_secs(3);
+const CLAIMS_AT_ONCE: u32 = 5;
+
 /// The sessions of this reign.
 #[derive(Default)]
 pub(super) struct Sessions {
@@ -39,6 +44,8 @@ struct Seat {
     /// None once the session has ended.
     session: Option<CancellationToken>,
     routes: Routes,
+    /// The allowance of [`CLAIM_EVERY`] is used up to this time. It outlasts the session.
+    claimed: Instant,
 }
 
 /// How far a node is with its routes.
@@ -94,12 +101,14 @@ impl Sessions {
             }
         }
         let token = CancellationToken::new();
+        let claimed = seats.get(&caller.node).map_or_else(Instant::now, |old| old.claimed);
         let seat = Seat {
             process,
             addr: caller.addr,
             heard: Instant::now(),
             session: Some(token.clone()),
             routes: Routes::default(),
+            claimed,
         };
         seats.insert(caller.node, seat);
         Ok(token)
@@ -110,6 +119,19 @@ impl Sessions {
         if let Some(seat) = self.seats().get_mut(&node) {
             seat.heard = Instant::now();
         }
+    }
+
+    /// Uses up a part of the node's allowance for changes of what it says of itself. Errors: when there is some again.
+    pub(super) fn claim(&self, node: NodeId) -> Result<(), Instant> {
+        let now = Instant::now();
+        let mut seats = self.seats();
+        let Some(seat) = seats.get_mut(&node) else { return Ok(()) };
+        let may = seat.claimed.checked_sub(CLAIM_EVERY * (CLAIMS_AT_ONCE - 1)).unwrap_or(now);
+        if may > now {
+            return Err(may);
+        }
+        seat.claimed = seat.claimed.max(now) + CLAIM_EVERY;
+        Ok(())
     }
 
     /// Something is new about a node's routes.

@@ -40,11 +40,12 @@ struct Lab {
     ids: Ids,
 }
 
-fn info(hostname: &str) -> NodeInfo {
+fn info(hostname: &str, node: NodeId) -> NodeInfo {
+    let address = std::net::Ipv4Addr::from(0x7f00_0000 + u32::try_from(node.number()).unwrap());
     NodeInfo {
         hostname: hostname.to_owned(),
-        control: "127.0.0.1:9".parse().unwrap(),
-        underlay: "127.0.0.1".parse().unwrap(),
+        control: (address, 9).into(),
+        underlay: address.into(),
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
@@ -98,7 +99,7 @@ impl Lab {
             ca_certificate: Vec::new(),
             ca_key_sealed: Vec::new(),
             tokens: TokenHashes { manager: [0; 32], worker: [0; 32], sealed: Vec::new() },
-            info: info("ant"),
+            info: info("ant", node),
         };
         let first = plan::init::cluster(first, now()).unwrap();
         store.initialize("127.0.0.1:9".parse().unwrap(), first).await.unwrap();
@@ -108,11 +109,16 @@ impl Lab {
     }
 
     async fn admit(&self, hostname: &str) -> NodeId {
+        self.admit_as(hostname, Role::Manager).await
+    }
+
+    async fn admit_as(&self, hostname: &str, role: Role) -> NodeId {
+        let next = self.store.snapshot().info.as_ref().unwrap().next_node;
         let request = JoinRequest {
             secret: [0; 16],
-            role: Role::Manager,
+            role,
             csr: Vec::new(),
-            info: info(hostname),
+            info: info(hostname, NodeId::new(next)),
             attempt: 7,
         };
         self.store.change(|cluster, now| plan::nodes::admit(cluster, &request, now)).await.unwrap().1
@@ -179,7 +185,7 @@ impl Agent {
         let caller = Caller { node, role: Role::Manager, addr: addr(port) };
         tokio::spawn(async move { control.session(caller, far).await });
         let view = Arc::new(Mutex::new(View::default()));
-        let work = tokio::spawn(Self::run(near, info(&format!("host-{node}")), process, view.clone()));
+        let work = tokio::spawn(Self::run(near, info(&format!("host-{node}"), node), process, view.clone()));
         Self { view, work }
     }
 
@@ -201,7 +207,7 @@ impl Agent {
             };
             let mut held = view.lock().unwrap().clone();
             match down {
-                Down::Accepted | Down::Alive => continue,
+                Down::Accepted | Down::Alive | Down::NotInForce(_) => continue,
                 Down::Update(update) => held.update(update).expect("updates fit onto one another"),
                 Down::Part(part) => {
                     let last = part.last;
@@ -330,6 +336,199 @@ async fn a_copy_is_refused_and_a_restart_is_not() {
     let stranger = Agent::start(&lab, NodeId::new(9), 4, 4);
     assert!(matches!(stranger.ended().await, Some(Down::Refused(_))));
     restarted.kill();
+    lab.control.stop().await;
+    lab.store.stop().await;
+}
+
+/// The node's end of a session that says what a test wants. What comes is read, and each update said to be in force.
+struct Mouth {
+    send: Arc<tokio::sync::Mutex<crate::net::Sender>>,
+    heard: watch::Receiver<Vec<Vec<String>>>,
+    work: JoinHandle<()>,
+}
+
+impl Mouth {
+    async fn open(lab: &Lab, node: NodeId, process: u64, info: NodeInfo) -> Self {
+        let (near, far) = Stream::pair();
+        let control = lab.control.clone();
+        let caller = Caller { node, role: Role::Worker, addr: addr(40) };
+        tokio::spawn(async move { control.session(caller, far).await });
+        let (send, mut recv) = near.split();
+        let send = Arc::new(tokio::sync::Mutex::new(send));
+        let (told, heard) = watch::channel(Vec::new());
+        let (stands, mut accepted) = watch::channel(false);
+        let answers = send.clone();
+        let work = tokio::spawn(async move {
+            while let Ok(down) = recv.read_frame::<Down>(Hello::Session.cap()).await {
+                let generation = match down {
+                    Down::Update(update) => update.generation,
+                    Down::Part(part) if part.last => part.generation,
+                    Down::NotInForce(lines) => {
+                        told.send_modify(|all: &mut Vec<_>| all.push(lines));
+                        continue;
+                    }
+                    Down::Accepted => {
+                        stands.send_replace(true);
+                        continue;
+                    }
+                    Down::Part(_) | Down::Alive => continue,
+                    Down::NotLeader(_) | Down::Leader { .. } | Down::Refused(_) => continue,
+                };
+                let applied = Up::Applied(generation);
+                let _ = answers.lock().await.write_frame(&applied, Hello::Session.cap()).await;
+            }
+        });
+        let mouth = Self { send, heard, work };
+        mouth.say(&Up::Start { info, process }).await.unwrap();
+        timeout(LIMIT, accepted.wait_for(|stands| *stands)).await.expect("a session").unwrap();
+        mouth
+    }
+
+    async fn say(&self, up: &Up) -> Result<(), crate::net::FrameError> {
+        self.send.lock().await.write_frame(up, Hello::Session.cap()).await
+    }
+
+    async fn is_told(&self, text: &str) {
+        let mut heard = self.heard.clone();
+        let told = |all: &Vec<Vec<String>>| all.iter().flatten().any(|line| line.contains(text));
+        timeout(LIMIT, heard.wait_for(told)).await.expect(text).unwrap();
+    }
+}
+
+fn with<T>(info: &NodeInfo, change: impl FnOnce(&mut NodeInfo) -> T) -> NodeInfo {
+    let mut info = info.clone();
+    change(&mut info);
+    info
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_reports_for_others_changes_nothing_and_delays_nobody() {
+    let mut lab = Lab::start().await;
+    let first = plan::init::FIRST_NODE;
+    let _one = Agent::start(&lab, first, 1, 1);
+    lab.until("ready", |cluster| ready(cluster, first)).await;
+    lab.deploy("v1", 4).await;
+    lab.done("deployed").await;
+
+    let worker = lab.admit_as("bee", Role::Worker).await;
+    // Its engine does not answer, so that it is given no tasks of its own.
+    let said = with(&info("bee", worker), |info| info.platform.engine = None);
+    let mouth = Mouth::open(&lab, worker, 2, said.clone()).await;
+    lab.until("the worker is ready", |cluster| ready(cluster, worker)).await;
+    let tasks: Vec<TaskId> = lab.store.snapshot().tasks.keys().copied().collect();
+    let before = lab.store.snapshot();
+
+    let forged = |number: usize| {
+        let known = tasks.get(number % 8).copied();
+        let task = known.unwrap_or_else(|| TaskId::from_random((number as u64) << 9));
+        let state = if number & 1 == 0 { TaskState::Failed } else { TaskState::Running };
+        TaskReport { task, status: TaskStatus::new(state, now()).because("forged") }
+    };
+    let mut sent = 0;
+    while sent < 100_000 {
+        mouth.say(&Up::Status((sent..sent + 2500).map(forged).collect())).await.unwrap();
+        sent += 2500;
+    }
+    // Frames are read in order: once this one is in the state, all reports were.
+    let marked = with(&said, |info| info.version = "marked".to_owned());
+    mouth.say(&Up::Info(marked)).await.unwrap();
+    lab.until("all was read", |cluster| cluster.nodes[&worker].info.version == "marked").await;
+    let after = lab.store.snapshot();
+    assert_eq!(after.tasks, before.tasks);
+    assert_eq!(after.revision.0, before.revision.0 + 1, "nothing else came into the log");
+    let reign = lab.control.reign.borrow().clone().unwrap();
+    assert_eq!(reign.reports.len(), 0);
+    drop(reign);
+
+    // While it goes on, others are served.
+    let flood = async {
+        let reports: Vec<_> = (0..2500).map(forged).collect();
+        while mouth.say(&Up::Status(reports.clone())).await.is_ok() {}
+    };
+    let update = async {
+        lab.deploy("v2", 4).await;
+        lab.done("updated").await
+    };
+    tokio::select! {
+        () = flood => panic!("the session ended"),
+        took = update => println!("updated within {took:?} while another node floods"),
+    }
+    let forged = |task: &Arc<crate::model::Task>| task.status.message.as_deref() == Some("forged");
+    assert!(!lab.store.snapshot().tasks.values().any(forged));
+    lab.control.stop().await;
+    lab.store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_worker_claims_of_others_is_refused_and_told() {
+    let lab = Lab::start().await;
+    let worker = lab.admit_as("bee", Role::Worker).await;
+    let own = info("bee", worker);
+    let mouth = Mouth::open(&lab, worker, 2, own.clone()).await;
+    lab.until("ready", |cluster| ready(cluster, worker)).await;
+    let first = plan::init::FIRST_NODE;
+    let theirs = lab.store.snapshot().nodes[&first].info.clone();
+    let claim = with(&own, |info| {
+        (info.hostname, info.control, info.version) = ("ant".to_owned(), theirs.control, "0.2.0".to_owned());
+    });
+    mouth.say(&Up::Info(claim)).await.unwrap();
+    lab.until("the rest is in force", |cluster| cluster.nodes[&worker].info.version == "0.2.0").await;
+    let node = lab.store.snapshot().nodes[&worker].clone();
+    assert_eq!((&node.info.hostname, node.info.control), (&own.hostname, own.control));
+    mouth.is_told("host name `ant` belongs to node n1").await;
+    mouth.is_told("is in use by node n1").await;
+    let views = plan::show::nodes(&lab.store.snapshot(), first, &BTreeMap::new());
+    let view = views.iter().find(|view| view.id == worker).unwrap();
+    assert_eq!(view.problems.len(), 2, "operators see it in `node ls` and `node inspect`: {view:?}");
+    lab.control.stop().await;
+    lab.store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_that_change_without_end_are_taken_over_at_a_rate_and_the_newest_wins() {
+    let lab = Lab::start().await;
+    let worker = lab.admit_as("bee", Role::Worker).await;
+    let own = info("bee", worker);
+    let mouth = Mouth::open(&lab, worker, 2, own.clone()).await;
+    lab.until("ready", |cluster| ready(cluster, worker)).await;
+    let before = lab.store.snapshot().revision.0;
+    for number in 0..=1000 {
+        let claim = with(&own, |info| info.version = format!("0.0.{number}"));
+        mouth.say(&Up::Info(claim)).await.unwrap();
+    }
+    lab.until("the newest is in force", |cluster| cluster.nodes[&worker].info.version == "0.0.1000").await;
+    let entries = lab.store.snapshot().revision.0 - before;
+    assert!(entries <= 10, "{entries} entries of the log");
+    // Nor do new sessions help.
+    let before = lab.store.snapshot().revision.0;
+    for process in 3..40 {
+        let claim = with(&own, |info| info.version = format!("1.0.{process}"));
+        let _ = Mouth::open(&lab, worker, process, claim).await;
+    }
+    let last = with(&own, |info| info.version = "1.1.0".to_owned());
+    let _last = Mouth::open(&lab, worker, 41, last).await;
+    lab.until("the newest is in force", |cluster| cluster.nodes[&worker].info.version == "1.1.0").await;
+    let entries = lab.store.snapshot().revision.0 - before;
+    assert!(entries <= 10, "{entries} entries of the log");
+    lab.control.stop().await;
+    lab.store.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_that_is_too_large_ends_its_session_alone() {
+    let lab = Lab::start().await;
+    let worker = lab.admit_as("bee", Role::Worker).await;
+    let own = info("bee", worker);
+    let mouth = Mouth::open(&lab, worker, 2, own.clone()).await;
+    lab.until("ready", |cluster| ready(cluster, worker)).await;
+    let before = lab.store.snapshot();
+    let huge = with(&own, |info| info.platform.engine_labels = vec!["k=v".to_owned(); 1 << 20]);
+    let _ = mouth.say(&Up::Info(huge)).await;
+    timeout(LIMIT, mouth.work).await.expect("the session ends").unwrap();
+    assert_eq!(lab.store.snapshot().nodes, before.nodes);
+    let again = Mouth::open(&lab, worker, 3, with(&own, |info| info.version = "0.3.0".to_owned())).await;
+    lab.until("it is heard again", |cluster| cluster.nodes[&worker].info.version == "0.3.0").await;
+    drop(again);
     lab.control.stop().await;
     lab.store.stop().await;
 }

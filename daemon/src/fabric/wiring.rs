@@ -106,10 +106,10 @@ impl Wiring {
 
     /// The node that an entry leads to; none where it is this node's own, or an entry of an earlier wiring.
     pub(super) fn node_of(&self, entry: &Entry) -> Option<NodeId> {
-        match entry {
-            Entry::ReturnRule { mark } => self.marks.get(mark).copied(),
-            other => self.nodes.get(&other.leads_to()?).copied(),
+        if let Entry::ReturnRule { mark } = entry {
+            return self.marks.get(mark).copied();
         }
+        self.nodes.get(&entry.leads_to()?).copied()
     }
 
     /// Whose networks it is for.

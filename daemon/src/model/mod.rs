@@ -15,7 +15,7 @@ mod task;
 
 pub use cluster::{Cluster, ClusterInfo, TokenHashes};
 pub use network::{Network, Volume};
-pub use node::{Membership, Node};
+pub use node::{Membership, Node, Traits, Unaccepted};
 pub use object::{Change, ChangeSet, Handled, Meta, Object, ObjectKey, RequestKey};
 pub use service::{Rollout, Service, Version};
 pub use stack::Stack;

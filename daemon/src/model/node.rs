@@ -48,6 +48,45 @@ pub struct Node {
     pub blocks: BTreeMap<NetworkId, Vec<Ipv4Net>>,
     /// The addresses that its engine gives to containers that are not the cluster's, by attachable network.
     pub attached: BTreeMap<NetworkId, Ipv4Net>,
+    /// What it says of itself and is not in force.
+    #[serde(default)]
+    pub unaccepted: Unaccepted,
+}
+
+/// What a node says of itself and is not in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unaccepted {
+    /// What it says its traits are, where some of that waits for an operator or for another node's name to be free.
+    #[serde(default)]
+    pub traits: Option<Traits>,
+    /// Why other parts are refused, one line each.
+    #[serde(default)]
+    pub refused: Vec<String>,
+}
+
+/// What placement constraints compare of what a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traits {
+    /// Its host name.
+    pub hostname: String,
+    /// Its operating system.
+    pub os: String,
+    /// Its architecture.
+    pub arch: String,
+    /// Labels of its engine, as `key=value`.
+    pub engine_labels: Vec<String>,
+}
+
+impl Traits {
+    /// Those of what a node says of itself.
+    pub fn of(info: &NodeInfo) -> Self {
+        Self {
+            hostname: info.hostname.clone(),
+            os: info.platform.os.clone(),
+            arch: info.platform.arch.clone(),
+            engine_labels: info.platform.engine_labels.clone(),
+        }
+    }
 }
 
 /// A node's place in Raft.

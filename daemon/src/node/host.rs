@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use ipnet::Ipv4Net;
 use raftup_proto::refusal::{Code, Refusal};
 
+use crate::plan::claims;
+
 /// The pool of a cluster whose `init` names none.
 pub(super) const DEFAULT_POOL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 64, 0, 0), 11);
 
@@ -20,7 +22,7 @@ const OTHER_POOLS: [Ipv4Net; 4] = [
 const POOL_PREFIX_MAX: u8 = 16;
 
 pub(super) fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    claims::usable_hostname(&rustix::system::uname().nodename().to_string_lossy())
 }
 
 /// The address that this host sends from on its way to `target`; nothing is sent.

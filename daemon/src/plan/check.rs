@@ -17,6 +17,7 @@ pub fn state(cluster: &Cluster) -> Vec<String> {
     slots(cluster, &mut wrong);
     addresses(cluster, &mut wrong);
     blocks(cluster, &mut wrong);
+    nodes(cluster, &mut wrong);
     services(cluster, &mut wrong);
     host_ports(cluster, &mut wrong);
     wrong
@@ -139,6 +140,24 @@ fn blocks(cluster: &Cluster, wrong: &mut Vec<String>) {
         }
         if let Some(other) = subnets.insert(network.subnet, network.id) {
             wrong.push(format!("subnet {} belongs to {other} and {}", network.subnet, network.id));
+        }
+    }
+}
+
+/// What the fabric tells nodes apart by, and names that constraints compare.
+fn nodes(cluster: &Cluster, wrong: &mut Vec<String>) {
+    let (mut fabric, mut names, mut keys) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for node in cluster.nodes.values() {
+        if let Some(other) = fabric.insert(node.fabric, node.id) {
+            wrong.push(format!("fabric address {} belongs to {other} and {}", node.fabric, node.id));
+        }
+        if let Some(other) = names.insert(node.info.hostname.to_ascii_lowercase(), node.id) {
+            wrong.push(format!("host name `{}` belongs to {other} and {}", node.info.hostname, node.id));
+        }
+        for key in &node.info.fabric_keys {
+            if let Some(other) = keys.insert(*key, node.id) {
+                wrong.push(format!("key {key} belongs to {other} and {}", node.id));
+            }
         }
     }
 }

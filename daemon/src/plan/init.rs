@@ -14,7 +14,7 @@ use raftup_proto::{
 
 use crate::model::{ChangeSet, Cluster, ClusterInfo, Membership, Meta, Node, TokenHashes};
 
-use super::addresses;
+use super::{addresses, claims};
 
 /// Ended tasks that are kept for each slot.
 pub const TASK_HISTORY: u32 = 1;
@@ -61,6 +61,7 @@ pub fn cluster(first: First, now: UnixMillis) -> Result<ChangeSet, Refusal> {
     }
     let fabric = addresses::fabric(&Cluster::default(), first.pool, FIRST_NODE)
         .map_err(|error| Refusal::new(Code::Invalid, error))?;
+    let (info, unaccepted) = claims::admit(&Cluster::default(), first.pool, FIRST_NODE, &first.info)?;
     let mut set = ChangeSet::new(now);
     set.create(ClusterInfo {
         id: first.id,
@@ -84,7 +85,7 @@ pub fn cluster(first: First, now: UnixMillis) -> Result<ChangeSet, Refusal> {
         membership: Some(Membership { member: FIRST_MEMBER }),
         availability: Availability::Active,
         labels: BTreeMap::new(),
-        info: first.info,
+        info,
         attempt: 0,
         state: NodeState::New,
         state_message: None,
@@ -93,6 +94,7 @@ pub fn cluster(first: First, now: UnixMillis) -> Result<ChangeSet, Refusal> {
         fabric,
         blocks: BTreeMap::new(),
         attached: BTreeMap::new(),
+        unaccepted,
     });
     Ok(set)
 }

@@ -8,6 +8,7 @@
 pub mod addresses;
 mod assign;
 pub mod check;
+pub mod claims;
 mod cleanup;
 mod draft;
 mod drain;

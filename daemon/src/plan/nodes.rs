@@ -16,29 +16,13 @@ use raftup_proto::{
     refusal::{Code, Refusal},
     unit::UnixMillis,
 };
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use crate::model::{ChangeSet, Cluster, ClusterInfo, Meta, Node, Task};
 
-use super::{addresses, level};
-
-/// Checks the secret of a request to join, in the same time whatever it is. Errors: it is not the role's secret.
-pub fn check_token(info: &ClusterInfo, request: &JoinRequest) -> Result<(), Refusal> {
-    let wanted = match request.role {
-        Role::Manager => &info.tokens.manager,
-        Role::Worker => &info.tokens.worker,
-    };
-    let given: [u8; 32] = Sha256::digest(request.secret).into();
-    if bool::from(given.ct_eq(wanted)) {
-        return Ok(());
-    }
-    Err(Refusal::new(Code::Forbidden, "the token is not valid: it was rotated since it was made")
-        .hint("ask a manager for the newest with `raftup token`"))
-}
+use super::{addresses, claims, level};
 
 /// Admits a node, and says under which id. A repeated attempt of the same node gets the same id and changes nothing.
-/// The token must have been checked. Errors: the pool has no address left.
+/// The token must have been checked. Errors: the pool has no address left, or what the node says of itself is refused.
 pub fn admit(
     cluster: &Cluster,
     request: &JoinRequest,
@@ -46,8 +30,8 @@ pub fn admit(
 ) -> Result<(ChangeSet, NodeId), Refusal> {
     let same = |node: &&Arc<Node>| {
         node.attempt == request.attempt
-            && node.info.hostname == request.info.hostname
             && node.role == request.role
+            && claims::is_name_of(&node.info.hostname, &request.info.hostname, node.id)
     };
     let mut set = ChangeSet::new(now);
     if let Some(node) = cluster.nodes.values().find(same) {
@@ -58,6 +42,7 @@ pub fn admit(
     let id = NodeId::new(info.next_node);
     let exhausted = |error| Refusal::new(Code::Conflict, error).hint("`raftup node rm` nodes that are gone");
     let fabric = addresses::fabric(cluster, info.pool, id).map_err(exhausted)?;
+    let (claimed, unaccepted) = claims::admit(cluster, info.pool, id, &request.info)?;
     set.update(ClusterInfo { next_node: info.next_node + 1, ..ClusterInfo::clone(info) });
     set.create(Node {
         id,
@@ -67,7 +52,7 @@ pub fn admit(
         membership: None,
         availability: Availability::Active,
         labels: BTreeMap::new(),
-        info: request.info.clone(),
+        info: claimed,
         attempt: request.attempt,
         state: NodeState::New,
         state_message: None,
@@ -76,16 +61,25 @@ pub fn admit(
         fabric,
         blocks: BTreeMap::new(),
         attached: addresses::attached(cluster),
+        unaccepted,
     });
     Ok((set, id))
 }
 
-/// The node's session stands: it is ready, and this is what it says of itself. Errors: it was removed.
-pub fn heard(cluster: &Cluster, id: NodeId, info: &NodeInfo, now: UnixMillis) -> Result<ChangeSet, Refusal> {
+/// The node's session stands: it is ready, and this is what it says of itself, if it may change that now. Errors: it was
+/// removed.
+pub fn heard(
+    cluster: &Cluster,
+    id: NodeId,
+    info: Option<&NodeInfo>,
+    now: UnixMillis,
+) -> Result<ChangeSet, Refusal> {
     let old = cluster.nodes.get(&id).ok_or_else(|| was_removed(id))?;
-    level::admit(cluster, info)?;
+    level::admit(cluster, info.unwrap_or(&old.info))?;
     let mut node = Node::clone(old);
-    node.info = info.clone();
+    if let Some(info) = info {
+        (node.info, node.unaccepted) = claims::update(cluster, old, info);
+    }
     if node.state != NodeState::Ready {
         node.state = NodeState::Ready;
         node.state_message = None;
@@ -136,6 +130,10 @@ pub fn update(
     }
     node.labels.extend(update.label_add.clone());
     node.fabric_turn += u64::from(update.rotate_fabric_key);
+    if update.accept_claims {
+        node.info = claims::accept(cluster, old)?;
+        node.unaccepted.traits = None;
+    }
     match (update.manager, node.role) {
         (Some(true), Role::Worker) => {
             return Err(Refusal::new(
@@ -182,21 +180,40 @@ pub fn leave(cluster: &Cluster, id: NodeId, now: UnixMillis) -> Result<ChangeSet
     Ok(forget(cluster, there(cluster, id)?, "its node left the cluster", now))
 }
 
-/// What nodes report of their tasks. Reports of tasks that are not theirs or are gone, and those that would move a task
-/// backwards, are passed over.
-pub fn reports(
-    cluster: &Cluster,
-    reports: &BTreeMap<TaskId, (NodeId, TaskStatus)>,
-    now: UnixMillis,
-) -> ChangeSet {
+/// What nodes report of their tasks. No node displaces the report of another.
+pub type Reports = BTreeMap<(NodeId, TaskId), TaskStatus>;
+
+/// The status to be noted if a node reports `status` of a task: cut and cleaned for terminals. None: the task is gone or
+/// another node's, it would move backwards, or the report says nothing new.
+pub fn news(cluster: &Cluster, node: NodeId, task: TaskId, status: &TaskStatus) -> Option<TaskStatus> {
+    let task = cluster.tasks.get(&task)?;
+    let old = &task.status;
+    let forwards = status.state >= old.state && !old.state.is_over();
+    // Only the leader says that a node is gone.
+    if task.node != Some(node) || !forwards || status.state == TaskState::Orphaned {
+        return None;
+    }
+    let clean = |text: &Option<String>| text.as_ref().map(|text| claims::clean(text, claims::MESSAGE_MAX));
+    let new = TaskStatus {
+        since: if status.state == old.state { old.since } else { status.since },
+        message: clean(&status.message),
+        container: clean(&status.container),
+        ..*status
+    };
+    (new != *old).then_some(new)
+}
+
+/// Puts reports into the state; those that are no [`news`] are passed over.
+pub fn reports(cluster: &Cluster, reports: &Reports, now: UnixMillis) -> ChangeSet {
     let mut set = ChangeSet::new(now);
-    for (id, (node, status)) in reports {
+    for ((node, id), status) in reports {
         let Some(task) = cluster.tasks.get(id) else { continue };
-        let forwards = status.state >= task.status.state && !task.status.state.is_over();
-        if task.node == Some(*node) && forwards && *status != task.status {
+        if let Some(mut status) = news(cluster, *node, *id, status) {
+            // By the node's clock, which may be ahead.
+            status.since = status.since.min(now.max(task.status.since));
             let runs = (status.state == TaskState::Running).then_some(now);
             let ready = task.ready.or(runs);
-            set.update(Task { status: status.clone(), ready, ..Task::clone(task) });
+            set.update(Task { status, ready, ..Task::clone(task) });
         }
     }
     set

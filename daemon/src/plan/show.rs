@@ -13,7 +13,7 @@ use raftup_proto::{
 
 use crate::model::{Cluster, Node, Service, Stack, Task, Version};
 
-use super::{placement, ports};
+use super::{claims, placement, ports};
 
 /// How many tasks of a service run and should run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub fn nodes(cluster: &Cluster, here: NodeId, managers: &BTreeMap<NodeId, Manage
         platform: node.info.platform.clone(),
         tasks: tasks.get(&node.id).copied().unwrap_or(0),
         created: node.meta.created,
-        problems: ports::problems_of(node),
+        problems: claims::problems(cluster, node).into_iter().chain(ports::problems_of(node)).collect(),
         this: node.id == here,
     };
     cluster.nodes.values().map(|node| view(node)).collect()

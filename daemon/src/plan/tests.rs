@@ -196,7 +196,7 @@ fn an_address_on_the_fabric_is_given_again_once_its_node_is_removed() {
     let mut cluster = crate::model::Cluster::default();
     for number in 1..=4094 {
         let address = fabric(&cluster, pool, NodeId::new(number)).unwrap();
-        let node = crate::model::Node { fabric: address, ..sample::node(number) };
+        let node = crate::model::Node { id: NodeId::new(number), fabric: address, ..sample::node(1) };
         cluster.nodes.insert(node.id, node.into());
     }
     let next = |cluster: &_| fabric(cluster, pool, NodeId::new(4095)).map_err(|error| error.to_string());

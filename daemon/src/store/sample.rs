@@ -62,6 +62,7 @@ pub(crate) fn node(number: u64) -> Node {
         fabric: "10.64.0.1".parse().unwrap(),
         blocks: BTreeMap::from([(NetworkId::from_random(3), vec!["10.64.32.0/26".parse().unwrap()])]),
         attached: BTreeMap::from([(NetworkId::from_random(4), "10.64.64.0/26".parse().unwrap())]),
+        unaccepted: Default::default(),
     }
 }
 

@@ -59,11 +59,12 @@ pub(super) fn service(image: &str, mode: Mode) -> ServiceSpec {
     }
 }
 
-fn info(hostname: &str, memory: MemBytes, cpu: CpuMillis) -> NodeInfo {
+fn info(hostname: &str, number: u64, memory: MemBytes, cpu: CpuMillis) -> NodeInfo {
+    let address = std::net::Ipv4Addr::from(0xac10_0000 + u32::try_from(number).unwrap());
     NodeInfo {
         hostname: hostname.to_owned(),
-        control: "192.0.2.1:7238".parse().unwrap(),
-        underlay: "192.0.2.1".parse().unwrap(),
+        control: (address, 7238).into(),
+        underlay: address.into(),
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
@@ -92,7 +93,7 @@ impl Sim {
             ca_certificate: Vec::new(),
             ca_key_sealed: Vec::new(),
             tokens: TokenHashes { manager: [0; 32], worker: [0; 32], sealed: Vec::new() },
-            info: info(hostname, memory, CpuMillis(4000)),
+            info: info(hostname, 0, memory, CpuMillis(4000)),
         };
         let spec = StackSpec {
             name: "s".parse().unwrap(),
@@ -129,7 +130,7 @@ impl Sim {
             secret: [0; 16],
             role: Role::Manager,
             csr: Vec::new(),
-            info: info(hostname, memory, CpuMillis(4000)),
+            info: info(hostname, self.attempts, memory, CpuMillis(4000)),
             attempt: self.attempts,
         };
         let (set, id) = plan::nodes::admit(self.cluster(), &request, self.now).unwrap();
@@ -143,7 +144,7 @@ impl Sim {
     pub(super) fn hear(&mut self, node: NodeId) {
         self.dead.remove(&node);
         let info = self.cluster().nodes[&node].info.clone();
-        let set = plan::nodes::heard(self.cluster(), node, &info, self.now).unwrap();
+        let set = plan::nodes::heard(self.cluster(), node, Some(&info), self.now).unwrap();
         self.apply(set);
     }
 
@@ -156,7 +157,7 @@ impl Sim {
     pub(super) fn say(&mut self, node: NodeId, change: impl FnOnce(&mut NodeInfo)) {
         let mut info = self.cluster().nodes[&node].info.clone();
         change(&mut info);
-        let set = plan::nodes::heard(self.cluster(), node, &info, self.now).unwrap();
+        let set = plan::nodes::heard(self.cluster(), node, Some(&info), self.now).unwrap();
         self.apply(set);
     }
 
@@ -254,7 +255,7 @@ impl Sim {
         let task = of_slot.max_by_key(|task| task.id).expect("a task that runs").clone();
         let status = TaskStatus { exit_code: Some(1), ..TaskStatus::new(TaskState::Failed, self.now) };
         self.log.push(format!("  {} {}", self.name(&task), status_text(&status)));
-        let reports = BTreeMap::from([(task.id, (task.node.expect("it runs somewhere"), status))]);
+        let reports = BTreeMap::from([((task.node.expect("it runs somewhere"), task.id), status)]);
         let set = plan::nodes::reports(self.cluster(), &reports, self.now);
         self.apply(set);
     }
@@ -262,7 +263,7 @@ impl Sim {
     /// The agent of a task says that it failed, in whatever state it is.
     pub(super) fn fail(&mut self, task: &Task, why: &str) {
         let status = TaskStatus::new(TaskState::Failed, self.now).because(why);
-        let reports = BTreeMap::from([(task.id, (task.node.expect("it has a node"), status))]);
+        let reports = BTreeMap::from([((task.node.expect("it has a node"), task.id), status)]);
         let set = plan::nodes::reports(self.cluster(), &reports, self.now);
         self.apply(set);
     }
@@ -295,7 +296,7 @@ impl Sim {
             let Some(node) = task.node.filter(|node| !self.dead.contains(node)) else { continue };
             if let Some(status) = self.next_status(task) {
                 self.log.push(format!("  {} {}", self.name(task), status_text(&status)));
-                reports.insert(task.id, (node, status));
+                reports.insert((node, task.id), status);
             }
         }
         let set = plan::nodes::reports(self.cluster(), &reports, self.now);
