@@ -3,6 +3,9 @@
 //! The kernel keeps sending a known flow to the endpoint that it chose first. For TCP that is what a standing connection
 //! needs; a flow of UDP, or a connection that nobody answered yet, would go to a dead endpoint for as long as the client
 //! tries.
+//!
+//! The kernel is asked to list only the flows that are meant, and each one is compared again here: kernels before 5.8 ignore
+//! such filters and list all flows.
 
 use std::{io, net::Ipv4Addr};
 
@@ -20,14 +23,12 @@ const GET: u16 = 1 << 8 | 1;
 /// The same with `IPCTNL_MSG_CT_NEW`: what is listed, and a change of it.
 const NEW: u16 = 1 << 8;
 const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 const AF_INET: u8 = 2;
 /// Bytes of a message before its attributes.
 const HEADERS: usize = 16 + 4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const ENOENT: i32 = 2;
 
 // Attributes, from linux/netfilter/nfnetlink_conntrack.h.
 const CTA_TUPLE_ORIG: u16 = 1;
@@ -35,6 +36,7 @@ const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
 const CTA_PROTOINFO: u16 = 4;
 const CTA_TIMEOUT: u16 = 7;
+const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_STATUS_MASK: u16 = 26;
@@ -68,32 +70,19 @@ const IPS_SEEN_REPLY: u32 = 1 << 1;
 /// Forgets flows of UDP to `endpoints`, connections of TCP to them that were never answered, and all flows of UDP to the
 /// `ports` of this node. What cannot be forgotten is logged and ends by itself.
 pub(super) async fn forget(endpoints: Vec<Ipv4Addr>, ports: Vec<Port>) {
-    if endpoints.is_empty() && ports.iter().all(|port| port.0 == Protocol::Tcp) {
-        return;
-    }
-    ask(move |socket| {
-        for endpoint in endpoints {
-            delete(socket, &flows_to(endpoint, Protocol::Udp))?;
-            delete(socket, &flows_to(endpoint, Protocol::Tcp))?;
-        }
-        for (_, port) in ports.into_iter().filter(|port| port.0 == Protocol::Udp) {
-            delete(socket, &flows_at(port))?;
-        }
-        Ok(())
-    })
-    .await;
+    let udp = |endpoint: &Ipv4Addr| Flows::answered_by(*endpoint, Protocol::Udp);
+    let tcp =
+        |endpoint: &Ipv4Addr| Flows { unanswered: true, ..Flows::answered_by(*endpoint, Protocol::Tcp) };
+    let at = ports.iter().filter(|port| port.0 == Protocol::Udp).map(|(_, port)| Flows::at(*port));
+    let each = endpoints.iter().flat_map(|endpoint| [udp(endpoint), tcp(endpoint)]);
+    change(each.chain(at).collect(), forgotten).await;
 }
 
 /// Forgets all connections of TCP to `endpoints`, which no table leads to any more. The next packet of a client is led to
 /// another endpoint, which knows nothing of it and resets the connection.
 pub async fn cut_connections(endpoints: Vec<Ipv4Addr>) {
-    if endpoints.is_empty() {
-        return;
-    }
-    ask(move |socket| {
-        endpoints.iter().try_for_each(|endpoint| delete(socket, &answered_by(*endpoint, Protocol::Tcp)))
-    })
-    .await;
+    let flows = endpoints.into_iter().map(|endpoint| Flows::answered_by(endpoint, Protocol::Tcp));
+    change(flows.collect(), forgotten).await;
 }
 
 /// Has the kernel forget connections of TCP to `endpoint` that have ended, within a second. Their engine would do that too,
@@ -102,30 +91,44 @@ pub async fn cut_connections(endpoints: Vec<Ipv4Addr>) {
 ///
 /// A new connection that takes the place of an ended one here gets a short time as well, until its next packet.
 pub async fn forget_ended(endpoint: Ipv4Addr) {
-    ask(move |socket| {
-        // What is listed is read on the other one meanwhile.
-        let (changes, mut batch) = (open()?, Vec::new());
-        list(socket, &answered_by(endpoint, Protocol::Tcp), |flow| {
-            batch.extend(ended(flow).unwrap_or_default());
-            if batch.len() >= BATCH_BYTES {
-                send(&changes, &batch)?;
-                batch.clear();
-            }
-            Ok(())
-        })?;
-        send(&changes, &batch)
-    })
-    .await;
+    change(vec![Flows::answered_by(endpoint, Protocol::Tcp)], ended).await;
 }
 
-/// Has the kernel do what `requests` asks of it. A failure is logged: what is not forgotten ends by itself.
-async fn ask(requests: impl FnOnce(&Socket) -> io::Result<()> + Send + 'static) {
-    let done = tokio::task::spawn_blocking(move || requests(&open()?));
+/// Sends the kernel what `request` makes of each of these flows. A failure is logged: what is not forgotten ends by itself.
+async fn change(flows: Vec<Flows>, request: fn(&[u8]) -> Option<Vec<u8>>) {
+    if flows.is_empty() {
+        return;
+    }
+    let done = tokio::task::spawn_blocking(move || {
+        // What is listed is read on one socket while changes are sent on the other.
+        let (listing, changes) = (open()?, open()?);
+        flows.iter().try_for_each(|flows| change_each(&listing, &changes, flows, request))
+    });
     match done.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "connections cannot be forgotten"),
         Err(error) => warn!(%error, "connections were not forgotten"),
     }
+}
+
+fn change_each(
+    listing: &Socket,
+    changes: &Socket,
+    flows: &Flows,
+    request: fn(&[u8]) -> Option<Vec<u8>>,
+) -> io::Result<()> {
+    let mut batch = Vec::new();
+    list(listing, &flows.filter(), |flow| {
+        if flows.has(flow) {
+            batch.extend(request(flow).unwrap_or_default());
+        }
+        if batch.len() >= BATCH_BYTES {
+            send(changes, &batch)?;
+            batch.clear();
+        }
+        Ok(())
+    })?;
+    send(changes, &batch)
 }
 
 fn open() -> io::Result<Socket> {
@@ -169,10 +172,20 @@ fn ended(flow: &[u8]) -> Option<Vec<u8>> {
     if state.first() != Some(&TIME_WAIT) {
         return None;
     }
-    let mut attributes = nested(CTA_TUPLE_ORIG, find(flow, CTA_TUPLE_ORIG)?);
-    attributes.extend(find(flow, CTA_ZONE).map(|zone| attribute(CTA_ZONE, zone)).unwrap_or_default());
-    attributes.extend(attribute(CTA_TIMEOUT, &LAST.to_be_bytes()));
-    Some(message(NEW, NLM_F_REQUEST, &attributes))
+    let timeout = attribute(CTA_TIMEOUT, &LAST.to_be_bytes());
+    Some(message(NEW, NLM_F_REQUEST, &[named(flow)?, timeout].concat()))
+}
+
+/// What is sent to have a flow forgotten at once. Its number goes along: a later flow that looks the same is left alone.
+fn forgotten(flow: &[u8]) -> Option<Vec<u8>> {
+    let id = find(flow, CTA_ID).map(|id| attribute(CTA_ID, id)).unwrap_or_default();
+    Some(message(DELETE, NLM_F_REQUEST, &[named(flow)?, id].concat()))
+}
+
+/// The attributes that say which flow is meant.
+fn named(flow: &[u8]) -> Option<Vec<u8>> {
+    let zone = find(flow, CTA_ZONE).map(|zone| attribute(CTA_ZONE, zone)).unwrap_or_default();
+    Some([nested(CTA_TUPLE_ORIG, find(flow, CTA_TUPLE_ORIG)?), zone].concat())
 }
 
 fn number(protocol: Protocol) -> u8 {
@@ -182,46 +195,67 @@ fn number(protocol: Protocol) -> u8 {
     }
 }
 
-/// Flows whose answers come from `endpoint`, whatever address the client used; of TCP, those that had none yet.
-fn flows_to(endpoint: Ipv4Addr, protocol: Protocol) -> Vec<u8> {
-    let mut filter = answered_by(endpoint, protocol);
-    if protocol == Protocol::Tcp {
-        filter.extend(attribute(CTA_STATUS, &0_u32.to_be_bytes()));
-        filter.extend(attribute(CTA_STATUS_MASK, &IPS_SEEN_REPLY.to_be_bytes()));
+/// Flows of a protocol.
+#[derive(Clone, Copy, Debug)]
+struct Flows {
+    protocol: Protocol,
+    /// Where answers come from, whatever address the client used.
+    answered_by: Option<Ipv4Addr>,
+    /// The port that they were sent to, of any address.
+    port: Option<u16>,
+    /// Those alone that had no answer yet.
+    unanswered: bool,
+}
+
+impl Flows {
+    fn answered_by(endpoint: Ipv4Addr, protocol: Protocol) -> Self {
+        Self { protocol, answered_by: Some(endpoint), port: None, unanswered: false }
     }
-    filter
-}
 
-/// Flows whose answers come from `endpoint`, whatever address the client used.
-fn answered_by(endpoint: Ipv4Addr, protocol: Protocol) -> Vec<u8> {
-    let tuple = [
-        nested(CTA_TUPLE_IP, &attribute(CTA_IP_V4_SRC, &endpoint.octets())),
-        nested(CTA_TUPLE_PROTO, &attribute(CTA_PROTO_NUM, &[number(protocol)])),
-    ];
-    let flags = COMPARE_IP_SRC | COMPARE_PROTO_NUM;
-    let filter = [
-        attribute(CTA_FILTER_ORIG_FLAGS, &0_u32.to_ne_bytes()),
-        attribute(CTA_FILTER_REPLY_FLAGS, &flags.to_ne_bytes()),
-    ];
-    [nested(CTA_TUPLE_REPLY, &tuple.concat()), nested(CTA_FILTER, &filter.concat())].concat()
-}
+    fn at(port: u16) -> Self {
+        Self { protocol: Protocol::Udp, answered_by: None, port: Some(port), unanswered: false }
+    }
 
-/// Flows of UDP that were sent to `port` of any address.
-fn flows_at(port: u16) -> Vec<u8> {
-    let protocol = [
-        attribute(CTA_PROTO_NUM, &[number(Protocol::Udp)]),
-        attribute(CTA_PROTO_DST_PORT, &port.to_be_bytes()),
-    ];
-    let flags = COMPARE_PROTO_NUM | COMPARE_DST_PORT;
-    let filter = [
-        attribute(CTA_FILTER_ORIG_FLAGS, &flags.to_ne_bytes()),
-        attribute(CTA_FILTER_REPLY_FLAGS, &0_u32.to_ne_bytes()),
-    ];
-    [
-        nested(CTA_TUPLE_ORIG, &nested(CTA_TUPLE_PROTO, &protocol.concat())),
-        nested(CTA_FILTER, &filter.concat()),
-    ]
-    .concat()
+    /// What the kernel is asked to list.
+    fn filter(&self) -> Vec<u8> {
+        let protocol = attribute(CTA_PROTO_NUM, &[number(self.protocol)]);
+        let (mut tuples, mut original, mut reply) = (Vec::new(), 0_u32, 0_u32);
+        if let Some(port) = self.port {
+            let of_port = [protocol.clone(), attribute(CTA_PROTO_DST_PORT, &port.to_be_bytes())].concat();
+            tuples.extend(nested(CTA_TUPLE_ORIG, &nested(CTA_TUPLE_PROTO, &of_port)));
+            original = COMPARE_PROTO_NUM | COMPARE_DST_PORT;
+        }
+        if let Some(endpoint) = self.answered_by {
+            let of_endpoint = nested(CTA_TUPLE_IP, &attribute(CTA_IP_V4_SRC, &endpoint.octets()));
+            let of_endpoint = [of_endpoint, nested(CTA_TUPLE_PROTO, &protocol)].concat();
+            tuples.extend(nested(CTA_TUPLE_REPLY, &of_endpoint));
+            reply = COMPARE_IP_SRC | COMPARE_PROTO_NUM;
+        }
+        let flags = [
+            attribute(CTA_FILTER_ORIG_FLAGS, &original.to_ne_bytes()),
+            attribute(CTA_FILTER_REPLY_FLAGS, &reply.to_ne_bytes()),
+        ];
+        tuples.extend(nested(CTA_FILTER, &flags.concat()));
+        if self.unanswered {
+            tuples.extend(attribute(CTA_STATUS, &0_u32.to_be_bytes()));
+            tuples.extend(attribute(CTA_STATUS_MASK, &IPS_SEEN_REPLY.to_be_bytes()));
+        }
+        tuples
+    }
+
+    /// A flow that was listed is one of these.
+    fn has(&self, flow: &[u8]) -> bool {
+        let tuple = |way, part, kind| find(find(find(flow, way)?, part)?, kind);
+        let protocol = tuple(CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_PROTO_NUM);
+        let source = tuple(CTA_TUPLE_REPLY, CTA_TUPLE_IP, CTA_IP_V4_SRC);
+        let port = tuple(CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT);
+        let status =
+            find(flow, CTA_STATUS).and_then(|status| status.try_into().ok()).map_or(0, u32::from_be_bytes);
+        protocol.and_then(|bytes| bytes.first()) == Some(&number(self.protocol))
+            && self.answered_by.is_none_or(|endpoint| source == Some(&endpoint.octets()[..]))
+            && self.port.is_none_or(|wanted| port == Some(&wanted.to_be_bytes()[..]))
+            && !(self.unanswered && status & IPS_SEEN_REPLY != 0)
+    }
 }
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
@@ -238,16 +272,6 @@ fn nested(kind: u16, value: &[u8]) -> Vec<u8> {
     attribute(kind | NESTED, value)
 }
 
-/// Sends one request and reads the answer to it.
-fn delete(socket: &Socket, filter: &[u8]) -> io::Result<()> {
-    send(socket, &message(DELETE, NLM_F_REQUEST | NLM_F_ACK, filter))?;
-    let (answer, _) = socket.recv_from_full()?;
-    match refusal(&answer) {
-        error if error.raw_os_error().is_some_and(|code| code == 0 || code == ENOENT) => Ok(()),
-        error => Err(error),
-    }
-}
-
 /// A request; one is under way at a time, so it needs no number.
 fn message(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
     let length = HEADERS + attributes.len();
@@ -261,7 +285,7 @@ fn message(kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> {
     message
 }
 
-/// What the kernel answered instead of anything else; the number 0 is a yes.
+/// What the kernel answered instead of a list.
 fn refusal(answer: &[u8]) -> io::Error {
     let kind = answer.get(4..6).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
     let code = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
@@ -275,30 +299,79 @@ fn refusal(answer: &[u8]) -> io::Error {
 mod tests {
     use super::*;
 
-    fn flow(state: u8) -> Vec<u8> {
-        let tuple = nested(CTA_TUPLE_IP, &attribute(CTA_IP_V4_SRC, &[192, 0, 2, 1]));
+    const ESTABLISHED: u8 = 3;
+
+    /// A flow to port 53 or 80 that `endpoint` answers, as the kernel lists it.
+    fn flow(protocol: Protocol, endpoint: [u8; 4], state: u8, answered: bool) -> Vec<u8> {
+        let tuple = |source: &[u8], port: u16| {
+            let ports = [
+                attribute(CTA_PROTO_NUM, &[number(protocol)]),
+                attribute(CTA_PROTO_DST_PORT, &port.to_be_bytes()),
+            ];
+            let address = nested(CTA_TUPLE_IP, &attribute(CTA_IP_V4_SRC, source));
+            [address, nested(CTA_TUPLE_PROTO, &ports.concat())].concat()
+        };
         let state = attribute(CTA_PROTOINFO_TCP_STATE, &[state]);
+        let status = if answered { IPS_SEEN_REPLY | 1 } else { 1 };
+        let port = if protocol == Protocol::Udp { 53 } else { 80 };
         [
-            nested(CTA_TUPLE_ORIG, &tuple),
-            nested(CTA_TUPLE_REPLY, &[]),
+            nested(CTA_TUPLE_ORIG, &tuple(&[192, 0, 2, 1], port)),
+            nested(CTA_TUPLE_REPLY, &tuple(&endpoint, 40_000)),
+            attribute(CTA_STATUS, &status.to_be_bytes()),
             nested(CTA_PROTOINFO, &nested(CTA_PROTOINFO_TCP, &state)),
+            attribute(CTA_ID, &9_u32.to_be_bytes()),
             attribute(CTA_ZONE, &7_u16.to_be_bytes()),
         ]
         .concat()
     }
 
     #[test]
-    fn ended_connections_alone_are_forgotten() {
-        const ESTABLISHED: u8 = 3;
-        assert_eq!(ended(&flow(ESTABLISHED)), None);
+    fn ended_connections_alone_are_forgotten_soon() {
+        let of = |state| flow(Protocol::Tcp, [10, 64, 32, 2], state, true);
+        assert_eq!(ended(&of(ESTABLISHED)), None);
         assert_eq!(ended(&[]), None);
-        let change = ended(&flow(TIME_WAIT)).unwrap();
+        let change = ended(&of(TIME_WAIT)).unwrap();
         assert_eq!(change[..4], (change.len() as u32).to_ne_bytes());
         let attributes = &change[HEADERS..];
-        let same = |kind| assert_eq!(find(attributes, kind), find(&flow(TIME_WAIT), kind));
+        let same = |kind| assert_eq!(find(attributes, kind), find(&of(TIME_WAIT), kind));
         same(CTA_TUPLE_ORIG);
         same(CTA_ZONE);
         assert_eq!(find(attributes, CTA_TIMEOUT), Some(&LAST.to_be_bytes()[..]));
         assert_eq!(find(attributes, CTA_TUPLE_REPLY), None, "a change of it is refused");
+    }
+
+    #[test]
+    fn a_flow_is_forgotten_by_its_number() {
+        let listed = flow(Protocol::Tcp, [10, 64, 32, 2], ESTABLISHED, true);
+        let change = forgotten(&listed).unwrap();
+        for kind in [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID] {
+            assert_eq!(find(&change[HEADERS..], kind), find(&listed, kind));
+        }
+        assert_eq!(forgotten(&[]), None);
+    }
+
+    /// Kernels that ignore the filter list everything.
+    #[test]
+    fn flows_of_others_are_left_alone_whatever_is_listed() {
+        let (ours, other) = ([10, 64, 32, 2], [10, 64, 32, 3]);
+        let listed = [
+            flow(Protocol::Tcp, ours, ESTABLISHED, true),
+            flow(Protocol::Tcp, ours, TIME_WAIT, true),
+            flow(Protocol::Tcp, ours, ESTABLISHED, false),
+            flow(Protocol::Udp, ours, 0, true),
+            flow(Protocol::Tcp, other, TIME_WAIT, true),
+            flow(Protocol::Tcp, other, ESTABLISHED, false),
+            flow(Protocol::Udp, other, 0, false),
+            Vec::new(),
+        ];
+        let of = |flows: Flows| -> Vec<usize> {
+            listed.iter().enumerate().filter(|(_, flow)| flows.has(flow)).map(|(at, _)| at).collect()
+        };
+        let tcp = Flows::answered_by(ours.into(), Protocol::Tcp);
+        assert_eq!(of(tcp), [0, 1, 2]);
+        assert_eq!(of(Flows { unanswered: true, ..tcp }), [2]);
+        assert_eq!(of(Flows::answered_by(ours.into(), Protocol::Udp)), [3]);
+        assert_eq!(of(Flows::at(53)), [3, 6]);
+        assert_eq!(of(Flows::at(54)), [0; 0]);
     }
 }
