@@ -86,6 +86,7 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
         h1 -> h2 fabric
         h1 -> h2 packet size
         h1 addresses
+        h1 bridges
         h1 disk
         h1 engine
         h1 firewall
@@ -99,6 +100,7 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
         h2 -> h1 fabric
         h2 -> h1 packet size
         h2 addresses
+        h2 bridges
         h2 clock
         h2 disk
         h2 engine

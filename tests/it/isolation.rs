@@ -125,6 +125,13 @@ fn a_container_reaches_its_networks_and_nothing_else() {
         assert_eq!(answers, expected, "whose names {} may ask", from.name);
     }
 
+    // Someone turns off that bridges pass their packets to the rules: that is set again.
+    let h1 = lab.host("h1");
+    let flags = "/sys/class/net/ru-0*/bridge/nf_call_iptables";
+    h1.sh(&format!("for flag in {flags}; do echo 0 > $flag; done")).unwrap();
+    let set = || Ok((!h1.sh(&format!("cat {flags}"))?.contains('0')).then_some(()));
+    wait_for(SOON, "bridges whose packets pass the rules", set).unwrap();
+
     // A neighbour of the hosts who knows the way.
     let client = lab.client();
     client.sh(&format!("ip route replace 10.64.0.0/11 via {}", lab.host("h1").addr())).unwrap();

@@ -30,7 +30,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Underlay, Wiring,
-    bridges::{set_forwarding_sysctls, set_sysctl},
+    bridges::{disable_ipv6, set_forwarding_sysctls, set_sysctl},
     underlay::wire_mtu,
     wiring::{Device, Entry},
 };
@@ -39,6 +39,11 @@ use super::{
 const GATE_PLACE: u32 = 7238;
 const RETURN_PLACE: u32 = GATE_PLACE + 1;
 const GATE_END_PLACE: u32 = RETURN_PLACE + 1;
+
+/// Who made our routing rules, as the kernel lists it. systemd-networkd removes all rules that it did not make when it starts,
+/// except those of the kernel (networkd-routing-policy-rule.c). For a removal nothing is named: rules of earlier versions have
+/// another one.
+const RULE_PROTOCOL: RouteProtocol = RouteProtocol::Kernel;
 
 /// One of the rules there is ours.
 pub(super) fn is_place_of_ours(place: u32) -> bool {
@@ -147,6 +152,7 @@ impl Fabric {
         let prefix = cluster.fabric().prefix_len() + 1;
         let adding = self.handle.address().add(index, IpAddr::V4(me.wire()), prefix).replace();
         adding.execute().await.map_err(step("giving the device of the encrypted links its address"))?;
+        disable_ipv6(WIRE_DEVICE);
         let message = LinkUnspec::new_with_index(index).mtu(mtu).up().build();
         let setting = self.handle.link().change(message).execute().await;
         setting.map_err(step("setting the device of the encrypted links up"))
@@ -247,7 +253,7 @@ impl Fabric {
 
     /// The device as wanted, made or corrected, and what is on it.
     async fn adopt(&self, device: &Device) -> Result<Known, FabricError> {
-        set_sysctl("ip_forward", "1");
+        set_sysctl("ipv4/ip_forward", "1");
         let name = device.lane.device();
         if let Some(link) = self.link(name).await? {
             if same_tunnel(&link, device) {
@@ -261,11 +267,12 @@ impl Fabric {
             self.create_device(device).await?;
         }
         let index = self.link(name).await?.ok_or(FabricError::Gone(name))?.header.index;
+        // Before it is up: a device that is up has a link-local address.
+        set_forwarding_sysctls(name);
         let message =
             LinkUnspec::new_with_index(index).mtu(device.mtu).address(device.mac.to_vec()).up().build();
         let setting = self.handle.link().change(message).execute().await;
         setting.map_err(step(format!("setting device `{name}` up")))?;
-        set_forwarding_sysctls(name);
         let entries = self.read(device.lane, index).await?;
         Ok(Known { index, device: device.clone(), entries })
     }
@@ -278,8 +285,8 @@ impl Fabric {
             .mtu(device.mtu);
         builder = match device.local {
             Some(IpAddr::V4(local)) => builder.local(local),
-            Some(IpAddr::V6(local)) => builder.local6(local).udp_zero_csum6_rx(true),
-            None => builder,
+            // No rule protects a socket of IPv6: there is none.
+            Some(IpAddr::V6(_)) | None => builder,
         };
         let made = self.handle.link().add(builder.build()).execute().await;
         made.map_err(step(format!("making device `{}` (VXLAN)", device.lane.device())))
@@ -335,7 +342,8 @@ impl Fabric {
                 None => Ok(()),
             },
             Entry::ReturnRule { .. } | Entry::Gate | Entry::GateEnd => match rule_message(entry) {
-                Some(message) => {
+                Some(mut message) => {
+                    message.attributes.push(RuleAttribute::Protocol(RULE_PROTOCOL));
                     let mut rule = handle.rule().add();
                     *rule.message_mut() = message;
                     rule.execute().await

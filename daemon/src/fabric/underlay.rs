@@ -15,9 +15,6 @@ use raftup_proto::{
 /// Bytes that VXLAN puts around a packet, its own and the inner Ethernet header included, over IPv4.
 const OVERHEAD_V4: u32 = 50;
 
-/// The same over IPv6.
-const OVERHEAD_V6: u32 = 70;
-
 /// Bytes that WireGuard puts around a packet, over IPv6; over IPv4 it is 20 less, but nodes must agree.
 const OVERHEAD_WIRE: u32 = 80;
 
@@ -54,14 +51,13 @@ impl Underlay {
         }
     }
 
-    /// Tunnels right on the link between hosts.
+    /// Tunnels right on the link between hosts, over IPv4: the rules that keep strangers out are of IPv4.
     fn plain(view: &View, me: &PeerItem, link_mtu: Option<u32>) -> Self {
-        let overhead = if me.underlay.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
-        let others = view.peers().filter(|peer| peer.node != me.node);
+        let others = view.peers().filter(|peer| peer.node != me.node && peer.underlay.is_ipv4());
         Self {
-            own: link_mtu.map(|_| me.underlay),
+            own: link_mtu.map(|_| me.underlay).filter(IpAddr::is_ipv4),
             port: me.fabric_port,
-            mtu: link_mtu.unwrap_or(USUAL_MTU).saturating_sub(overhead),
+            mtu: link_mtu.unwrap_or(USUAL_MTU).saturating_sub(OVERHEAD_V4),
             ends: others.map(|peer| (peer.node, (peer.underlay, peer.fabric_port))).collect(),
         }
     }

@@ -10,7 +10,7 @@ use std::{
 use ipnet::Ipv4Net;
 use raftup_proto::{
     id::NodeId,
-    view::{Lane, PeerItem, View},
+    view::{Lane, PeerItem, View, WIRE_PORT},
 };
 
 use super::Underlay;
@@ -117,6 +117,14 @@ impl Wiring {
         self.device.lane
     }
 
+    /// This node's address that frames are sent to as they are; none inside of encrypted links, or where no device has it.
+    pub fn plain_end(&self) -> Option<Ipv4Addr> {
+        match self.device.local {
+            Some(IpAddr::V4(local)) if self.device.port != WIRE_PORT => Some(local),
+            Some(IpAddr::V4(_) | IpAddr::V6(_)) | None => None,
+        }
+    }
+
     /// Largest packet of a container.
     pub fn mtu(&self) -> u32 {
         self.device.mtu
@@ -145,7 +153,7 @@ mod tests {
     use raftup_proto::{
         api::FabricMode,
         id::NetworkId,
-        view::{Item, NetworkItem, Revision, WIRE_PORT},
+        view::{Item, NetworkItem, Revision},
     };
 
     use super::*;
@@ -261,6 +269,21 @@ mod tests {
         let mac = [2, 114, 10, 64, 0, 2];
         let tunnel = Entry::Tunnel { mac, to: "10.64.16.2".parse().unwrap(), port: None };
         assert!(wiring.entries.contains(&tunnel), "{:?}", wiring.entries);
+    }
+
+    /// No rule protects a socket of IPv6, so there is none: one node there takes nothing from the others.
+    #[test]
+    fn frames_that_are_not_encrypted_are_sent_over_ipv4_alone() {
+        let mut there = peer(2, &["10.64.32.64/26"]);
+        there.underlay = "2001:db8::2".parse().unwrap();
+        let wiring_of = |view: &View| wiring_over(FabricMode::Plain, view, Lane::Main, Some(1500));
+        let with = wiring_of(&view(vec![peer(1, &[]), there.clone(), peer(3, &[])]));
+        let without = wiring_of(&view(vec![peer(1, &[]), peer(3, &[])]));
+        assert_eq!(with.entries, without.entries);
+        assert_eq!(with.plain_end(), "192.0.2.1".parse().ok());
+        there.node = NodeId::new(1);
+        let own = wiring_of(&view(vec![there, peer(3, &[])]));
+        assert_eq!((own.device.local, own.plain_end()), (None, None));
     }
 
     /// Blocks and virtual addresses are behind the device of their network's lane, and no other.

@@ -265,6 +265,7 @@ impl Lifecycle for Host {
         host::check_pool(pool)?;
         let named = init.advertise.or(host.inner.config.advertise);
         let advertise = named.map_or_else(host::default_address, Ok)?;
+        plan::nodes::check_underlay(init.fabric, false, advertise)?;
         doctor::unfit(Some(init.fabric), advertise).await?;
 
         let cluster = ClusterId::from_random(rand::random());

@@ -7,10 +7,10 @@
 //! Owns: the life of a node object. Leaves alone: its place in Raft (`quorum`), which tasks run there.
 //! Holds: an id is never used twice; a node reports for its own tasks only; states of a task move forwards only.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use raftup_proto::{
-    api::{Availability, NodeState, NodeUpdate},
+    api::{Availability, FabricMode, NodeState, NodeUpdate},
     id::{NodeId, TaskId},
     peer::{JoinRequest, NodeInfo, Role, TaskState, TaskStatus},
     refusal::{Code, Refusal},
@@ -39,6 +39,8 @@ pub fn admit(
     }
     level::admit(cluster, &request.info)?;
     let info = cluster.info.as_ref().ok_or_else(Refusal::no_cluster)?;
+    let plain = cluster.networks.values().any(|network| network.spec.encrypted == Some(false));
+    check_underlay(info.fabric, plain, request.info.underlay)?;
     let id = NodeId::new(info.next_node);
     let exhausted = |error| Refusal::new(Code::Conflict, error).hint("`raftup node rm` nodes that are gone");
     let fabric = addresses::fabric(cluster, info.pool, id).map_err(exhausted)?;
@@ -64,6 +66,22 @@ pub fn admit(
         unaccepted,
     });
     Ok((set, id))
+}
+
+/// What is not encrypted between nodes goes over IPv4 alone: the rules that keep strangers out of it are of IPv4. Errors:
+/// the node is at an address of IPv6, and the fabric is plain or has a plain network (`plain`).
+pub fn check_underlay(fabric: FabricMode, plain: bool, underlay: IpAddr) -> Result<(), Refusal> {
+    let what = match fabric {
+        FabricMode::Plain => "a plain fabric",
+        FabricMode::Wireguard if plain => "a network with `encrypted: \"false\"`",
+        FabricMode::Wireguard => return Ok(()),
+    };
+    if underlay.is_ipv4() {
+        return Ok(());
+    }
+    let message = format!("{what} takes IPv4 between nodes, and this one would be at {underlay}");
+    Err(Refusal::new(Code::Conflict, message)
+        .hint("`--advertise` an address of IPv4; the encrypted fabric takes both kinds"))
 }
 
 /// The node's session stands: it is ready, and this is what it says of itself, if it may change that now. Errors: it was

@@ -123,6 +123,25 @@ fn a_plain_network_stays_one() {
     .assert_eq(&refused(&mut sim));
 }
 
+/// Rules keep strangers out of what is not encrypted, and they are of IPv4.
+#[test]
+fn what_is_not_encrypted_takes_ipv4_between_nodes() {
+    use raftup_proto::api::FabricMode::{Plain, Wireguard};
+    let said = |fabric, plain_network, at: &str| {
+        let checked = super::nodes::check_underlay(fabric, plain_network, at.parse().unwrap());
+        checked.err().map(|refusal| refusal.message)
+    };
+    let v6 = "2001:db8::1";
+    assert_eq!(said(Wireguard, false, v6), None);
+    for (fabric, plain_network) in [(Plain, false), (Plain, true), (Wireguard, true)] {
+        assert_eq!(said(fabric, plain_network, "192.0.2.1"), None);
+    }
+    expect![[r#"
+        a plain fabric takes IPv4 between nodes, and this one would be at 2001:db8::1
+        a network with `encrypted: "false"` takes IPv4 between nodes, and this one would be at 2001:db8::1"#]]
+    .assert_eq(&[said(Plain, false, v6), said(Wireguard, true, v6)].map(Option::unwrap).join("\n"));
+}
+
 /// Every node has a block of an attachable network, also one that comes later; tasks get none of its addresses.
 #[test]
 fn an_attachable_network_has_a_block_on_every_node() {

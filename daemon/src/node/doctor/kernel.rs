@@ -1,6 +1,6 @@
 //! What the kernel must be able to do.
 
-use std::{fs::File, io, net::IpAddr};
+use std::{fs::File, io, net::IpAddr, path::Path};
 
 use raftup_proto::{
     api::{FabricMode, Finding, Health},
@@ -10,7 +10,10 @@ use raftup_proto::{
 
 use crate::{
     api::Member,
-    fabric::{Fabric, FabricError, LEAST_LINK_MTU},
+    fabric::{
+        Fabric, FabricError, LEAST_LINK_MTU,
+        bridges::{passes_through_rules, unfiltered},
+    },
     mesh::{self, MeshError},
 };
 
@@ -18,26 +21,28 @@ use crate::{
 const TUN: &str = "/dev/net/tun";
 
 pub(super) async fn look(member: Option<&Member>) -> Vec<Finding> {
-    let cluster = member.and_then(|member| {
+    let cluster: Option<(_, _, _, Vec<String>)> = member.and_then(|member| {
         let view = member.agent.view();
         let view = view.borrow();
         let me = view.peers().find(|peer| peer.node == member.node)?;
         let plain = view.networks().filter(|network| network.plain);
         let plain: Vec<String> =
             plain.map(|network| format!("`{}_{}`", network.stack, network.name)).collect();
-        Some((view.cluster()?.fabric, me.underlay, plain))
+        let bridges = view.networks().map(|network| network.bridge()).collect();
+        Some((view.cluster()?.fabric, me.underlay, plain, bridges))
     });
     let fabric = cluster.as_ref().map_or(FabricMode::default(), |(fabric, ..)| *fabric);
     let mut findings = vec![rules(mesh::try_rules().await), vxlan().await];
     if fabric == FabricMode::Wireguard {
         findings.push(wireguard().await);
     }
-    if let Some((_, underlay, plain)) = cluster {
+    if let Some((_, underlay, plain, bridges)) = cluster {
         if !plain.is_empty() {
             let found = format!("not encrypted between hosts, as asked for: network {}", plain.join(", "));
             findings.push(Finding::fine("networks", found));
         }
         findings.extend(link(underlay).await);
+        findings.push(bridged(passes_through_rules(), &unfiltered(&bridges, Path::new("/"))));
         findings.push(forwarding(|key| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{key}"))));
     }
     findings
@@ -150,9 +155,40 @@ fn forwarding(read: impl Fn(&str) -> io::Result<String>) -> Finding {
     }
 }
 
+/// `loaded`: the kernel can pass packets of bridges through rules; `past` are our bridges that do not.
+fn bridged(loaded: bool, past: &[String]) -> Finding {
+    let check = "bridges";
+    let missed = "virtual addresses of tasks on the same node do not answer";
+    if !loaded {
+        return Finding::problem(
+            check,
+            format!("kernel module `br_netfilter` is missing: {missed}"),
+            "`modprobe br_netfilter`, and name it in /etc/modules-load.d/raftup.conf",
+        );
+    }
+    match past.first() {
+        None => Finding::fine(check, "packets between containers of this node pass the rules"),
+        Some(bridge) => Finding::problem(
+            check,
+            format!("bridge `{bridge}` does not pass its packets to the rules: {missed}"),
+            format!(
+                "`echo 1 > /sys/class/net/{bridge}/bridge/nf_call_iptables`, and look for what sets it to 0"
+            ),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bridge_that_skips_the_rules_is_a_problem() {
+        assert_eq!(bridged(true, &[]).health, Health::Ok);
+        assert_eq!(bridged(false, &[]).next.unwrap().split(',').next(), Some("`modprobe br_netfilter`"));
+        let off = bridged(true, &["ru-1".to_owned()]);
+        assert!(off.next.unwrap().starts_with("`echo 1 > /sys/class/net/ru-1/bridge/nf_call_iptables`"));
+    }
 
     #[test]
     fn a_setting_that_is_off_is_named() {
