@@ -165,6 +165,27 @@ fn a_rollback_by_hand_goes_one_version_back() {
     assert_eq!(images(&sim), ["slow starting"]);
 }
 
+/// A rollback that fails stands, whoever asked for it.
+#[test]
+fn a_rollback_that_fails_is_paused() {
+    let mut sim = Sim::new("ant", GIB, "10.64.0.0/11");
+    for image in ["v1", "sick", "v3"] {
+        sim.ask("web", &web(image, 2));
+        sim.wait(Duration::from_secs(60));
+    }
+    assert_eq!(sim.update("web").0, Some(UpdateState::Completed));
+    let (set, _) = plan::services::rollback(sim.cluster(), sim.find("web"), None, sim.now).unwrap();
+    sim.apply(set);
+    sim.wait(Duration::from_secs(60));
+    let (state, said) = sim.update("web");
+    assert_eq!(state, Some(UpdateState::RollbackPaused), "{said}");
+    assert!(
+        said.starts_with("rollback paused due to failure") && said.ends_with("unhealthy: no answer"),
+        "{said}"
+    );
+    assert!(images(&sim).contains(&"v3 running".to_owned()), "{:?}", images(&sim));
+}
+
 fn on(mut spec: ServiceSpec, network: &str) -> ServiceSpec {
     spec.networks.push(NetworkAttachment { network: network.parse().unwrap(), aliases: Vec::new() });
     spec
