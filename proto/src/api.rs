@@ -34,6 +34,10 @@
 //! That of a node is how far it is from having no task left.
 //! A stream that ends without an outcome was cut off, and is asked for again.
 //!
+//! A request that changes the cluster may name itself in the header `raftup-request` (up to 64 characters, drawn at random).
+//! Asked again under the same name, at whichever node, it takes effect once and is answered as the first time; the last 512
+//! are remembered. A field in a body that the daemon does not know is refused.
+//!
 //! Of logs, `tail` counts lines of each task (all without it), `since` is [`UnixMillis`], and `follow` is present or not.
 
 use std::{

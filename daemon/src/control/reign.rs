@@ -6,7 +6,7 @@ use raftup_proto::{api::NodeState, view::Revision};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{gossip::Sightings, model::Cluster, net::Net, store::Store};
+use crate::{compute, gossip::Sightings, model::Cluster, net::Net, store::Store};
 
 use super::{
     Control, board::Board, clock, driver, nodes, reports, reports::Reports, sessions::Sessions, views::Views,
@@ -38,7 +38,8 @@ impl Reign {
         // Before the snapshot, so that no change is missed between the two.
         let changes = control.store.changes();
         let reign = Arc::new(Self {
-            views: Views::new(control.store.snapshot()),
+            // Indexing a large state takes a while.
+            views: compute::in_place(|| Views::new(control.store.snapshot())),
             store: control.store.clone(),
             net,
             gossip,

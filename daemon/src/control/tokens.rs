@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{
-    model::{ChangeSet, ClusterInfo, TokenHashes},
+    model::{ChangeSet, ClusterInfo, RequestKey, TokenHashes},
     secret::{self, Key},
     store::Store,
 };
@@ -58,8 +58,8 @@ pub fn open(info: &ClusterInfo, key: &Key) -> Result<Secrets, Refusal> {
     Ok(Secrets { manager: fixed(manager)?, worker: fixed(worker)? })
 }
 
-/// Puts a fresh secret in the place of the one for `role`.
-pub async fn rotate(store: &Store, key: &Key, role: Role) -> Result<(), Refusal> {
+/// Puts a fresh secret in the place of the one for `role`; once, however often `request` asks.
+pub async fn rotate(store: &Store, key: &Key, role: Role, request: RequestKey) -> Result<(), Refusal> {
     let fresh = Secrets::random();
     let change = |cluster: &crate::model::Cluster, now| {
         let none = || Refusal::new(Code::Internal, "the cluster has no settings yet");
@@ -74,6 +74,6 @@ pub async fn rotate(store: &Store, key: &Key, role: Role) -> Result<(), Refusal>
         set.update(info);
         Ok((set, ()))
     };
-    store.change(change).await?;
+    store.change_once(request, change).await?;
     Ok(())
 }

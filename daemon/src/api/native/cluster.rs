@@ -16,7 +16,7 @@ use raftup_proto::{
 use crate::{
     api::{Manager, refuse::Answer, server::Api, strict::Strict},
     control::tokens,
-    model::Cluster,
+    model::{Cluster, RequestKey},
     net::ca,
 };
 
@@ -57,9 +57,10 @@ pub(in crate::api) async fn tokens(Extension(manager): Extension<Box<Manager>>) 
 
 pub(in crate::api) async fn rotate(
     Extension(manager): Extension<Box<Manager>>,
+    Extension(request): Extension<RequestKey>,
     Path(role): Path<Role>,
 ) -> Answer<Tokens> {
-    tokens::rotate(&manager.store, &manager.key, role).await?;
+    tokens::rotate(&manager.store, &manager.key, role, request).await?;
     let cluster = manager.store.read().await?;
     Ok(Json(print(&manager, &cluster)?))
 }
