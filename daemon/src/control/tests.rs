@@ -30,6 +30,8 @@ use crate::{
     store::{self, Store, StoreConfig, wall_clock as now},
 };
 
+mod overlap;
+
 const LIMIT: Duration = Duration::from_secs(20);
 
 struct Lab {

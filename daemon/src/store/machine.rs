@@ -87,9 +87,20 @@ pub(super) struct Machine {
     last: watch::Sender<Option<LogId>>,
     revision: watch::Sender<Revision>,
     feed: broadcast::Sender<Touched>,
+    #[cfg(test)]
+    observer: Arc<Mutex<Option<Observer>>>,
 }
 
+/// Sees each state and the one after it.
+#[cfg(test)]
+pub(crate) type Observer = Arc<dyn Fn(&Cluster, &Cluster) + Send + Sync>;
+
 impl Machine {
+    #[cfg(test)]
+    pub(super) fn observe(&self, see: Observer) {
+        *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(see);
+    }
+
     /// Begins with the snapshot in `dir`, if there is one. Errors: it cannot be read, or is damaged.
     pub(super) fn open(dir: &Dir) -> anyhow::Result<Self> {
         let path = dir.snapshot();
@@ -114,6 +125,8 @@ impl Machine {
             revision: watch::Sender::new(applied.cluster.revision),
             current: Arc::new(ArcSwap::from_pointee(applied)),
             feed: broadcast::Sender::new(FEED),
+            #[cfg(test)]
+            observer: Arc::default(),
         })
     }
 
@@ -149,6 +162,10 @@ impl Machine {
             }
             Payload::Normal(Command(set)) => match apply(&now.cluster, entry.log_id.index, &set) {
                 Ok(cluster) => {
+                    #[cfg(test)]
+                    if let Some(see) = &*self.observer.lock().unwrap_or_else(PoisonError::into_inner) {
+                        see(&now.cluster, &cluster);
+                    }
                     next.clock_heard = Some(Instant::now());
                     touched = Some(set.changes.iter().map(|change| change.key()).collect());
                     if let Err(reason) = level::check(&cluster) {

@@ -437,6 +437,12 @@ impl Store {
         }
     }
 
+    /// Has `see` called with each state and the one after it, as they are applied here.
+    #[cfg(test)]
+    pub(crate) fn observe(&self, see: super::machine::Observer) {
+        self.inner.machine.observe(see);
+    }
+
     /// The revision of the state here; moves with each applied change set.
     pub fn watch(&self) -> watch::Receiver<Revision> {
         self.inner.machine.watch_revision()
