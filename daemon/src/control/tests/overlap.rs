@@ -303,7 +303,10 @@ async fn changes_while_disks_and_links_stall_at_random() {
     let service = plan::find::service(&cluster, "shop_web").unwrap();
     assert_eq!(service.current().number, effects, "each change took effect once");
     let slots = running(&cluster);
-    assert!(slots.len() == replicas as usize && slots.windows(2).all(|two| two[0] < two[1]), "{replicas}: {slots:?}");
+    assert!(
+        slots.len() == replicas as usize && slots.windows(2).all(|two| two[0] < two[1]),
+        "{replicas}: {slots:?}"
+    );
     let states = trio.witness.states.load(Ordering::Relaxed);
     println!("{changes} changes asked {tries} times in {took:?}; {states} states were checked; seed {seed}");
     assert!(tries as u64 > changes, "nothing stalled long enough to be asked again");
