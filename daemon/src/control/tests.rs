@@ -409,7 +409,7 @@ async fn a_worker_that_reports_for_others_changes_nothing_and_delays_nobody() {
     let first = plan::init::FIRST_NODE;
     let _one = Agent::start(&lab, first, 1, 1);
     lab.until("ready", |cluster| ready(cluster, first)).await;
-    lab.deploy("v1", 4).await;
+    lab.deploy("v1", 2).await;
     lab.done("deployed").await;
 
     let worker = lab.admit_as("bee", Role::Worker).await;
@@ -448,7 +448,7 @@ async fn a_worker_that_reports_for_others_changes_nothing_and_delays_nobody() {
         while mouth.say(&Up::Status(reports.clone())).await.is_ok() {}
     };
     let update = async {
-        lab.deploy("v2", 4).await;
+        lab.deploy("v2", 2).await;
         lab.done("updated").await
     };
     tokio::select! {
