@@ -147,7 +147,7 @@ fn table(view: &View) -> Table {
     let cluster =
         ClusterItem { pool: "10.64.0.0/11".parse().expect("a subnet"), fabric: FabricMode::Wireguard };
     let me = view.peers().next().expect("there are nodes");
-    Table::of(view, &cluster, me, &Default::default())
+    Table::of(view, &cluster, me, None, &Default::default())
 }
 
 /// So many services; `ready` says whether one endpoint of the first one is.

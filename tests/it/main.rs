@@ -5,6 +5,7 @@
 //! | `layering` | the sources: who imports whom, and what is pure |
 //! | `change` | updates, rollbacks, drains and scaling under load |
 //! | `wire` | what is on the wire between hosts, and what gets into the fabric |
+//! | `intruders` | forged frames and injected packets, from every position: with our rules, without our table, without any |
 //! | `lanes` | plain networks beside encrypted ones: what is readable, and that neither gets into the other |
 //! | `lab` | the lab itself, with real engines |
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
@@ -32,6 +33,7 @@ mod examples;
 mod faults;
 mod identity;
 mod input;
+mod intruders;
 mod isolation;
 mod lab;
 mod lanes;

@@ -20,7 +20,7 @@ use raftup_proto::{
     id::NodeId,
     peer::{DeafTo, NodeInfo},
     unit::UnixMillis,
-    view::{Lane, PeerItem, Revision, View},
+    view::{ClusterItem, Lane, PeerItem, Revision, View},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -33,7 +33,7 @@ use crate::{
     dns::Resolver,
     fabric::{
         self, Fabric, Wiring,
-        bridges::Bridges,
+        bridges::{Bridges, passes_through_rules},
         wire::{Keys, LinkStatus, TunnelSpec, Wire},
     },
     gossip::{Sightings, key},
@@ -149,6 +149,19 @@ pub async fn remove_all(run_dir: &Path) -> anyhow::Result<()> {
     Wire::new(run_dir).stop().await;
     Resolver::new(run_dir).stop().await;
     rules.and(links)
+}
+
+/// What to say where the kernel cannot pass bridged packets through our rules.
+fn unfiltered() -> Option<String> {
+    let problem = "kernel module `br_netfilter` is missing: virtual addresses of tasks on the same node do not answer; \
+        `modprobe br_netfilter`, and name it in /etc/modules-load.d/raftup.conf";
+    (!passes_through_rules()).then(|| problem.to_owned())
+}
+
+/// What to say where this node has no place in a plain fabric: no operator could ask for that, but addresses change.
+fn over_ipv6(cluster: &ClusterItem, me: &PeerItem) -> Option<String> {
+    let alone = cluster.fabric == FabricMode::Plain && me.underlay.is_ipv6();
+    alone.then(|| format!("a plain fabric takes IPv4 between nodes, and this one is at {}", me.underlay))
 }
 
 struct Applier {
@@ -282,9 +295,11 @@ impl Applier {
                 let (spec, now) = self.tunnel(view, me);
                 self.wire.begin(&spec, now).await?;
             }
-            self.tell_mtu(&self.fabric.wirings(view, cluster, me).await?);
+            let wirings = self.fabric.wirings(view, cluster, me).await?;
+            self.tell_mtu(&wirings);
             // Sockets are this process's own: there are none of the earlier one.
-            let mut problems = self.mesh.hold(&Table::of(view, cluster, me, &BTreeSet::new())).await;
+            let end = wirings.iter().find_map(Wiring::plain_end);
+            let mut problems = self.mesh.hold(&Table::of(view, cluster, me, end, &BTreeSet::new())).await;
             problems.extend(self.names.begin(view, cluster.pool, gateways(view, me)).await?);
             self.found = problems;
             self.tell(Vec::new());
@@ -309,7 +324,10 @@ impl Applier {
         let refused = self.fabric.apply(&wirings).await?;
         self.tell_mtu(&wirings);
         let unreachable = self.unreachable.borrow().clone();
-        let mut problems = self.mesh.apply(Table::of(view, cluster, me, &unreachable)).await?;
+        let end = wirings.iter().find_map(Wiring::plain_end);
+        let mut problems = self.mesh.apply(Table::of(view, cluster, me, end, &unreachable)).await?;
+        problems.extend(unfiltered());
+        problems.extend(over_ipv6(cluster, me));
         problems.extend(self.names.set(view, cluster.pool, gateways(view, me)).await?);
         problems.extend(refused);
         self.found = problems;

@@ -1,6 +1,6 @@
 //! Applies the rules, with `nft`, and keeps what goes with them.
 
-use std::{collections::BTreeSet, io, process::Stdio};
+use std::{collections::BTreeSet, io, path::Path, process::Stdio};
 
 use ipnet::Ipv4Net;
 use raftup_proto::{peer::Deaf, view::Revision};
@@ -8,7 +8,8 @@ use tokio::{io::AsyncWriteExt, process::Command};
 use tracing::{debug, warn};
 
 use super::{
-    Ruleset, Table, conntrack, docker,
+    Ruleset, Table, conntrack,
+    docker::Docker,
     found::Found,
     relay::Relay,
     reserve::Reserved,
@@ -49,6 +50,8 @@ pub struct Mesh {
     /// Ports that this node should answer on, those that others have among them.
     fronts: BTreeSet<Front>,
     pool: Option<Ipv4Net>,
+    /// Of the table that was seen last.
+    docker: Docker,
 }
 
 impl Mesh {
@@ -59,7 +62,7 @@ impl Mesh {
 
     /// Docker's chains were changed: makes them lead to our rules again. Answers whether something was missing.
     pub async fn stand_in_docker(&self) -> Result<bool, MeshError> {
-        docker::accept_ours().await
+        self.docker.accept_ours().await
     }
 
     /// Whether rules that an earlier process has put in force still are, and are those of `generation` or of a later one.
@@ -81,13 +84,12 @@ impl Mesh {
             table.keep_numbers(last);
         }
         let known = self.last.as_ref().filter(|_| !self.doubted);
-        if known.is_none() {
-            // Docker drops what it does not know; it also makes the chain anew when it is started first.
-            docker::accept_ours().await?;
-        }
         let applied = apply_rules(&table, known).await;
-        self.doubted = applied.is_err();
-        applied?;
+        // Docker drops what it does not know; it also makes the chain anew when it is started first. After our table, whose
+        // mark the rules there ask for.
+        let accepted = if known.is_none() { self.docker.accept_ours().await } else { Ok(false) };
+        self.doubted = applied.is_err() || accepted.is_err();
+        applied.and(accepted)?;
         if let Some(last) = &self.last {
             forget_flows(last, &table).await;
         }
@@ -106,6 +108,7 @@ impl Mesh {
     async fn reserve(&mut self, table: &Table) {
         self.fronts = table.published.keys().copied().collect();
         self.pool = Some(table.pool);
+        self.docker = Docker::of(table);
         self.reserved.hold(&self.fronts, table.pool, &self.relay.held()).await;
     }
 
@@ -140,8 +143,10 @@ impl Mesh {
         self.last = None;
         self.relay.hold(&BTreeSet::new());
         self.reserved = Reserved::default();
-        nft(&format!("table ip {TABLE}\ndelete table ip {TABLE}\n")).await?;
-        docker::forget_ours().await
+        let ipv6 =
+            if has_ipv6() { format!("table ip6 {TABLE}\ndelete table ip6 {TABLE}\n") } else { String::new() };
+        nft(&format!("table ip {TABLE}\ndelete table ip {TABLE}\n{ipv6}")).await?;
+        Docker::forget_ours().await
     }
 }
 
@@ -156,7 +161,26 @@ async fn apply_rules(table: &Table, known: Option<&Table>) -> Result<(), MeshErr
             Err(error) => warn!(%error, "rules were changed by someone else; all of ours are replaced"),
         }
     }
-    nft(&Ruleset::of(table).replace(Found::look().await.as_ref())).await
+    let mut script = Ruleset::of(table).replace(Found::look().await.as_ref());
+    if has_ipv6() {
+        script.push_str(NO_IPV6);
+    }
+    nft(&script).await
+}
+
+/// Our networks have no IPv6. A container with a link-local address of its own choice would otherwise reach this host's
+/// services by its bridge, whatever the rules for IPv4 say. The devices have IPv6 turned off too, once they are seen.
+const NO_IPV6: &str = r#"table ip6 raftup
+delete table ip6 raftup
+table ip6 raftup {
+    chain early { type filter hook prerouting priority -300; policy accept; iifname "ru-*" drop; }
+    chain early_own { type filter hook output priority -300; policy accept; oifname "ru-*" drop; }
+}
+"#;
+
+/// The kernel has IPv6 at all.
+fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 /// Flows to endpoints that are gone are re-aimed with their next packet instead of lost.
@@ -176,7 +200,7 @@ async fn forget_flows(before: &Table, now: &Table) {
 /// is missing.
 pub async fn try_rules() -> Result<(), MeshError> {
     run("nft", &["--check", "--file", "-"], TRIAL).await?;
-    docker::can_be_read().await
+    Docker::can_be_read().await
 }
 
 /// One rule of each kind that ours are made of.
@@ -184,7 +208,8 @@ const TRIAL: &str = r#"table ip raftup-trial {
     set blocks { type ipv4_addr; comment "type ipv4_addr"; }
     map verdicts { type ipv4_addr : verdict; }
     chain picked { dnat to numgen random mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }; }
-    chain early { type filter hook prerouting priority -300; udp dport 1 @th,64,56 1 udp dport set 2 notrack; ct original zone set 1; }
+    set sources { type ifname . ipv4_addr; }
+    chain early { type filter hook prerouting priority -300; meta iifkind "bridge" iifname . ip saddr & 255.255.255.192 != @sources fib saddr . iif oif missing drop; udp dport 1 @th,64,56 1 udp dport set 2 notrack; ct original zone set 1; }
     chain arriving { type nat hook prerouting priority -101; ip daddr vmap @verdicts; fib daddr type local jump picked; }
     chain passing { type filter hook forward priority -1; ct state established accept; ip saddr & 255.255.255.192 != @blocks reject with icmp admin-prohibited; }
     chain leaving { type nat hook postrouting priority 99; masquerade; }
@@ -241,8 +266,10 @@ mod tests {
             fabric: "10.64.0.0/19".parse().unwrap(),
             fabric_mode: FabricMode::Plain,
             fabric_port: 7239,
+            end: None,
             networks: Vec::new(),
-            homes: BTreeSet::new(),
+            homes: BTreeMap::new(),
+            crossing: BTreeSet::new(),
             attached: BTreeMap::new(),
             outgoing: BTreeSet::new(),
             lanes: Vec::new(),

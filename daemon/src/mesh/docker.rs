@@ -1,10 +1,19 @@
-//! Three rules in the chain that Docker leaves to users, and one for hosts that let nothing in by themselves.
+//! Rules of ours in Docker's chain for users and in the host's chain for input.
 //!
-//! Docker drops all that it does not forward itself. What may pass between our devices is decided by our own table,
-//! which can drop but cannot accept in Docker's place. Docker keeps the chain's rules over its restarts; where the chain
-//! is not there yet, or was flushed with all others, it is made, and Docker takes it over.
+//! Docker drops what it does not forward itself, and our own table can drop but not accept in Docker's place. So what our
+//! table lets through is accepted here. Everything else that would get into our networks from outside of them is
+//! dropped: whoever deletes our table while the daemon is away closes the networks, and does not open them. Docker keeps
+//! the chain's rules over its restarts; where the chain is missing, or was flushed, it is made, and Docker takes it over.
 
-use super::apply::{MeshError, run};
+use raftup_proto::{
+    api::FabricMode,
+    view::{PLAIN_PORT, TUNNEL_MARK, WIRE_PORT},
+};
+
+use super::{
+    Table,
+    apply::{MeshError, run},
+};
 
 const PROGRAM: &str = "iptables";
 const CHAIN: &str = "DOCKER-USER";
@@ -15,75 +24,181 @@ pub(super) const TABLE: &str = "filter";
 /// The chains that ours depend on.
 pub(super) const CHAINS: [&str; 3] = [CHAIN, "FORWARD", "INPUT"];
 
-/// From the fabric to anywhere of ours, and from anywhere to the fabric and our bridges, and the answers to that, which
-/// are Docker's to accept until its rules are flushed; and VXLAN within this host, for which nobody opens a port: what our
-/// table let through is not tracked, anything else to these ports would be.
-const RULES: [(&str, &[&str]); 5] = [
-    (CHAIN, &["-i", "ru-+", "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"]),
-    (CHAIN, &["-i", "ru-fabric", "-j", "ACCEPT"]),
-    (CHAIN, &["-o", "ru-+", "-j", "ACCEPT"]),
-    (CHAIN, &["-i", "ru-plain", "-j", "ACCEPT"]),
-    (
-        "INPUT",
-        &["-p", "udp", "--dport", "7240:7241", "-m", "conntrack", "--ctstate", "UNTRACKED", "-j", "ACCEPT"],
-    ),
-];
-
 /// Where Docker jumps to the chain.
 const JUMP: [&str; 2] = ["-j", CHAIN];
 
-/// Puts our rules there, first, once. Answers whether one was missing.
-pub(super) async fn accept_ours() -> Result<bool, MeshError> {
-    // Fails where the chain is there already.
-    let _ = iptables(&["-N", CHAIN], &[]).await;
-    let mut missing = false;
-    for (chain, rule) in RULES {
-        if iptables(&["-C", chain], rule).await.is_err() && !accepts_all(chain).await {
-            iptables(&["-I", chain], rule).await?;
-            missing = true;
-        }
-    }
-    Ok(come_first().await? || missing)
+/// Rules of earlier versions, which accepted without our table. Written as [`Docker::rules`].
+const FORMER: [&str; 3] = [
+    "-A DOCKER-USER -i ru-fabric -j ACCEPT",
+    "-A DOCKER-USER -o ru-+ -j ACCEPT",
+    "-A DOCKER-USER -i ru-plain -j ACCEPT",
+];
+
+/// What the rules depend on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Docker {
+    /// UDP port that frames between nodes come to as they are: in a plain fabric.
+    plain_port: Option<u16>,
 }
 
-/// Nothing needs to be let in where everything is: no chain is begun for that.
-async fn accepts_all(chain: &str) -> bool {
-    iptables(&["-S", chain], &[]).await.is_ok_and(|rules| rules.trim_end() == format!("-P {chain} ACCEPT"))
+impl Docker {
+    /// The rules that go with a table.
+    pub(super) fn of(table: &Table) -> Self {
+        let plain = table.fabric_mode == FabricMode::Plain;
+        Self { plain_port: plain.then_some(table.fabric_port) }
+    }
+
+    /// In order, as `iptables -S` prints them.
+    ///
+    /// Our table marks the packets of new connections that it accepts. Frames of VXLAN that it accepts are not tracked, or come
+    /// out of the encrypted links; nobody opens a port in a firewall for them, as they are within this host. 127.0.0.1 can be
+    /// reached by our bridges (`route_localnet`), for answers to this host's own programs.
+    fn rules(self) -> Vec<String> {
+        let frames = match self.plain_port {
+            Some(port) => {
+                vec![format!("-p udp -m udp --dport {port} -m conntrack ! --ctstate UNTRACKED -j DROP")]
+            }
+            None => vec![
+                format!(
+                    "-p udp -m udp --dport {WIRE_PORT}:{PLAIN_PORT} -m conntrack --ctstate UNTRACKED -j ACCEPT"
+                ),
+                format!("! -i ru-wire -p udp -m udp --dport {WIRE_PORT}:{PLAIN_PORT} -j DROP"),
+            ],
+        };
+        let input = frames.into_iter().chain([
+            "-d 127.0.0.0/8 -i ru-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP".to_owned(),
+        ]);
+        let user = [
+            "-i ru-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
+            "-o ru-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
+            format!("-o ru-+ -m mark --mark {TUNNEL_MARK:#x} -j ACCEPT"),
+            "-i ru-fabric -j DROP".to_owned(),
+            "-i ru-plain -j DROP".to_owned(),
+            "! -i ru-+ -o ru-+ -j DROP".to_owned(),
+        ];
+        let user = user.iter().map(|rule| format!("-A {CHAIN} {rule}"));
+        user.chain(input.map(|rule| format!("-A INPUT {rule}"))).collect()
+    }
+
+    /// Puts our rules there, first and in order. Answers whether one was missing.
+    pub(super) async fn accept_ours(self) -> Result<bool, MeshError> {
+        // Fails where the chain is there already.
+        let _ = iptables(&["-N", CHAIN]).await;
+        let script = self.repair(&found().await?);
+        if let Some(script) = &script {
+            restore(script).await?;
+        }
+        Ok(come_first().await? || script.is_some())
+    }
+
+    /// What makes of these rules that are there those that should be; none if they are.
+    fn repair(self, found: &[String]) -> Option<String> {
+        let wanted = self.rules();
+        let there: Vec<&String> = found.iter().filter(|rule| is_ours(rule)).collect();
+        if there.iter().copied().eq(&wanted) {
+            return None;
+        }
+        let removed = there.into_iter().map(|rule| rule.replacen("-A", "-D", 1));
+        let added = wanted.iter().rev().map(|rule| rule.replacen("-A", "-I", 1));
+        let lines: Vec<String> = removed.chain(added).collect();
+        Some(lines.join("\n"))
+    }
+
+    /// Whether the rules of `iptables`, and so Docker's, can be read. Errors: they cannot, or the program is missing.
+    pub(super) async fn can_be_read() -> Result<(), MeshError> {
+        iptables(&["-S", "FORWARD", "1"]).await.map(drop)
+    }
+
+    /// Takes them away.
+    pub(super) async fn forget_ours() -> Result<(), MeshError> {
+        let found = found().await.unwrap_or_default();
+        let there = found.iter().filter(|rule| is_ours(rule));
+        let lines: Vec<String> = there.map(|rule| rule.replacen("-A", "-D", 1)).collect();
+        if lines.is_empty() { Ok(()) } else { restore(&lines.join("\n")).await }
+    }
+}
+
+/// Rules of any of our modes and versions: they name our devices, or are about ports within this host.
+fn is_ours(rule: &str) -> bool {
+    let known = FORMER.contains(&rule) || Docker::default().rules().iter().any(|ours| ours == rule);
+    let plain = rule.strip_prefix("-A INPUT -p udp -m udp --dport ");
+    known || plain.is_some_and(|rest| rest.ends_with(" -m conntrack ! --ctstate UNTRACKED -j DROP"))
+}
+
+/// The rules of Docker's chain and of the one for input.
+async fn found() -> Result<Vec<String>, MeshError> {
+    let (user, input) = (iptables(&["-S", CHAIN]).await?, iptables(&["-S", "INPUT"]).await?);
+    Ok(user.lines().chain(input.lines()).map(|line| line.trim_end().to_owned()).collect())
 }
 
 /// The chain must stand before those that keep bridges apart. Docker puts it there when a network is made, but a
 /// restarted engine puts the others before it, and whoever flushes all rules leaves Docker's refusal of what nobody
 /// accepts. Answers whether it was not called at all.
 async fn come_first() -> Result<bool, MeshError> {
-    let first = iptables(&["-S", "FORWARD", "1"], &[]).await?;
+    let first = iptables(&["-S", "FORWARD", "1"]).await?;
     if first.trim_end().ends_with(&JUMP.join(" ")) {
         return Ok(false);
     }
-    if iptables(&["-C", "FORWARD"], &JUMP).await.is_err() {
-        return iptables(&["-I", "FORWARD"], &JUMP).await.map(|_| true);
+    if iptables(&["-C", "FORWARD", JUMP[0], JUMP[1]]).await.is_err() {
+        return iptables(&["-I", "FORWARD", JUMP[0], JUMP[1]]).await.map(|_| true);
     }
-    // One transaction: without the jump, Docker would drop what passes in between.
     let jump = JUMP.join(" ");
-    let script = format!("*filter\n-D FORWARD {jump}\n-I FORWARD 1 {jump}\nCOMMIT\n");
-    run("iptables-restore", &["-w", "5", "--noflush"], &script).await.map(|_| false)
+    restore(&format!("-D FORWARD {jump}\n-I FORWARD 1 {jump}")).await.map(|()| false)
 }
 
-/// Whether the rules of `iptables`, and so Docker's, can be read. Errors: they cannot, or the program is missing.
-pub(super) async fn can_be_read() -> Result<(), MeshError> {
-    iptables(&["-S", "FORWARD", "1"], &[]).await.map(drop)
+/// One transaction: in between, Docker would drop what passes.
+async fn restore(lines: &str) -> Result<(), MeshError> {
+    let script = format!("*filter\n{lines}\nCOMMIT\n");
+    run("iptables-restore", &["-w", "5", "--noflush"], &script).await.map(drop)
 }
 
-/// Takes them away.
-pub(super) async fn forget_ours() -> Result<(), MeshError> {
-    for (chain, rule) in RULES {
-        if iptables(&["-C", chain], rule).await.is_ok() {
-            iptables(&["-D", chain], rule).await?;
+async fn iptables(arguments: &[&str]) -> Result<String, MeshError> {
+    // `-w`: others (Docker above all) hold the lock now and then.
+    run(PROGRAM, &[&["-w", "5"], arguments].concat(), "").await
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    const ENCRYPTED: Docker = Docker { plain_port: None };
+    const PLAIN: Docker = Docker { plain_port: Some(7239) };
+
+    #[test]
+    fn missing_and_former_rules_are_put_right_in_order() {
+        let users = "-A DOCKER-USER -s 192.0.2.0/24 -j DROP".to_owned();
+        let mut found = ENCRYPTED.rules();
+        assert_eq!(ENCRYPTED.repair(&found), None);
+        // Rules of others between ours are none of our business.
+        found.insert(2, users.clone());
+        assert_eq!(ENCRYPTED.repair(&found), None);
+        found.swap(0, 1);
+        assert!(ENCRYPTED.repair(&found).is_some(), "another order means something else");
+        let found = [FORMER[1].to_owned(), users, "-N DOCKER-USER".to_owned(), ENCRYPTED.rules()[6].clone()];
+        expect![[r#"
+            -D DOCKER-USER -o ru-+ -j ACCEPT
+            -D INPUT -p udp -m udp --dport 7240:7241 -m conntrack --ctstate UNTRACKED -j ACCEPT
+            -I INPUT -d 127.0.0.0/8 -i ru-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP
+            -I INPUT -p udp -m udp --dport 7239 -m conntrack ! --ctstate UNTRACKED -j DROP
+            -I DOCKER-USER ! -i ru-+ -o ru-+ -j DROP
+            -I DOCKER-USER -i ru-plain -j DROP
+            -I DOCKER-USER -i ru-fabric -j DROP
+            -I DOCKER-USER -o ru-+ -m mark --mark 0x72370000 -j ACCEPT
+            -I DOCKER-USER -o ru-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+            -I DOCKER-USER -i ru-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"#]]
+        .assert_eq(&PLAIN.repair(&found).unwrap());
+    }
+
+    #[test]
+    fn rules_of_both_modes_are_known_again() {
+        for rule in ENCRYPTED.rules().iter().chain(&PLAIN.rules()) {
+            assert!(is_ours(rule), "{rule}");
+        }
+        for rule in ["-P INPUT DROP", "-A INPUT -p udp -m udp --dport 53 -j DROP", "-A DOCKER-USER -j RETURN"]
+        {
+            assert!(!is_ours(rule), "{rule}");
         }
     }
-    Ok(())
-}
-
-async fn iptables(verb: &[&str], rule: &[&str]) -> Result<String, MeshError> {
-    // `-w`: others (Docker above all) hold the lock now and then.
-    run(PROGRAM, &[&["-w", "5"], verb, rule].concat(), "").await
 }

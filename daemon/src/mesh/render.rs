@@ -3,7 +3,7 @@
 //! The way of a packet through the chains:
 //!
 //! ```text
-//! early        what cannot be honest is dropped; connections of outside clients that came in by another node get
+//! early        forged frames and sources are dropped; connections of outside clients that came in by another node get
 //!              a zone of that node's, so that two nodes may bring the same client port
 //! returns      replies off a bridge get the mark of such a connection, and routing rules lead them back the way they came
 //! arriving     (nat) such connections are marked with the node; published ports and virtual addresses -> chain for
@@ -11,7 +11,8 @@
 //! originating  (nat) the same for programs of this node
 //! passing      (filter) what goes to the fabric loses its mark: with that of a node the packets around it would be led
 //!              back as well, and with any the kernel looks up their route each time. Isolation: chain of the network
-//!              that a packet comes from, or of the one that it goes to
+//!              that a packet comes from, or of the one that it goes to. What is accepted here for one of our devices
+//!              gets a mark, without which Docker's chain drops it (`docker`): nothing passes when this table is gone
 //! reaching     (filter) the same for packets to this node
 //! sending      (filter) the same for programs of this node; what they send to containers gets a mark, without which the
 //!              packets around it would be taken for those of a program that pretends to be the fabric
@@ -200,6 +201,8 @@ fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
     let plain = plain.map(|network| network.subnet.network());
     let attached = table.attached.iter().map(|(block, gateway)| (block.network(), gateway));
     let itself = table.here.keys().map(|address| format!("{address} . {address}"));
+    let crossing = table.crossing.iter().map(|(bridge, address)| format!("\"{bridge}\" . {address}"));
+    let sources = table.homes.iter().map(|(block, bridge)| format!("\"{bridge}\" . {}", block.network()));
     let mut sets = BTreeMap::from([
         ("nodes", set("type ipv4_addr", &table.nodes)),
         (
@@ -216,7 +219,8 @@ fn sets(table: &Table) -> BTreeMap<&'static str, Set> {
         ("published_at", set("type ipv4_addr . inet_proto . inet_service", published(at))),
         ("targets", set("type ipv4_addr . inet_proto . inet_service", targets)),
         ("itself", set("type ipv4_addr . ipv4_addr", itself)),
-        ("homes", set("type ipv4_addr", table.homes.iter().map(Ipv4Net::network))),
+        ("crossing", set("type ifname . ipv4_addr", crossing)),
+        ("sources", set("type ifname . ipv4_addr", sources)),
         ("attached", map("type ipv4_addr : ipv4_addr", attached)),
         ("outgoing", set("type ipv4_addr", &table.outgoing)),
     ]);
@@ -326,16 +330,18 @@ fn rules(text: String) -> Vec<String> {
 
 /// What is accepted as, and sent as, a packet between nodes: first those that come, then those that go.
 ///
-/// VXLAN itself asks nobody who they are. Without encryption, only nodes' addresses are let through. With it, only what
-/// comes out of the encrypted links, where an address belongs to a key. In both, what a program of this node sends there
-/// by itself is dropped: it has a user, and lacks the mark of what such a program sends to containers.
+/// VXLAN authenticates nobody, and its socket receives on all addresses, broadcast and multicast included. Without
+/// encryption, only frames from nodes' addresses are accepted ([`from_a_node`]). With it, only those that come out of the
+/// encrypted links, where an address belongs to a key. In both, what a program of this node sends there by itself is
+/// dropped: it has a user, and lacks the mark of what such a program sends to containers.
 fn tunnel_rules(table: &Table) -> (String, String) {
     let (port, pretends) = (table.fabric_port, pretends());
     match table.fabric_mode {
         FabricMode::Plain => (
             format!(
-                "udp dport {port} ip saddr @nodes iifname != \"lo\" notrack accept
-             udp dport {port} fib daddr type local drop"
+                "udp dport {port} {} notrack accept
+             udp dport {port} {DELIVERED} drop",
+                from_a_node(table)
             ),
             format!(
                 "{pretends} ip daddr . udp dport @ends drop
@@ -344,7 +350,7 @@ fn tunnel_rules(table: &Table) -> (String, String) {
         ),
         FabricMode::Wireguard => (
             format!(
-                "udp dport {WIRE_PORT} iifname != \"{WIRE_DEVICE}\" fib daddr type local drop
+                "udp dport {WIRE_PORT} iifname != \"{WIRE_DEVICE}\" {DELIVERED} drop
              iifname \"{WIRE_DEVICE}\" udp dport {WIRE_PORT} notrack accept
              iifname \"{WIRE_DEVICE}\" drop"
             ),
@@ -354,6 +360,16 @@ fn tunnel_rules(table: &Table) -> (String, String) {
             ),
         ),
     }
+}
+
+/// True of packets that sockets of this host may receive: local, broadcast, multicast and anycast destinations.
+const DELIVERED: &str = "fib daddr type != unicast";
+
+/// What is true of frames that another node has sent as they are: they are for this node's own address, have a node's
+/// source, and come by the device that leads to that node. Containers that forge a node's address are behind others.
+fn from_a_node(table: &Table) -> String {
+    let to = table.end.map_or("fib daddr type local".to_owned(), |end| format!("ip daddr {end}"));
+    format!("{to} ip saddr @nodes iifname != \"lo\" fib saddr . iif oif exists")
 }
 
 /// What is true of packets that a program sends by itself. One that the kernel forwards has no user, and no user has the
@@ -372,8 +388,9 @@ fn plain_rules(table: &Table) -> (String, String) {
     let frame = format!("@th,64,56 {:#016x}", u64::from(VXLAN_FLAGS) << 24 | u64::from(Lane::Plain.vni()));
     (
         format!(
-            "udp dport {PLAIN_PORT} fib daddr type local drop
-         udp dport {port} {frame} ip saddr @nodes iifname != \"lo\" fib daddr type local udp dport set {PLAIN_PORT} notrack accept"
+            "udp dport {PLAIN_PORT} {DELIVERED} drop
+         udp dport {port} {frame} {} udp dport set {PLAIN_PORT} notrack accept",
+            from_a_node(table)
         ),
         format!(
             "{pretends} ip daddr . udp dport @ends {frame} drop
@@ -390,7 +407,7 @@ const VXLAN_FLAGS: u32 = 0x0800_0000;
 fn outside(table: &Table) -> impl Iterator<Item = (&'static str, String)> {
     table.lanes.iter().map(|lane| match lane {
         Lane::Main => (FABRIC_DEVICE, format!("ip saddr != {}", table.pool)),
-        Lane::Plain => (PLAIN_DEVICE, format!("{} != @plain", part("saddr", SUBNET_PREFIX))),
+        Lane::Plain => (PLAIN_DEVICE, format!("{} != @plain", part("ip saddr", SUBNET_PREFIX))),
     })
 }
 
@@ -403,7 +420,7 @@ fn on_lanes(table: &Table, rule: impl Fn(&str, &str) -> String) -> String {
 /// set is empty for a millisecond when its table is made anew (seen on Linux 6.18), and slower.
 fn part(address: &str, prefix: u8) -> String {
     let mask = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, prefix).netmask();
-    format!("ip {address} & {mask}")
+    format!("{address} & {mask}")
 }
 
 /// Chains that lead packets of outside clients back the way they came.
@@ -425,8 +442,10 @@ fn path_chains(table: &Table) -> [BaseChain; 3] {
             "type filter hook prerouting priority -300; policy accept",
             rules(format!(
                 "{coming}
+             {}
              ip daddr 127.0.0.0/8 iifname {OURS} drop
-             {zones}"
+             {zones}",
+                source_rules(table)
             )),
         ),
         ("early_own", "type filter hook output priority -300; policy accept", rules(going)),
@@ -438,8 +457,37 @@ fn path_chains(table: &Table) -> [BaseChain; 3] {
     ]
 }
 
+/// Sources are checked for every packet, before connection tracking: an established flow accepts packets from any device.
+///
+/// The pool's addresses are behind our devices only. A bridge has those of its network's blocks on this node, and those of
+/// its containers on other networks: their answers may leave by it. What comes from the fabric is not checked: it comes from a node, which has checked its own containers the same way.
+fn source_rules(table: &Table) -> String {
+    format!(
+        "ip saddr {} iifname != {OURS} iifname != \"lo\" drop
+         {FROM_BRIDGE} iifname . {} != @sources iifname . ip saddr != @crossing drop",
+        table.pool,
+        part("ip saddr", BLOCK_PREFIX)
+    )
+}
+
+/// True of packets from the bridges of our networks.
+const FROM_BRIDGE: &str = "meta iifkind \"bridge\" iifname \"ru-*\"";
+
+/// Errors (ICMP) are accepted as related to a flow, whoever sends them. From a bridge of ours, the flow must be one of its
+/// containers; from other devices, it must not be one within the pool.
+fn foreign_errors(table: &Table) -> String {
+    let pool = table.pool;
+    let end = |way| format!("iifname . {} != @sources", part(&format!("ct {way} ip saddr"), BLOCK_PREFIX));
+    format!(
+        "ct state related {FROM_BRIDGE} {} {} iifname . ct reply ip saddr != @crossing drop
+         ct state related iifname != {OURS} iifname != \"lo\" ct original ip saddr {pool} ct reply ip saddr {pool} drop",
+        end("original"),
+        end("reply")
+    )
+}
+
 fn nat_chains(table: &Table) -> Vec<BaseChain> {
-    let (pool, asker) = (table.pool, part("saddr", BLOCK_PREFIX));
+    let (pool, asker) = (table.pool, part("ip saddr", BLOCK_PREFIX));
     let marks = on_lanes(table, |device, outside| {
         format!("{outside} iifname \"{device}\" ct mark set ether saddr map @marks")
     });
@@ -500,11 +548,12 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
     // Of standing connections nobody asks more: what goes by the plain lane, errors included, is of those to containers of
     // plain networks.
     let foreign = |way: &str| {
-        let replier = part("saddr", SUBNET_PREFIX);
-        let rule = format!("{way} \"{PLAIN_DEVICE}\" ct reply {replier} != @plain drop");
+        let replier = part("ct reply ip saddr", SUBNET_PREFIX);
+        let rule = format!("{way} \"{PLAIN_DEVICE}\" {replier} != @plain drop");
         if table.has_plain() { rule } else { String::new() }
     };
     let (foreign_in, foreign_out) = (foreign("iifname"), foreign("oifname"));
+    let errors = foreign_errors(table);
     let unmarking =
         on_lanes(table, |device, _| format!("meta mark != 0 oifname \"{device}\" meta mark set 0"));
     vec![
@@ -515,11 +564,15 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
                 "{foreign_in}
              {foreign_out}
              {unmarking}
-             ct state established,related accept
+             iifname != {OURS} meta iifkind \"bridge\" oifname {OURS} fib saddr . iif oif missing drop
+             ct state established accept
+             {errors}
+             ct state related accept
              {strangers}
+             iifname != {OURS} oifname != {OURS} accept
+             oifname {OURS} meta mark set {TUNNEL_MARK:#x}
              iifname vmap @origins
              iifname {OURS} drop
-             oifname != {OURS} accept
              ct status dnat ct original ip daddr != {pool} accept
              drop"
             )),
@@ -530,7 +583,9 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
             // What is not tracked comes out of the tunnel, and was looked at before.
             rules(format!(
                 "{foreign_in}
-             ct state established,related,untracked accept
+             ct state established,untracked accept
+             {errors}
+             ct state related accept
              iifname \"lo\" ip daddr @gateways accept
              iifname != {OURS} ip daddr @gateways drop
              ip daddr != @gateways {port_of_ours} goto unanswered
@@ -549,7 +604,7 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
              ip daddr {pool} meta mark set {TUNNEL_MARK:#x}
              ct state established,related,untracked accept
              {} @services goto unanswered",
-                part("daddr", VIP_PREFIX)
+                part("ip daddr", VIP_PREFIX)
             )),
         ),
     ]
@@ -560,7 +615,6 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
 fn from_network(table: &Table, network: &Net) -> Vec<String> {
     let Table { pool, .. } = table;
     let Net { subnet, vips, gateway, .. } = network;
-    let block = part("saddr", BLOCK_PREFIX);
     let (names, shut_in) = if network.internal {
         (
             format!(
@@ -574,7 +628,6 @@ fn from_network(table: &Table, network: &Net) -> Vec<String> {
     };
     rules(format!(
         "ip saddr != {subnet} drop
-         {block} != @homes drop
          ip daddr {vips} goto unanswered
          {names}
          ip daddr {subnet} accept

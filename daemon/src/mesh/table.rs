@@ -10,7 +10,7 @@ use raftup_proto::{
     api::FabricMode,
     id::{NetworkId, NodeId},
     spec::{Protocol, Routing},
-    view::{ClusterItem, Endpoint, Lane, PeerItem, Revision, Route, View},
+    view::{ClusterItem, Endpoint, Lane, PeerItem, Revision, Route, SUBNET_PREFIX, TaskItem, View},
 };
 
 /// Parts that all client addresses are divided into where those of one part stay together: many, so that each endpoint
@@ -40,10 +40,16 @@ pub struct Table {
     pub(super) fabric_mode: FabricMode,
     /// UDP port of this node's fabric.
     pub(super) fabric_port: u16,
+    /// Address that the other nodes send frames to that are not encrypted. None: no device of this node has it (NAT).
+    pub(super) end: Option<Ipv4Addr>,
     /// The networks, by their ids.
     pub(super) networks: Vec<Net>,
-    /// The container addresses that this node is home to; packets of containers here come from no others.
-    pub(super) homes: BTreeSet<Ipv4Net>,
+    /// The container addresses that this node is home to, each with the bridge of its network: packets from that bridge
+    /// have no other source.
+    pub(super) homes: BTreeMap<Ipv4Net, String>,
+    /// Bridges and addresses of containers here that are on other networks: answers leave through the container's default
+    /// gateway, whichever of its addresses was asked.
+    pub(super) crossing: BTreeSet<(String, Ipv4Addr)>,
     /// Those that the engine gives to containers that are not the cluster's, and the gateway that answers them names.
     pub(super) attached: BTreeMap<Ipv4Net, Ipv4Addr>,
     /// Addresses on internal networks of containers here that are on others as well.
@@ -119,8 +125,14 @@ impl Choice {
 
 impl Table {
     /// The table of node `me`, which cannot reach some of the others now: they get new connections only where nobody
-    /// else can take them.
-    pub fn of(view: &View, cluster: &ClusterItem, me: &PeerItem, unreachable: &BTreeSet<NodeId>) -> Self {
+    /// else can take them. `end` is this node's address on the link between nodes, if a device has it.
+    pub fn of(
+        view: &View,
+        cluster: &ClusterItem,
+        me: &PeerItem,
+        end: Option<Ipv4Addr>,
+        unreachable: &BTreeSet<NodeId>,
+    ) -> Self {
         let ends = || view.peers().filter_map(|peer| Some((v4(peer.underlay)?, peer.fabric_port)));
         let mut table = Self {
             generation: view.generation,
@@ -128,8 +140,10 @@ impl Table {
             fabric: cluster.fabric(),
             fabric_mode: cluster.fabric,
             fabric_port: me.fabric_port,
+            end,
             networks: networks(view),
-            homes: me.homes().collect(),
+            homes: homes(view, me),
+            crossing: crossing(view),
             attached: attached(view, me),
             outgoing: view.outgoing(),
             lanes: view.lanes(),
@@ -271,7 +285,8 @@ impl Table {
         };
         Self {
             networks: self.networks.iter().filter(|network| !known(network)).cloned().collect(),
-            homes: self.homes.clone(),
+            homes: unlike(&self.homes, &other.homes),
+            crossing: self.crossing.difference(&other.crossing).cloned().collect(),
             attached: self.attached.clone(),
             outgoing: self.outgoing.clone(),
             lanes: self.lanes.clone(),
@@ -358,6 +373,31 @@ fn networks(view: &View) -> Vec<Net> {
         lane: network.lane(),
     });
     networks.collect()
+}
+
+fn homes(view: &View, me: &PeerItem) -> BTreeMap<Ipv4Net, String> {
+    let bridges: BTreeMap<Ipv4Addr, String> =
+        view.networks().map(|network| (network.subnet.network(), network.bridge())).collect();
+    let with_bridge = |block: Ipv4Net| {
+        let subnet = Ipv4Net::new_assert(block.network(), SUBNET_PREFIX).trunc();
+        bridges.get(&subnet.network()).map(|bridge| (block, bridge.clone()))
+    };
+    me.homes().filter_map(with_bridge).collect()
+}
+
+fn crossing(view: &View) -> BTreeSet<(String, Ipv4Addr)> {
+    let bridges: BTreeMap<NetworkId, String> =
+        view.networks().map(|network| (network.network, network.bridge())).collect();
+    let of_task = |task: &TaskItem| {
+        let pairs = task.networks.iter().flat_map(|(through, _)| {
+            let others = task.networks.iter().filter(move |(on, _)| on != through);
+            others.map(move |(_, address)| (through, *address))
+        });
+        pairs
+            .filter_map(|(through, address)| Some((bridges.get(through)?.clone(), address)))
+            .collect::<Vec<_>>()
+    };
+    view.tasks().flat_map(of_task).collect()
 }
 
 fn attached(view: &View, me: &PeerItem) -> BTreeMap<Ipv4Net, Ipv4Addr> {

@@ -4,6 +4,7 @@
 use std::{
     fmt::Display,
     io::Write as _,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     path::PathBuf,
     process::{ExitCode, Stdio},
     time::Instant,
@@ -15,6 +16,7 @@ use raftup_tests::{
     lab::{EngineKind, Lab, LabId, Options, What, build_all, host_init},
     load::{Plan, drive},
 };
+use rustix::net::{self, AddressFamily, SendFlags, SocketType, ipproto};
 
 /// Hosts on one machine, each with its own Docker Engine and raftupd.
 #[derive(Parser)]
@@ -77,6 +79,9 @@ enum Action {
     },
     /// Send load and print a report as JSON; run it on `client` through `exec`.
     Load(Plan),
+    /// Send what a file holds to each address: a datagram where there is a port, else a packet with its own header.
+    #[command(hide = true)]
+    Forge { file: PathBuf, to: Vec<String> },
     #[command(hide = true)]
     HostInit { spec: PathBuf },
 }
@@ -135,6 +140,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Action::Fault { fault, host, what } => break_or_mend(&open()?, fault, &host, what)?,
         Action::Images { fresh } => say(&build_all(fresh)?.display()),
         Action::Load(plan) => say(&serde_json::to_string_pretty(&drive(&plan)?)?),
+        Action::Forge { file, to } => forge(&std::fs::read(file)?, &to)?,
         Action::HostInit { spec } => host_init(&spec)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -143,6 +149,29 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Prints a line of the answer; whoever does not want to read it may hang up.
 fn say(line: &dyn Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// What the kernel does not send from here is told and no failure: the caller looks at what arrives.
+fn forge(bytes: &[u8], to: &[String]) -> anyhow::Result<()> {
+    for to in to {
+        let sent = match to.parse::<Ipv4Addr>() {
+            Ok(address) => {
+                let socket = net::socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW))?;
+                net::sockopt::set_socket_broadcast(&socket, true)?;
+                let to = SocketAddrV4::new(address, 0);
+                net::sendto(&socket, bytes, SendFlags::empty(), &to).map_err(std::io::Error::from)
+            }
+            Err(_) => {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                socket.set_broadcast(true)?;
+                socket.send_to(bytes, to)
+            }
+        };
+        if let Err(error) = sent {
+            say(&format!("{to}: {error}"));
+        }
+    }
+    Ok(())
 }
 
 fn up(options: &Options) -> anyhow::Result<()> {

@@ -8,7 +8,10 @@ use raftup_proto::{
     api::FabricMode,
     id::{NetworkId, NodeId, ServiceId, TaskId},
     spec::{PortSpec, Protocol, PublishMode, Routing},
-    view::{ClusterItem, Endpoint, Item, NetworkItem, PeerItem, Revision, RouteItem, ServiceAddress, View},
+    view::{
+        ClusterItem, Endpoint, Item, NetworkItem, PeerItem, Revision, RouteItem, ServiceAddress, TaskItem,
+        View,
+    },
 };
 
 use super::*;
@@ -94,13 +97,16 @@ fn view(routes: &[Web]) -> View {
     View::of(Revision(1), items)
 }
 
+/// Where node 1 takes frames that are not encrypted.
+const END: Option<Ipv4Addr> = Some(Ipv4Addr::new(192, 0, 2, 1));
+
 fn rules(view: &View) -> Ruleset {
     rules_over(view, FabricMode::Wireguard)
 }
 
 fn rules_over(view: &View, fabric: FabricMode) -> Ruleset {
     let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap(), fabric };
-    Ruleset::of(&Table::of(view, &cluster, view.peers().next().unwrap(), &BTreeSet::new()))
+    Ruleset::of(&Table::of(view, &cluster, view.peers().next().unwrap(), END, &BTreeSet::new()))
 }
 
 /// The rules of node 1 while it cannot reach node 2.
@@ -111,7 +117,7 @@ fn rules_in_doubt(view: &View) -> Ruleset {
 /// The table of node 1.
 fn table(view: &View, unreachable: &BTreeSet<NodeId>) -> Table {
     let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap(), fabric: FabricMode::Wireguard };
-    Table::of(view, &cluster, view.peers().next().unwrap(), unreachable)
+    Table::of(view, &cluster, view.peers().next().unwrap(), END, unreachable)
 }
 
 fn check_change(old: &[(u64, &str, bool)], new: &[(u64, &str, bool)], expected: Expect) {
@@ -131,8 +137,8 @@ fn without_encryption_nodes_are_known_by_their_addresses() {
     let encrypted = rules(&view).replace(None);
     let differs: Vec<&str> = plain.lines().filter(|line| !encrypted.contains(line)).collect();
     expect![[r#"
-        add rule ip raftup early udp dport 7239 ip saddr @nodes iifname != "lo" notrack accept
-        add rule ip raftup early udp dport 7239 fib daddr type local drop
+        add rule ip raftup early udp dport 7239 ip daddr 192.0.2.1 ip saddr @nodes iifname != "lo" fib saddr . iif oif exists notrack accept
+        add rule ip raftup early udp dport 7239 fib daddr type != unicast drop
         add rule ip raftup early_own meta mark != 0x72370000 meta skuid != 4294967295 ip daddr . udp dport @ends drop
         add rule ip raftup early_own ip daddr . udp dport @ends meta mark set 0 notrack
         add rule ip raftup passing ip daddr . udp dport @ends ip saddr != @nodes drop
@@ -161,11 +167,13 @@ fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
         add rule ip raftup arriving ip daddr . meta l4proto . th dport vmap @ports_at
         add rule ip raftup arriving meta l4proto . th dport vmap @ports
         flush chain ip raftup early
-        add rule ip raftup early udp dport 7240 iifname != "ru-wire" fib daddr type local drop
+        add rule ip raftup early udp dport 7240 iifname != "ru-wire" fib daddr type != unicast drop
         add rule ip raftup early iifname "ru-wire" udp dport 7240 notrack accept
         add rule ip raftup early iifname "ru-wire" drop
-        add rule ip raftup early udp dport 7241 fib daddr type local drop
-        add rule ip raftup early udp dport 7239 @th,64,56 0x08000000001c47 ip saddr @nodes iifname != "lo" fib daddr type local udp dport set 7241 notrack accept
+        add rule ip raftup early udp dport 7241 fib daddr type != unicast drop
+        add rule ip raftup early udp dport 7239 @th,64,56 0x08000000001c47 ip daddr 192.0.2.1 ip saddr @nodes iifname != "lo" fib saddr . iif oif exists udp dport set 7241 notrack accept
+        add rule ip raftup early ip saddr 10.64.0.0/11 iifname != "ru-*" iifname != "lo" drop
+        add rule ip raftup early meta iifkind "bridge" iifname "ru-*" iifname . ip saddr & 255.255.255.192 != @sources iifname . ip saddr != @crossing drop
         add rule ip raftup early ip daddr 127.0.0.0/8 iifname "ru-*" drop
         add rule ip raftup early ip saddr != 10.64.0.0/11 iifname "ru-fabric" ct original zone set ether saddr map @zones
         add rule ip raftup early ip saddr & 255.255.224.0 != @plain iifname "ru-plain" ct original zone set ether saddr map @zones
@@ -175,7 +183,6 @@ fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
         add rule ip raftup early_own meta mark != 0x72370000 meta skuid != 4294967295 ip daddr . udp dport @ends @th,64,56 0x08000000001c47 drop
         add rule ip raftup early_own ip daddr . udp dport @ends @th,64,56 0x08000000001c47 meta mark set 0 notrack
         add rule ip raftup from_000000000002 ip saddr != 10.64.64.0/19 drop
-        add rule ip raftup from_000000000002 ip saddr & 255.255.255.192 != @homes drop
         add rule ip raftup from_000000000002 ip daddr 10.64.95.0/24 goto unanswered
         add rule ip raftup from_000000000002 ip daddr 10.64.64.0/19 accept
         add rule ip raftup from_000000000002 ip daddr != 10.64.0.0/11 accept
@@ -186,18 +193,26 @@ fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
         add rule ip raftup passing oifname "ru-plain" ct reply ip saddr & 255.255.224.0 != @plain drop
         add rule ip raftup passing meta mark != 0 oifname "ru-fabric" meta mark set 0
         add rule ip raftup passing meta mark != 0 oifname "ru-plain" meta mark set 0
-        add rule ip raftup passing ct state established,related accept
+        add rule ip raftup passing iifname != "ru-*" meta iifkind "bridge" oifname "ru-*" fib saddr . iif oif missing drop
+        add rule ip raftup passing ct state established accept
+        add rule ip raftup passing ct state related meta iifkind "bridge" iifname "ru-*" iifname . ct original ip saddr & 255.255.255.192 != @sources iifname . ct reply ip saddr & 255.255.255.192 != @sources iifname . ct reply ip saddr != @crossing drop
+        add rule ip raftup passing ct state related iifname != "ru-*" iifname != "lo" ct original ip saddr 10.64.0.0/11 ct reply ip saddr 10.64.0.0/11 drop
+        add rule ip raftup passing ct state related accept
         add rule ip raftup passing oifname "ru-wire" drop
         add rule ip raftup passing ip daddr . udp dport @ends ip saddr != @nodes drop
         add rule ip raftup passing ip daddr . udp dport @ends fib saddr . iif oif missing drop
+        add rule ip raftup passing iifname != "ru-*" oifname != "ru-*" accept
+        add rule ip raftup passing oifname "ru-*" meta mark set 0x72370000
         add rule ip raftup passing iifname vmap @origins
         add rule ip raftup passing iifname "ru-*" drop
-        add rule ip raftup passing oifname != "ru-*" accept
         add rule ip raftup passing ct status dnat ct original ip daddr != 10.64.0.0/11 accept
         add rule ip raftup passing drop
         flush chain ip raftup reaching
         add rule ip raftup reaching iifname "ru-plain" ct reply ip saddr & 255.255.224.0 != @plain drop
-        add rule ip raftup reaching ct state established,related,untracked accept
+        add rule ip raftup reaching ct state established,untracked accept
+        add rule ip raftup reaching ct state related meta iifkind "bridge" iifname "ru-*" iifname . ct original ip saddr & 255.255.255.192 != @sources iifname . ct reply ip saddr & 255.255.255.192 != @sources iifname . ct reply ip saddr != @crossing drop
+        add rule ip raftup reaching ct state related iifname != "ru-*" iifname != "lo" ct original ip saddr 10.64.0.0/11 ct reply ip saddr 10.64.0.0/11 drop
+        add rule ip raftup reaching ct state related accept
         add rule ip raftup reaching iifname "lo" ip daddr @gateways accept
         add rule ip raftup reaching iifname != "ru-*" ip daddr @gateways drop
         add rule ip raftup reaching ip daddr != @gateways meta l4proto . th dport @published goto unanswered
@@ -366,7 +381,7 @@ fn a_port_of_another_program_is_left_to_it() {
         ..web(&[(1, "10.64.32.2", true)])
     }]);
     let cluster = ClusterItem { pool: "10.64.0.0/11".parse().unwrap(), fabric: FabricMode::Wireguard };
-    let mut table = Table::of(&both, &cluster, both.peers().next().unwrap(), &BTreeSet::new());
+    let mut table = Table::of(&both, &cluster, both.peers().next().unwrap(), END, &BTreeSet::new());
     table.withhold(&BTreeSet::from([(None, (Protocol::Tcp, 80))]));
     expect![[r#"
         delete element ip raftup port_endpoints { tcp . 80 . 0 }
@@ -560,6 +575,45 @@ fn equal_views_change_nothing() {
     check_change(&[(1, "10.64.32.2", true)], &[(1, "10.64.32.2", true)], expect![""]);
 }
 
+/// Answers of a task on two networks may leave by either bridge; those of others by their own alone.
+#[test]
+fn a_bridge_has_the_sources_of_its_own_containers() {
+    let mut view = view(&[]);
+    let mut me = peer(1);
+    me.blocks.extend(["10.64.64.0/26", "10.64.96.0/26"].map(|block| block.parse::<Ipv4Net>().unwrap()));
+    view.put(Item::Peer(me));
+    view.put(Item::Network(network(2, "10.64.64.0/19")));
+    let (one, two) = (NetworkId::from_random(1), NetworkId::from_random(2));
+    let task = |number, networks: &[(NetworkId, &str)]| {
+        let networks = networks.iter().map(|(on, address)| (*on, address.parse().unwrap())).collect();
+        Item::Task(Box::new(TaskItem { networks, ..crate::engine::tests::task(number, "web shop") }))
+    };
+    view.put(task(1, &[(one, "10.64.32.2"), (two, "10.64.64.2")]));
+    view.put(task(2, &[(one, "10.64.32.3")]));
+    let script = rules(&view).replace(None);
+    let checked = ["add element ip raftup crossing", "add element ip raftup sources", "!= @sources"];
+    let lines: Vec<&str> =
+        script.lines().filter(|line| checked.iter().any(|text| line.contains(text))).collect();
+    expect![[r#"
+        add rule ip raftup early meta iifkind "bridge" iifname "ru-*" iifname . ip saddr & 255.255.255.192 != @sources iifname . ip saddr != @crossing drop
+        add rule ip raftup passing ct state related meta iifkind "bridge" iifname "ru-*" iifname . ct original ip saddr & 255.255.255.192 != @sources iifname . ct reply ip saddr & 255.255.255.192 != @sources iifname . ct reply ip saddr != @crossing drop
+        add rule ip raftup reaching ct state related meta iifkind "bridge" iifname "ru-*" iifname . ct original ip saddr & 255.255.255.192 != @sources iifname . ct reply ip saddr & 255.255.255.192 != @sources iifname . ct reply ip saddr != @crossing drop
+        add element ip raftup crossing { "ru-000000000001" . 10.64.64.2, "ru-000000000002" . 10.64.32.2 }
+        add element ip raftup sources { "ru-000000000001" . 10.64.32.0, "ru-000000000002" . 10.64.64.0 }"#]].assert_eq(&lines.join("\n"));
+    // A block that comes later is one element more, although its network is the same.
+    let before = table(&view, &BTreeSet::new());
+    let mut me = peer(1);
+    me.blocks = vec!["10.64.32.128/26".parse().unwrap()];
+    view.put(Item::Peer(me));
+    expect![[r#"
+        delete element ip raftup sources { "ru-000000000001" . 10.64.32.0, "ru-000000000002" . 10.64.64.0 }
+        add element ip raftup sources { "ru-000000000001" . 10.64.32.128 }
+        flush set ip raftup generation
+        add element ip raftup generation { 1 }
+    "#]]
+    .assert_eq(&table(&view, &BTreeSet::new()).change_from(&before));
+}
+
 /// Node 1 is home to a block of tasks, and to one that its engine gives addresses from.
 #[test]
 fn internal_and_attachable_networks() {
@@ -579,7 +633,6 @@ fn internal_and_attachable_networks() {
     let id = NetworkId::from_random(2);
     expect![[r#"
         ip saddr != 10.64.64.0/19 drop
-        ip saddr & 255.255.255.192 != @homes drop
         ip daddr 10.64.95.0/24 goto unanswered
         ip daddr 10.64.64.1 meta l4proto { tcp, udp } th dport 53 accept
         ip daddr 10.64.64.1 goto refused
@@ -610,15 +663,15 @@ fn internal_and_attachable_networks() {
     let elements: Vec<&str> = whole
         .lines()
         .filter(|line| {
-            line.contains(" homes {") || line.contains(" attached {") || line.contains(" targets {")
+            line.contains(" sources {") || line.contains(" attached {") || line.contains(" targets {")
         })
         .collect();
     expect![[r#"
         add map ip raftup attached { type ipv4_addr : ipv4_addr; comment "type ipv4_addr : ipv4_addr"; }
-        add set ip raftup homes { type ipv4_addr; comment "type ipv4_addr"; }
+        add set ip raftup sources { type ifname . ipv4_addr; comment "type ifname . ipv4_addr"; }
         add set ip raftup targets { type ipv4_addr . inet_proto . inet_service; comment "type ipv4_addr . inet_proto . inet_service"; }
         add element ip raftup attached { 10.64.64.64 : 10.64.64.1 }
-        add element ip raftup homes { 10.64.32.0, 10.64.64.0, 10.64.64.64 }
+        add element ip raftup sources { "ru-000000000001" . 10.64.32.0, "ru-000000000002" . 10.64.64.0, "ru-000000000002" . 10.64.64.64 }
         add element ip raftup targets { 10.64.32.2 . tcp . 8080 }"#]]
     .assert_eq(&elements.join("\n"));
 }
