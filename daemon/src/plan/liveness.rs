@@ -2,7 +2,8 @@
 //!
 //! A node is down when gossip and its session both say so, and a probe through another node fails too. A leader that was
 //! just elected takes gossip's word after [`ELECTION_GRACE`]: it inherits the view and gives no second grace. It accuses
-//! nobody while it was paused itself or hears too few of the others.
+//! nobody while it was paused itself or hears too few of the others. That gossip hears a node puts the probe off for
+//! [`HEARSAY`] and no longer: most of gossip is hearsay, which a hostile member can invent.
 //!
 //! Owns: the suspicion. Leaves alone: the probe (`control::nodes`), what becomes of the tasks (`replicas`).
 
@@ -21,6 +22,9 @@ pub const DAEMON_GRACE: Duration = Duration::from_secs(20);
 
 /// Time that a new leader leaves nodes to open their sessions before their silence counts.
 pub const ELECTION_GRACE: Duration = Duration::from_millis(1500);
+
+/// A node that gossip hears is probed all the same when its session has been silent for so much longer.
+pub const HEARSAY: Duration = Duration::from_secs(3);
 
 /// What the leader knows about the others now.
 #[derive(Clone, Debug, Default)]
@@ -43,18 +47,17 @@ impl Evidence {
     }
 }
 
-/// Nodes to probe now: their session and gossip are both silent. Second: when to look again although nothing happened.
+/// Nodes to probe now: their session and gossip are both silent, or their session is for long. Second: when to look again
+/// although nothing happened.
 pub fn suspects(cluster: &Cluster, evidence: &Evidence) -> (Vec<NodeId>, Option<Duration>) {
     let mut suspects = Vec::new();
     let mut again: Option<Duration> = None;
     let ready = cluster.nodes.values().filter(|node| node.state == NodeState::Ready);
     for id in ready.map(|node| node.id).filter(|id| Some(*id) != evidence.here) {
-        if evidence.is_heard(id) {
-            continue;
-        }
+        let more = if evidence.is_heard(id) { HEARSAY } else { Duration::ZERO };
         let left = match evidence.quiet.get(&id) {
-            Some(quiet) => SESSION_QUIET.saturating_sub(*quiet),
-            None => ELECTION_GRACE.saturating_sub(evidence.led_for),
+            Some(quiet) => (SESSION_QUIET + more).saturating_sub(*quiet),
+            None => (ELECTION_GRACE + more).saturating_sub(evidence.led_for),
         };
         if left > Duration::ZERO {
             again = Some(again.map_or(left, |again| again.min(left)));
@@ -67,7 +70,9 @@ pub fn suspects(cluster: &Cluster, evidence: &Evidence) -> (Vec<NodeId>, Option<
 
 /// The host of a suspect answers: whether it is down all the same. Time counts that passed under an earlier leader.
 pub fn is_without_daemon(evidence: &Evidence, node: NodeId) -> bool {
-    let silence = evidence.quiet.get(&node).or_else(|| evidence.gossip.get(&node));
+    // That gossip hears it does not count against the probe, which has just found no daemon.
+    let unheard = || evidence.gossip.get(&node).filter(|silence| !silence.is_zero());
+    let silence = evidence.quiet.get(&node).or_else(unheard);
     silence.copied().unwrap_or(evidence.led_for) >= DAEMON_GRACE
 }
 

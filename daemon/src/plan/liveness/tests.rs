@@ -33,13 +33,38 @@ fn evidence(gossip: [bool; 2], quiet_ms: [Option<u64>; 2]) -> Evidence {
 #[test]
 fn both_must_be_silent() {
     let cluster = three();
-    assert_eq!(suspects(&cluster, &evidence([true, true], [Some(9000), Some(0)])), (vec![], None));
+    let calm = Some(SESSION_QUIET + HEARSAY);
+    assert_eq!(suspects(&cluster, &evidence([true, true], [Some(0), Some(0)])), (vec![], calm));
+    let later = Some(HEARSAY);
+    assert_eq!(suspects(&cluster, &evidence([true, true], [Some(2000), Some(0)])), (vec![], later));
     let soon = Some(Duration::from_millis(500));
     assert_eq!(suspects(&cluster, &evidence([true, false], [Some(0), Some(1500)])), (vec![], soon));
     assert_eq!(
         suspects(&cluster, &evidence([true, false], [Some(0), Some(2000)])),
-        (vec![NodeId::new(3)], None)
+        (vec![NodeId::new(3)], calm)
     );
+}
+
+#[test]
+fn gossip_cannot_prevent_a_probe() {
+    let (cluster, second) = (three(), NodeId::new(2));
+    let forged = |quiet| suspects(&cluster, &evidence([true, true], [quiet, Some(0)])).0;
+    assert_eq!(forged(Some(4999)), []);
+    assert_eq!(forged(Some(5000)), [second]);
+    let mut never_here = evidence([true, true], [None, Some(0)]);
+    assert_eq!(suspects(&cluster, &never_here).0, [second]);
+    never_here.led_for = ELECTION_GRACE;
+    assert_eq!(suspects(&cluster, &never_here), (vec![], Some(HEARSAY)));
+}
+
+#[test]
+fn gossip_cannot_prolong_the_grace_of_a_node_without_its_daemon() {
+    let second = NodeId::new(2);
+    let mut forged = evidence([true, true], [None, Some(0)]);
+    forged.led_for = DAEMON_GRACE - Duration::from_secs(1);
+    assert!(!is_without_daemon(&forged, second));
+    forged.led_for = DAEMON_GRACE;
+    assert!(is_without_daemon(&forged, second));
 }
 
 #[test]
@@ -49,9 +74,10 @@ fn a_new_leader_takes_gossips_word_after_its_grace() {
     evidence.led_for = Duration::from_millis(1000);
     assert_eq!(suspects(&cluster, &evidence), (vec![], Some(Duration::from_millis(500))));
     evidence.led_for = ELECTION_GRACE;
-    assert_eq!(suspects(&cluster, &evidence), (vec![NodeId::new(3)], None));
+    let calm = Some(SESSION_QUIET + HEARSAY);
+    assert_eq!(suspects(&cluster, &evidence), (vec![NodeId::new(3)], calm));
     evidence.impaired = true;
-    assert_eq!(suspects(&cluster, &evidence), (vec![], None));
+    assert_eq!(suspects(&cluster, &evidence), (vec![], calm));
 }
 
 #[test]
@@ -74,5 +100,5 @@ fn only_ready_nodes_are_suspected_and_only_heard_ones_are_asked() {
     assert_eq!(witnesses(&cluster, &evidence, third, 2), vec![NodeId::new(2)]);
     let set = nodes::down(&cluster, third, "silent", UnixMillis(5));
     let after = crate::store::apply(&cluster, cluster.revision.0 + 1, &set).unwrap();
-    assert_eq!(suspects(&after, &evidence), (vec![], None));
+    assert_eq!(suspects(&after, &evidence), (vec![], Some(SESSION_QUIET + HEARSAY)));
 }
