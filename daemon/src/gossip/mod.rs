@@ -1,64 +1,59 @@
 //! Who is here, and who has gone quiet.
 //!
-//! Owns: the chitchat instance of this node and what it makes of it, the [`Sightings`]. Leaves alone: routing, and
-//! whether a node counts as down; gossip is one witness of several. Knows no transport: messages go out through a
-//! function and come in through [`Gossip::receive`]. Holds: a node that was paused itself, or has just lost most of the
-//! others at once, accuses nobody ([`Sightings::impaired`]); the addresses that it sends to never come from gossip, only from
-//! the peers that were given and from those who called.
+//! Each node sends what it knows of the life of all nodes to a few others, four times a second, so that news of each
+//! reaches all. Owns: that protocol, and the [`Sightings`] that come of it. Leaves alone: routing, and whether a node
+//! counts as down; gossip is one witness of several. Knows no transport: messages go out through a function and come in
+//! through [`Gossip::receive`], from senders that the transport has authenticated.
+//!
+//! Holds: no message ends the gossip task, or takes more time or memory than its size and the limits of [`limit`] and
+//! [`wire`] allow. What is said of a node counts if it says so itself, else within narrow bounds ([`watcher`]). A node
+//! that was paused itself, or has just lost most of the others at once, accuses nobody ([`Sightings::impaired`]). The
+//! addresses that it sends to never come from gossip, only from the peers that were given and from those who called.
+//! Any number of nodes works: beyond a thousand, each message tells of a part of them.
 
+mod exchange;
+mod limit;
 #[cfg(test)]
 mod tests;
 mod watcher;
 mod wire;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use chitchat::{Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
+use exchange::Exchange;
+use limit::Limits;
 use raftup_proto::id::{ClusterId, NodeId};
-use rand::seq::IteratorRandom;
 use tokio::{
-    sync::watch,
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
-use watcher::{Seen, Watcher};
-use wire::Wire;
+use wire::{Malformed, Message};
 
-/// How often a node gossips with a few others.
+/// How often a node gossips with a few others, and judges who is alive.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often the sightings are worked out anew; part of the time until a death is seen.
-const LOOK: Duration = Duration::from_millis(250);
-
-/// How often peers that were never heard, or not lately, are tried.
-const TRY_QUIET: Duration = Duration::from_secs(1);
-
-/// How many of them at a time.
-const TRY_COUNT: usize = 3;
-
-/// Silence, in mean times between two signs of life, after which a node has gone quiet.
-const PHI: f64 = 8.0;
-
-/// Signs of life that the mean is taken of.
-const WINDOW: usize = 100;
-
-/// Longer silences are no part of the mean, or a node that was paused would be believed alive for long afterwards.
-const LONGEST: Duration = Duration::from_secs(2);
-
-/// See [`Sighting::silent`]: four times that a healthy node gossips.
+/// See [`Sighting::silent`]: four times that a healthy node gossips. Longer in clusters of more than a thousand nodes.
 pub const SILENT: Duration = INTERVAL.saturating_mul(4);
 
-/// How long a quiet node is remembered.
-const REMEMBER: Duration = Duration::from_secs(3600);
+/// Entries in a message. Of more nodes, each message has a part, and news takes longer to get around.
+const MOST_ENTRIES: u32 = 1000;
 
-/// How long until a gossip task that died is started again.
-const RESTART: Duration = Duration::from_millis(500);
+/// Nodes that are heard although the state does not have them yet: those that have just joined.
+const NEWCOMERS: usize = 64;
+
+/// Messages that wait for the gossip task; more are dropped, newer ones say the same.
+const INBOX: usize = 256;
+
+/// Messages of more bytes are read on a thread for that, so that a crowd of them does not hold up the worker.
+const LARGE: usize = 16 << 10;
 
 /// Names of values.
 pub mod key {
@@ -138,14 +133,25 @@ pub struct Gossip {
 }
 
 struct Shared {
-    cluster: ClusterId,
+    cluster: String,
     me: NodeId,
-    wire: Wire,
-    /// What this node says of itself, to be said again after a restart of the task.
+    peers: watch::Receiver<Arc<BTreeMap<NodeId, SocketAddr>>>,
+    send: SendMessage,
+    /// What this node says of itself.
     values: Mutex<BTreeMap<String, String>>,
     /// Moves when they change.
     changed: watch::Sender<()>,
+    limits: Limits,
+    /// Leads to the gossip task.
+    inbox: mpsc::Sender<Letter>,
     view: watch::Sender<Arc<Sightings>>,
+}
+
+/// A message on its way to the gossip task.
+struct Letter {
+    from: NodeId,
+    addr: SocketAddr,
+    message: Box<[u8]>,
 }
 
 impl Gossip {
@@ -154,27 +160,58 @@ impl Gossip {
         let GossipConfig { cluster, me, peers, send, values } = config;
         let begun = Sightings { nodes: BTreeMap::new(), impaired: true };
         let (sender, view) = watch::channel(Arc::new(begun));
+        let (inbox, letters) = mpsc::channel(INBOX);
         let shared = Arc::new(Shared {
-            cluster,
+            cluster: cluster.to_string(),
             me,
-            wire: Wire::new(me, peers, send),
-            values: Mutex::new(values),
+            peers,
+            send,
+            values: Mutex::default(),
             changed: watch::channel(()).0,
+            limits: Limits::default(),
+            inbox,
             view: sender,
         });
         let end = CancellationToken::new();
-        tokio::spawn(end.clone().run_until_cancelled_owned(keep_running(shared.clone())));
-        Self { shared, view, _end: Arc::new(end.drop_guard()) }
+        // It ends in no other way: `run` does not return, and a panic ends the process.
+        tokio::spawn(end.clone().run_until_cancelled_owned(run(Arc::clone(&shared), letters)));
+        let gossip = Self { shared, view, _end: Arc::new(end.drop_guard()) };
+        values.into_iter().for_each(|(key, value)| gossip.set(&key, value));
+        gossip
     }
 
     /// Takes in a message that came from a node of the cluster. Never blocks; drops what is malformed or too much.
     pub fn receive(&self, from: NodeId, addr: SocketAddr, message: &[u8]) {
-        self.shared.wire.receive(from, addr, message);
+        let (shared, now) = (&self.shared, Instant::now());
+        if from == shared.me {
+            return;
+        }
+        if message.len() > wire::max_len() {
+            return shared.limits.log(now, from, &Malformed::TooLarge);
+        }
+        let nodes = shared.peers.borrow().len();
+        if !shared.limits.admit(now, from, message.len(), nodes) {
+            return shared.limits.log(now, from, &"it sends more than a node may");
+        }
+        if shared.inbox.try_send(Letter { from, addr, message: message.into() }).is_err() {
+            shared.limits.done(from);
+            shared.limits.log(now, from, &"too much gossip waits to be read");
+        }
     }
 
-    /// Says something of this node. Values should stay under a kilobyte; each goes to every node.
+    /// Says something of this node. A value that is longer than a node may publish is logged and not published.
     pub fn set(&self, key: &str, value: impl std::fmt::Display) {
-        self.shared.values().insert(key.to_owned(), value.to_string());
+        let value = value.to_string();
+        let mut values = self.shared.values();
+        let fits = key.len() <= wire::MAX_KEY && value.len() <= wire::MAX_VALUE;
+        if !fits || (values.len() >= wire::MAX_VALUES && !values.contains_key(key)) {
+            return tracing::warn!(
+                key,
+                bytes = value.len(),
+                "a value is not gossiped: too long, or too many"
+            );
+        }
+        values.insert(key.to_owned(), value);
         self.shared.changed.send_replace(());
     }
 
@@ -185,93 +222,43 @@ impl Gossip {
 }
 
 impl Shared {
-    fn values(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+    fn values(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn config(&self) -> ChitchatConfig {
-        // A number that grows from start to start: others take the highest for the present process.
-        let generation = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX));
-        let addr = wire::addr_of(self.me);
-        ChitchatConfig {
-            chitchat_id: ChitchatId::new(self.me.to_string(), generation, addr),
-            cluster_id: self.cluster.to_string(),
-            gossip_interval: INTERVAL,
-            listen_addr: addr,
-            // Peers come and go; `try_quiet` looks for them instead.
-            seed_nodes: Vec::new(),
-            failure_detector_config: FailureDetectorConfig {
-                phi_threshold: PHI,
-                sampling_window_size: WINDOW,
-                max_interval: LONGEST,
-                // The default would make young clusters slow to see a death.
-                initial_interval: INTERVAL,
-                dead_node_grace_period: REMEMBER,
-            },
-            marked_for_deletion_grace_period: REMEMBER,
-            catchup_callback: None,
-            extra_liveness_predicate: None,
+    /// Sends to the address of the state; a node that the state does not have is answered where it called from.
+    fn send(&self, to: NodeId, caller: Option<SocketAddr>, message: &Message) {
+        let known = self.peers.borrow().get(&to).copied();
+        if let Some(addr) = known.or(caller) {
+            (self.send)(to, addr, message.encode(self.me, to, &self.cluster));
         }
     }
-}
 
-/// Runs chitchat, again when its task died.
-async fn keep_running(shared: Arc<Shared>) {
-    let mut watcher = Watcher::new(Instant::now());
-    loop {
-        let values = shared.values().clone().into_iter().collect();
-        match spawn_chitchat(shared.config(), values, &shared.wire).await {
-            Ok(handle) => {
-                let handle = Running(handle);
-                tokio::select! {
-                    // Cancel-safe: both are started anew.
-                    ended = handle.0.termination_watcher() => tracing::error!(?ended, "gossip task died"),
-                    () = look(&shared, &handle.0, &mut watcher) => {}
-                }
-            }
-            Err(error) => tracing::error!(error = format!("{error:#}"), "gossip does not start"),
-        }
-        sleep(RESTART).await;
-    }
-}
-
-/// Ends the task with its owner; the handle alone would leave it running.
-struct Running(ChitchatHandle);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Works out the sightings again and again, and tells what this node says of itself.
-async fn look(shared: &Shared, handle: &ChitchatHandle, watcher: &mut Watcher) {
-    let chitchat = handle.chitchat();
-    let mut changed = shared.changed.subscribe();
-    let mut tick = interval(LOOK);
-    // Due at the moments when chitchat's own timer is, which began just now: one wake for both.
-    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut tried = Instant::now();
-    loop {
-        // Cancel-safe: neither holds anything.
-        tokio::select! {
-            _ = tick.tick() => {}
-            told = changed.changed() => match told {
-                Ok(()) => tell(shared, &mut *chitchat.lock().await),
-                Err(_) => return,
-            },
-        }
-        let sightings = {
-            let chitchat = chitchat.lock().await;
-            watcher.look(Instant::now(), seen(shared.me, &chitchat), &shared.wire.peers())
+    /// Reads a message.
+    async fn open(self: &Arc<Self>, letter: Letter) -> Option<Message> {
+        let Letter { from, message, .. } = letter;
+        let decoded = if message.len() > LARGE {
+            let shared = Arc::clone(self);
+            let read = move || Message::decode(&message, from, &shared.cluster);
+            // Fails only in a runtime that ends.
+            tokio::task::spawn_blocking(read).await.ok()?
+        } else {
+            Message::decode(&message, from, &self.cluster)
         };
-        if tried.elapsed() >= TRY_QUIET {
-            tried = Instant::now();
-            try_quiet(handle, watcher.silent());
+        self.limits.done(from);
+        match decoded {
+            Ok((message, 0)) => return Some(message),
+            Ok((message, dropped)) => {
+                self.limits.log(Instant::now(), from, &format_args!("{dropped} entries name no node"));
+                return Some(message);
+            }
+            Err(error) => self.limits.log(Instant::now(), from, &error),
         }
-        shared.view.send_if_modified(|view| {
+        None
+    }
+
+    fn show(&self, sightings: Sightings) {
+        self.view.send_if_modified(|view| {
             let differs = **view != sightings;
             if differs {
                 *view = Arc::new(sightings);
@@ -281,36 +268,43 @@ async fn look(shared: &Shared, handle: &ChitchatHandle, watcher: &mut Watcher) {
     }
 }
 
-fn tell(shared: &Shared, chitchat: &mut Chitchat) {
-    let state = chitchat.self_node_state();
-    for (key, value) in shared.values().iter() {
-        if state.get(key) != Some(value) {
-            state.set(key, value);
-        }
-    }
+/// A number that differs from start to start.
+fn generation() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// What chitchat holds of the other nodes: of each, the process that lives, else the latest.
-fn seen(me: NodeId, chitchat: &Chitchat) -> BTreeMap<NodeId, Seen<'_>> {
-    let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
-    let mut all: BTreeMap<NodeId, Seen<'_>> = BTreeMap::new();
-    for (id, state) in chitchat.node_states() {
-        let Ok(node) = id.node_id.parse::<NodeId>() else { continue };
-        let sign = (id.generation_id, u64::from(state.heartbeat()));
-        let seen = Seen { sign, live: live.contains(id), version: state.max_version(), state };
-        // Wall clocks go back at times, so the highest generation is not always the latest.
-        let better = |held: &Seen<'_>| (held.live, held.sign.0) < (seen.live, sign.0);
-        if node != me && all.get(&node).is_none_or(better) {
-            all.insert(node, seen);
+/// Gossips for as long as it is not dropped.
+async fn run(shared: Arc<Shared>, mut letters: mpsc::Receiver<Letter>) -> Infallible {
+    let mut exchange = Exchange::new(Instant::now(), shared.me, generation());
+    let (mut changed, mut peers) = (shared.changed.subscribe(), shared.peers.clone());
+    exchange.publish(&shared.values());
+    exchange.set_peers(Instant::now(), peers.borrow_and_update().keys().copied());
+    let mut tick = interval(INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        // Cancel-safe: a letter is taken only by the branch that is then run, and the others hold nothing.
+        tokio::select! {
+            _ = tick.tick() => {
+                let now = Instant::now();
+                shared.show(exchange.look(now));
+                for (to, message) in exchange.begin(now) {
+                    shared.send(to, None, &message);
+                }
+            }
+            Some(letter) = letters.recv() => {
+                let (from, addr) = (letter.from, letter.addr);
+                let Some(message) = shared.open(letter).await else { continue };
+                if let Some(answer) = exchange.receive(Instant::now(), from, message) {
+                    shared.send(from, Some(addr), &answer);
+                }
+            }
+            Ok(()) = changed.changed() => exchange.publish(&shared.values()),
+            Ok(()) = peers.changed() => {
+                let now = Instant::now();
+                exchange.set_peers(now, peers.borrow_and_update().keys().copied());
+                shared.show(exchange.look(now));
+            }
         }
-    }
-    all
-}
-
-/// Tries a few of the peers that give no sign of life; chitchat alone would not find those that it never heard of.
-fn try_quiet(handle: &ChitchatHandle, silent: BTreeSet<NodeId>) {
-    for node in silent.into_iter().sample(&mut rand::rng(), TRY_COUNT) {
-        // Fails only when the task is over, which is seen elsewhere.
-        let _ = handle.gossip(wire::addr_of(node));
     }
 }
