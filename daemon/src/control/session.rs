@@ -66,6 +66,9 @@ pub(super) async fn serve(reign: &Reign, caller: Caller, mut stream: Stream) {
             reign.sessions.leave(node, &token);
             match ended {
                 Some(Ok(())) | None => debug!(%node, "session ended"),
+                Some(Err(FrameError::Codec(error))) if reign.sessions.is_new_fault(node, "frames") => {
+                    warn!(%node, %error, "a node sent a frame that cannot be read; its session was ended");
+                }
                 Some(Err(error)) => debug!(%node, %error, "session ended"),
             }
         }
@@ -244,7 +247,6 @@ async fn listen(
     mut receiver: Receiver,
     asked: &Notify,
 ) -> Result<(), FrameError> {
-    let mut warned = false;
     loop {
         // A half-read frame stays in the receiver when a wait on it is dropped.
         let up = tokio::select! {
@@ -260,8 +262,8 @@ async fn listen(
             Some(Up::Alive) => asked.notify_one(),
             Some(Up::Status(reports)) => {
                 let foreign = reign.reports.add(reign.views.world().cluster(), node, reports);
-                if foreign > 0 && !std::mem::replace(&mut warned, true) {
-                    warn!(%node, tasks = foreign, "a node reports of tasks of other nodes; that is ignored");
+                if foreign > 0 && reign.sessions.is_new_fault(node, "reports for tasks of other nodes") {
+                    warn!(%node, tasks = foreign, "a node reports for tasks of other nodes; that is ignored");
                 }
             }
             Some(Up::Applied(revision)) => {

@@ -5,7 +5,7 @@
 //! Holds: one process a node; one that was there first and still speaks wins over a copy of its data directory.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -46,6 +46,8 @@ struct Seat {
     routes: Routes,
     /// The allowance of [`CLAIM_EVERY`] is used up to this time. It outlasts the session.
     claimed: Instant,
+    /// What it did that no node of ours does, as far as that is in the log already. It outlasts the session.
+    faults: BTreeSet<&'static str>,
 }
 
 /// How far a node is with its routes.
@@ -101,7 +103,9 @@ impl Sessions {
             }
         }
         let token = CancellationToken::new();
-        let claimed = seats.get(&caller.node).map_or_else(Instant::now, |old| old.claimed);
+        let old = seats.remove(&caller.node);
+        let (claimed, faults) =
+            old.map_or_else(|| (Instant::now(), BTreeSet::new()), |old| (old.claimed, old.faults));
         let seat = Seat {
             process,
             addr: caller.addr,
@@ -109,6 +113,7 @@ impl Sessions {
             session: Some(token.clone()),
             routes: Routes::default(),
             claimed,
+            faults,
         };
         seats.insert(caller.node, seat);
         Ok(token)
@@ -119,6 +124,11 @@ impl Sessions {
         if let Some(seat) = self.seats().get_mut(&node) {
             seat.heard = Instant::now();
         }
+    }
+
+    /// Notes what the node did that no node of ours does. Answers whether that is new and belongs in the log.
+    pub(super) fn is_new_fault(&self, node: NodeId, fault: &'static str) -> bool {
+        self.seats().get_mut(&node).is_some_and(|seat| seat.faults.insert(fault))
     }
 
     /// Uses up a part of the node's allowance for changes of what it says of itself. Errors: when there is some again.
