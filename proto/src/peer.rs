@@ -35,13 +35,18 @@ pub enum Hello {
     Raft,
     /// HTTP/1.1: the native API of another node.
     Api,
+    /// As [`Hello::Join`], forwarded by a manager that is not the leader.
+    ForwardedJoin {
+        /// Address of the node that asked.
+        from: SocketAddr,
+    },
 }
 
 impl Hello {
     /// Most bytes of one frame of the kind, and of the hello itself under [`Hello::Join`].
     pub fn cap(&self) -> u64 {
         match self {
-            Self::Join => 64 << 10,
+            Self::Join | Self::ForwardedJoin { .. } => 64 << 10,
             Self::Rpc => 1 << 20,
             Self::Gossip => 128 << 10,
             Self::Session | Self::Raft => 64 << 20,
@@ -213,11 +218,11 @@ pub struct Admission {
 /// One question to another node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Is the node `about` reachable from where you are? Any member may ask.
+    /// Is the node `about` reachable from where you are? Managers ask.
     Probe {
         /// The node that has gone quiet.
         about: NodeId,
-        /// Its control address.
+        /// Its control address; the node that is asked must know it as such.
         at: SocketAddr,
     },
     /// A new certificate for the caller's own id. Managers answer.
@@ -243,14 +248,13 @@ pub enum Request {
     },
     /// The caller leaves the cluster for good. Managers answer.
     Leave,
-    /// You are no longer a member; only the leader tells.
-    Removed,
     /// What the registry of the task's image asks for. Managers answer the node that runs the task.
     Credential {
         /// The task.
         task: TaskId,
     },
-    /// What is wrong with you, and with your ways to all others? Any member may ask. Takes seconds where something is.
+    /// What is wrong with you, and with your ways to all others? Any member may ask; callers share one examination.
+    /// Takes seconds where something is wrong.
     Examine,
 }
 

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{IpAddr, SocketAddr},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,7 +27,8 @@ use super::{
     FrameError, Identity, Net, NetError, Peer, Stream,
     ca::{self, KeyRequest},
     error::Close,
-    quic,
+    handshakes, quic,
+    rate::{Rate, Unlogged},
     tls::{self, Trust},
 };
 use crate::model::TokenHashes;
@@ -44,14 +45,19 @@ const NEXT_DIAL: Duration = Duration::from_millis(300);
 /// How long a manager may take to answer; the change has to reach a majority.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
 
-/// Wrong tokens from one address in [`FAILURES_WINDOW`]; further requests are not looked at.
+/// Wrong tokens from one address (of IPv6, one network of 64 bits) in [`FAILURES_WINDOW`]; further requests are not looked
+/// at. There is no limit for all addresses together, with which one could keep all others out: a secret has 128 bits, and
+/// how often strangers may call at all is limited before the handshake.
 const MAX_FAILURES: usize = 5;
 
 /// See [`MAX_FAILURES`].
 const FAILURES_WINDOW: Duration = Duration::from_secs(60);
 
-/// Addresses whose failures are remembered; while there are more, nobody new gets in.
+/// Addresses whose failures are remembered; with more, those that failed longest ago are forgotten.
 const MAX_FAILING: usize = 4096;
+
+/// Wrong tokens are logged that often, whatever they come from.
+const LOG: Rate = Rate { burst: 16, interval: Duration::from_secs(10) };
 
 /// Asks the managers that the token names (or `managers`, if any are given) to admit this node.
 ///
@@ -200,9 +206,10 @@ fn explain(managers: &[SocketAddr], errors: &[NetError]) -> Refusal {
     ))
 }
 
-/// Passes a request on to the leader, over this manager's own connection to it.
-pub async fn forward(net: &Net, leader: Peer, request: &JoinRequest) -> JoinAnswer {
-    let mut stream = net.open(leader, Hello::Join).await.map_err(|error| error.refusal())?;
+/// Passes a request on to the leader, over this manager's own connection to it. `from` is the address that asked.
+pub async fn forward(net: &Net, leader: Peer, from: SocketAddr, request: &JoinRequest) -> JoinAnswer {
+    let hello = Hello::ForwardedJoin { from };
+    let mut stream = net.open(leader, hello).await.map_err(|error| error.refusal())?;
     let unavailable = |message: String| Refusal::new(Code::Unavailable, message);
     match timeout(ANSWER_TIME, send_request(&mut stream, request)).await {
         Ok(Ok(answer)) => answer,
@@ -212,9 +219,19 @@ pub async fn forward(net: &Net, leader: Peer, request: &JoinRequest) -> JoinAnsw
 }
 
 /// Checks tokens, and keeps an address from guessing. One for the life of a manager.
-#[derive(Debug, Default)]
-pub struct Gate {
-    failures: Mutex<BTreeMap<IpAddr, VecDeque<Instant>>>,
+#[derive(Debug)]
+pub struct Gate(Mutex<Failures>);
+
+#[derive(Debug)]
+struct Failures {
+    by_address: BTreeMap<IpAddr, VecDeque<Instant>>,
+    log: Unlogged,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Mutex::new(Failures { by_address: BTreeMap::new(), log: Unlogged::new(LOG) }))
+    }
 }
 
 impl Gate {
@@ -232,6 +249,28 @@ impl Gate {
         admit().await
     }
 
+    /// Passes a request on with `forward`, and counts those that the leader refuses for their token.
+    ///
+    /// Errors: too many wrong tokens came from the address; what the leader refuses.
+    pub async fn pass_on(
+        &self,
+        from: SocketAddr,
+        request: &JoinRequest,
+        forward: impl AsyncFnOnce() -> JoinAnswer,
+    ) -> JoinAnswer {
+        self.open(from.ip())?;
+        let answer = forward().await;
+        if matches!(&answer, Err(refusal) if refusal.code == Code::Forbidden) {
+            self.failures().add(from.ip(), request.role, Instant::now());
+        }
+        answer
+    }
+
+    /// Errors: too many wrong tokens came from the address.
+    pub fn open(&self, from: IpAddr) -> Result<(), Refusal> {
+        self.failures().open(from, Instant::now())
+    }
+
     fn check(
         &self,
         from: IpAddr,
@@ -239,23 +278,57 @@ impl Gate {
         tokens: &TokenHashes,
         now: Instant,
     ) -> Result<(), Refusal> {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.retain(|_, times| {
-            times.retain(|time| now.duration_since(*time) < FAILURES_WINDOW);
-            !times.is_empty()
-        });
-        let here = failures.get(&from).map_or(0, VecDeque::len);
-        if here >= MAX_FAILURES || (here == 0 && failures.len() >= MAX_FAILING) {
-            return Err(Refusal::new(Code::Forbidden, format!("too many wrong tokens from {from}"))
-                .hint("wait a minute, and copy the token from `raftup token` on a manager"));
-        }
+        let mut failures = self.failures();
+        failures.open(from, now)?;
         if is_valid(request, tokens) {
             return Ok(());
         }
-        failures.entry(from).or_default().push_back(now);
-        tracing::warn!(%from, role = %request.role, "a node asked to join with a wrong token");
+        failures.add(from, request.role, now);
         Err(Refusal::new(Code::Forbidden, "the token is not valid any more, or never was")
             .hint("tokens can be rotated; `raftup token` on a manager prints the current ones"))
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Failures {
+    fn open(&mut self, from: IpAddr, now: Instant) -> Result<(), Refusal> {
+        let Some(times) = self.by_address.get_mut(&handshakes::network(from)) else { return Ok(()) };
+        times.retain(|time| now.duration_since(*time) < FAILURES_WINDOW);
+        if times.len() < MAX_FAILURES {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::Forbidden, format!("too many wrong tokens from {from}"))
+            .hint("wait a minute, and copy the token from `raftup token` on a manager"))
+    }
+
+    fn add(&mut self, from: IpAddr, role: Role, now: Instant) {
+        let address = handshakes::network(from);
+        if self.by_address.len() >= MAX_FAILING && !self.by_address.contains_key(&address) {
+            self.make_room(now);
+        }
+        let times = self.by_address.entry(address).or_default();
+        if times.len() >= MAX_FAILURES {
+            times.pop_front();
+        }
+        times.push_back(now);
+        if let Some(count) = self.log.note(now) {
+            tracing::warn!(%from, %role, count, "a node asked to join with a wrong token");
+        }
+    }
+
+    fn make_room(&mut self, now: Instant) {
+        let last = |times: &VecDeque<Instant>| times.back().copied();
+        self.by_address
+            .retain(|_, times| last(times).is_some_and(|last| now.duration_since(last) < FAILURES_WINDOW));
+        if self.by_address.len() >= MAX_FAILING {
+            let oldest = self.by_address.iter().min_by_key(|(_, times)| last(times));
+            if let Some(oldest) = oldest.map(|(address, _)| *address) {
+                self.by_address.remove(&oldest);
+            }
+        }
     }
 }
 
@@ -329,6 +402,55 @@ mod tests {
             "others are not kept out"
         );
         assert!(gate.check(from, &right, &tokens(), start + FAILURES_WINDOW).is_ok());
+    }
+
+    #[test]
+    fn many_who_guess_keep_nobody_out() {
+        let gate = Gate::default();
+        let (start, right) = (Instant::now(), request([1; 16], Role::Manager));
+        let wrong = request([9; 16], Role::Manager);
+        let at = |n: usize| IpAddr::from((0x0b00_0000_u32 + n as u32).to_be_bytes());
+        for n in 0..2 * MAX_FAILING {
+            for _ in 0..MAX_FAILURES {
+                assert!(
+                    gate.check(at(n), &wrong, &tokens(), start + Duration::from_millis(n as u64)).is_err()
+                );
+            }
+        }
+        let now = start + Duration::from_secs(10);
+        assert!(gate.check([10, 0, 0, 2].into(), &right, &tokens(), now).is_ok());
+        assert!(
+            gate.check(at(2 * MAX_FAILING - 1), &right, &tokens(), now).is_err(),
+            "they stay out themselves"
+        );
+        assert_eq!(gate.failures().by_address.len(), MAX_FAILING);
+        let six = |host: u16| IpAddr::from([0x2001, 0xdb8, 0, 7, 0, 0, 0, host]);
+        (0..5).for_each(|host| assert!(gate.check(six(host), &wrong, &tokens(), now).is_err()));
+        let refusal = gate.check(six(99), &right, &tokens(), now).unwrap_err();
+        assert!(refusal.message.starts_with("too many"), "a network of IPv6 is one address: {refusal}");
+    }
+
+    #[tokio::test]
+    async fn a_manager_that_passes_requests_on_counts_the_wrong_ones() {
+        let (gate, request) = (Gate::default(), request([9; 16], Role::Worker));
+        let (guesser, other) = (([10, 0, 0, 1], 1).into(), ([10, 0, 0, 2], 1).into());
+        let answer = async |from, code| {
+            let mut asked = false;
+            let forward = async || {
+                asked = true;
+                JoinAnswer::Err(Refusal::new(code, "no"))
+            };
+            assert!(gate.pass_on(from, &request, forward).await.is_err());
+            asked
+        };
+        for _ in 0..2 * MAX_FAILURES {
+            assert!(answer(guesser, Code::Unavailable).await, "no leader: nothing is counted");
+        }
+        for _ in 0..MAX_FAILURES {
+            assert!(answer(guesser, Code::Forbidden).await);
+        }
+        assert!(!answer(guesser, Code::Forbidden).await, "the leader is not troubled any more");
+        assert!(answer(other, Code::Forbidden).await);
     }
 
     #[test]

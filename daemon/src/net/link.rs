@@ -66,8 +66,8 @@ pub(super) struct Link {
     /// When the peer's certificate ends.
     certificate: Name,
     pub(super) gossip: mpsc::Sender<Bytes>,
-    /// Streams of each kind that the peer has open.
-    kinds: [AtomicUsize; KINDS],
+    /// Streams of each kind that the peer has open, on all of its links together.
+    kinds: Arc<[AtomicUsize; KINDS]>,
     /// Streams that are open, of both sides.
     open: AtomicUsize,
     used: Mutex<Instant>,
@@ -90,7 +90,7 @@ impl Link {
         certificate: Name,
         speaker: Speaker,
         preferred: bool,
-    ) -> (Arc<Self>, mpsc::Receiver<Bytes>) {
+    ) -> (Self, mpsc::Receiver<Bytes>) {
         let (gossip, queue) = mpsc::channel(GOSSIP_QUEUE);
         let addr = connection.remote_address();
         let link = Self {
@@ -99,14 +99,14 @@ impl Link {
             speaker,
             certificate,
             gossip,
-            kinds: Default::default(),
+            kinds: Arc::default(),
             open: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
             heard: Mutex::new((0, Instant::now())),
             retired: AtomicBool::new(false),
             preferred,
         };
-        (Arc::new(link), queue)
+        (link, queue)
     }
 
     fn is_open(&self) -> bool {
@@ -138,15 +138,16 @@ impl Link {
 }
 
 /// Kinds of streams that are counted.
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
-/// The place of a kind in the counts, and how many streams of it one peer may have open.
+/// The place of a kind in the counts, and how many streams of it one node may have open.
 fn kind(hello: &Hello) -> (usize, usize) {
     match hello {
         Hello::Join => (0, 8),
+        Hello::ForwardedJoin { .. } => (6, 32),
         Hello::Rpc => (1, 64),
         Hello::Session => (2, 4),
-        Hello::Gossip => (3, 64),
+        Hello::Gossip => (3, 16),
         Hello::Raft => (4, 32),
         Hello::Api => (5, 128),
     }
@@ -205,7 +206,7 @@ pub(super) struct Duplicate {
 
 impl Links {
     /// Adds a link. Errors: the node's identity is in use from another address, by another process.
-    pub(super) fn add(&self, link: &Arc<Link>) -> Result<(), Duplicate> {
+    pub(super) fn add(&self, mut link: Link) -> Result<Arc<Link>, Duplicate> {
         let mut all = lock(&self.0);
         let links = all.entry(link.caller.node).or_default();
         links.retain(|link| link.is_open());
@@ -215,6 +216,9 @@ impl Links {
         if let Some(old) = links.iter().filter(elsewhere).find(|old| old.is_alive()) {
             return Err(Duplicate { first: old.caller.addr });
         }
+        if let Some(old) = links.last() {
+            link.kinds = old.kinds.clone();
+        }
         for old in links.iter().filter(|old| link.speaker.replaces(old.speaker)) {
             old.close(Close::Unused, "the node was restarted, or has another address now");
         }
@@ -222,8 +226,9 @@ impl Links {
         if links.len() >= MAX_LINKS {
             links.remove(0).close(Close::Busy, "the node has opened too many connections");
         }
+        let link = Arc::new(link);
         links.push(link.clone());
-        Ok(())
+        Ok(link)
     }
 
     /// The link to use for the node: one that is alive, the one that both ends prefer, the newest.
@@ -254,16 +259,18 @@ impl Links {
         }
     }
 
-    /// Closes links that nobody uses, of nodes that `may` says no to, and with expired certificates.
-    pub(super) fn sweep(&self, may: impl Fn(NodeId, Role) -> bool) {
+    /// Closes links that nobody uses, of nodes that `may` says no to, and with expired certificates. Gives the nodes that
+    /// were turned away.
+    pub(super) fn sweep(&self, may: impl Fn(NodeId, Role) -> bool) -> Vec<NodeId> {
         let mut all = lock(&self.0);
-        let now = ca::now();
+        let (now, mut removed) = (ca::now(), Vec::new());
         all.retain(|node, links| {
             for link in links.iter() {
                 let welcome = may(*node, link.caller.role);
                 // Looked at often, so that it is known when the peer was last heard.
                 link.is_alive();
                 if !welcome {
+                    removed.push(*node);
                     link.close(Close::Removed, "the node was removed from the cluster");
                 } else if link.certificate.not_after < now {
                     link.close(Close::Expired, "the certificate has expired");
@@ -274,6 +281,7 @@ impl Links {
             links.retain(|link| link.is_open());
             !links.is_empty()
         });
+        removed
     }
 
     /// How many are open.

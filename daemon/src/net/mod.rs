@@ -13,6 +13,8 @@
 //! | [`identity`] | a node's certificate and key on disk |
 //! | `tls` | both sides of the handshake |
 //! | `link` | one connection to a peer, and the set of them |
+//! | `handshakes` | which incoming handshakes may begin |
+//! | [`rate`] | how often something may happen |
 //! | [`quic`] | [`Net`]: dialling, opening streams |
 //! | `serve` | accepting connections and streams |
 //! | [`rpc`] | who may ask what; one question, one answer |
@@ -21,10 +23,12 @@
 
 pub mod ca;
 pub mod error;
+mod handshakes;
 pub mod identity;
 pub mod join;
 mod link;
 pub mod quic;
+pub mod rate;
 pub mod renew;
 pub mod rpc;
 mod serve;
@@ -33,7 +37,7 @@ pub mod stream;
 mod tests;
 mod tls;
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,7 +73,7 @@ pub struct Peer {
 /// What a node does with what others send.
 #[async_trait]
 pub trait Serve: Send + Sync + 'static {
-    /// A node asks to be admitted. `from` is the node, or the manager that passes its request on.
+    /// A node asks to be admitted. `from` is the node's address, as the manager saw it that was asked.
     async fn join(&self, from: SocketAddr, request: JoinRequest) -> JoinAnswer;
 
     /// One question; the caller's role was checked against [`rpc::allowed_request`].
@@ -86,4 +90,10 @@ pub trait Serve: Send + Sync + 'static {
     /// connection and several times a second, so it must be cheap. A node that is not known may be newer than what is
     /// known here: only one that was removed is refused for certain.
     fn may(&self, node: NodeId, role: Role) -> bool;
+
+    /// The addresses that members dial from, as far as known: strangers cannot use up what is reserved for these. Asked
+    /// for each incoming connection, so it must be cheap.
+    fn members(&self) -> Arc<BTreeSet<SocketAddr>> {
+        Arc::default()
+    }
 }

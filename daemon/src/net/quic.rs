@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime, crypto::rustls::QuicServerConfig};
 use raftup_proto::{
     codec,
     id::NodeId,
@@ -27,9 +27,10 @@ use super::{
     Caller, Identity, NetError, Peer, Serve, Stream,
     ca::{self, Name},
     error::Close,
+    handshakes::Handshakes,
     link::{Duplicate, Hold, Link, Links, Speaker},
     serve::{self, Server},
-    tls::{self, Mistrust, Trust, Verdict},
+    tls::{self, Mistrust, Trust, Verdict, Window},
 };
 
 /// How long a dial may take until the other side's greeting.
@@ -55,6 +56,9 @@ pub(super) struct Inner {
     pub(super) identity: ArcSwapOption<Identity>,
     pub(super) server: ArcSwapOption<Server>,
     pub(super) links: Links,
+    pub(super) handshakes: Arc<Handshakes>,
+    /// What connections are accepted with; its key for tokens stays when the identity changes.
+    accepting: Mutex<Option<quinn::ServerConfig>>,
     /// Tells this process from another one with the same identity.
     pub(super) process: u64,
     /// How often this host's address has changed.
@@ -67,7 +71,7 @@ pub(super) struct Inner {
 /// At most one dial of a peer at a time. Whoever waits for it has its failure too: dials one after the other would make
 /// the last of many wait for minutes.
 #[derive(Default)]
-struct Dial {
+pub(super) struct Dial {
     turn: tokio::sync::Mutex<()>,
     /// How the last one failed, if it did.
     failure: Mutex<Option<Failure>>,
@@ -102,6 +106,8 @@ impl Net {
                 identity: ArcSwapOption::empty(),
                 server: ArcSwapOption::empty(),
                 links: Links::default(),
+                handshakes: Arc::default(),
+                accepting: Mutex::default(),
                 process: rand::random(),
                 moves: AtomicU32::new(0),
                 stop: CancellationToken::new(),
@@ -124,9 +130,9 @@ impl Net {
     ///
     /// Errors: certificate and key do not fit; nothing was changed.
     pub fn set_identity(&self, identity: Arc<Identity>) -> Result<(), rustls::Error> {
-        let config = tls::server(&identity)?;
+        let crypto = tls::server(&identity)?;
         let before = self.inner.identity.swap(Some(identity.clone()));
-        self.inner.endpoint.set_server_config(Some(config));
+        self.inner.accept_with(crypto);
         let same =
             before.is_some_and(|old| (old.cluster(), old.node()) == (identity.cluster(), identity.node()));
         if same {
@@ -135,13 +141,6 @@ impl Net {
             self.inner.links.close_all(Close::Stopping, "the node has another identity now");
         }
         Ok(())
-    }
-
-    /// Ends all connections and has no identity any more, as before it joined.
-    pub fn clear_identity(&self) {
-        self.inner.endpoint.set_server_config(None);
-        self.inner.identity.store(None);
-        self.inner.links.close_all(Close::Stopping, "the node has left the cluster");
     }
 
     /// Who this node is.
@@ -238,6 +237,7 @@ impl Net {
     /// Closes the connections to a node, because it was removed.
     pub fn close(&self, node: NodeId) {
         self.inner.links.close(node, Close::Removed, "the node was removed from the cluster");
+        self.inner.handshakes.forget(node);
     }
 
     /// Ends all connections and tasks; others learn at once that this node stops. Waits until they were told.
@@ -280,9 +280,24 @@ impl Inner {
         Speaker { process: self.process, moves: self.moves.load(Ordering::Relaxed) }
     }
 
-    fn dial(&self, node: NodeId) -> Arc<Dial> {
-        let mut dials = self.dials.lock().unwrap_or_else(PoisonError::into_inner);
-        dials.entry(node).or_default().clone()
+    fn accept_with(&self, crypto: Arc<QuicServerConfig>) {
+        let mut accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = accepting.get_or_insert_with(|| tls::accepting(crypto.clone()));
+        config.crypto = crypto;
+        self.endpoint.set_server_config(Some(config.clone()));
+    }
+
+    pub(super) fn dials(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Dial>>> {
+        self.dials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn dial(&self, node: NodeId) -> Arc<Dial> {
+        self.dials().entry(node).or_default().clone()
+    }
+
+    /// Drops what is known of dials that nobody waits for and whose failure does not matter any more.
+    pub(super) fn forget_dials(&self) {
+        self.dials().retain(|_, dial| Arc::strong_count(dial) > 1 || dial.paused());
     }
 }
 
@@ -306,7 +321,7 @@ impl Dial {
     }
 }
 
-async fn dial_member(inner: &Arc<Inner>, peer: Peer) -> Result<Arc<Link>, NetError> {
+pub(super) async fn dial_member(inner: &Arc<Inner>, peer: Peer) -> Result<Arc<Link>, NetError> {
     let identity = inner.identity.load_full().ok_or(NetError::NoIdentity)?;
     let trust = Trust::Member { ca: identity.ca_der().clone(), cluster: identity.cluster(), node: peer.node };
     let dialled = async {
@@ -330,13 +345,16 @@ pub(super) fn join_links(
     speaker: Speaker,
     preferred: bool,
 ) -> Result<Arc<Link>, NetError> {
-    let (link, gossip) = Link::new(connection, name, speaker, preferred);
-    if let Err(Duplicate { first }) = inner.links.add(&link) {
-        let message = format!("{} is connected from {first}, and now from {}", name.node, link.caller.addr);
-        tracing::warn!(node = %name.node, %first, second = %link.caller.addr, "a node's identity is used twice");
-        link.close(Close::Duplicate, &message);
-        return Err(NetError::Duplicate { message });
-    }
+    let second = connection.remote_address();
+    Window::of(name.role).set(&connection);
+    let (link, gossip) = Link::new(connection.clone(), name, speaker, preferred);
+    let link = inner.links.add(link).map_err(|Duplicate { first }| {
+        let message = format!("{} is connected from {first}, and now from {second}", name.node);
+        tracing::warn!(node = %name.node, %first, %second, "a node's identity is used twice");
+        connection.close(Close::Duplicate.code(), message.as_bytes());
+        NetError::Duplicate { message }
+    })?;
+    inner.handshakes.seen(name.node, second);
     inner.tasks.spawn(serve::streams(inner.clone(), link.clone()));
     inner.tasks.spawn(serve::write_gossip(link.clone(), gossip));
     Ok(link)
@@ -359,7 +377,12 @@ pub(super) async fn connect(
     let (config, verdict) = tls::client(identity, trust).map_err(|error| lost(error.to_string()))?;
     let connecting = inner.endpoint.connect_with(config, peer.addr, HOST);
     let connecting = connecting.map_err(|error| lost(error.to_string()))?;
-    connecting.await.map_err(|error| from_verdict(peer, &verdict, &error))
+    let connection = connecting.await.map_err(|error| from_verdict(peer, &verdict, &error))?;
+    if identity.is_none() {
+        // A manager, as its certificate says; its answer to a request to join may be large.
+        Window::of(Role::Manager).set(&connection);
+    }
+    Ok(connection)
 }
 
 fn from_verdict(peer: Peer, verdict: &Verdict, error: &quinn::ConnectionError) -> NetError {

@@ -8,7 +8,11 @@ use raftup_proto::{
 };
 use tokio::time::timeout;
 
-use super::{Caller, FrameError, Net, NetError, Peer, Stream, error::CallError, serve::Server};
+use super::{
+    Caller, FrameError, Net, NetError, Peer, Stream,
+    error::CallError,
+    serve::{GREETING_TIME, Server},
+};
 
 /// How long a question may take, the dial included.
 const CALL_TIME: Duration = Duration::from_secs(5);
@@ -17,14 +21,22 @@ const CALL_TIME: Duration = Duration::from_secs(5);
 /// for callers that set their own.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
+/// How long a caller may take to take in an answer.
+const TAKING_TIME: Duration = Duration::from_secs(30);
+
+/// Most bytes of a question; the largest has a signing request in it.
+const REQUEST_CAP: u64 = 64 << 10;
+
 /// Whether a caller may open a stream of the kind; `role` is none without a certificate.
 pub fn allowed(hello: &Hello, role: Option<Role>) -> bool {
     match (hello, role) {
-        // A manager passes on what it was asked by a node that joins.
-        (Hello::Join, None | Some(Role::Manager)) => true,
+        (Hello::Join, None) => true,
+        // Managers alone say where a request came from.
+        (Hello::ForwardedJoin { .. }, role) => role == Some(Role::Manager),
         (Hello::Rpc | Hello::Session | Hello::Gossip, Some(Role::Manager | Role::Worker)) => true,
         (Hello::Raft | Hello::Api, Some(Role::Manager)) => true,
-        (Hello::Join | Hello::Raft | Hello::Api, Some(Role::Worker)) => false,
+        (Hello::Join, Some(Role::Manager | Role::Worker)) => false,
+        (Hello::Raft | Hello::Api, Some(Role::Worker)) => false,
         (Hello::Rpc | Hello::Session | Hello::Gossip | Hello::Raft | Hello::Api, None) => false,
     }
 }
@@ -32,12 +44,8 @@ pub fn allowed(hello: &Hello, role: Option<Role>) -> bool {
 /// Whether a caller may ask; which node it asks about or for is for the one who answers to check.
 pub fn allowed_request(request: &Request, role: Role) -> bool {
     match request {
-        Request::Probe { .. }
-        | Request::Renew { .. }
-        | Request::Leave
-        | Request::Credential { .. }
-        | Request::Examine => true,
-        Request::BecomeManager { .. } | Request::LeaveManagers { .. } | Request::Removed => {
+        Request::Renew { .. } | Request::Leave | Request::Credential { .. } | Request::Examine => true,
+        Request::Probe { .. } | Request::BecomeManager { .. } | Request::LeaveManagers { .. } => {
             role == Role::Manager
         }
     }
@@ -68,6 +76,17 @@ impl Net {
     }
 }
 
+impl Net {
+    /// Whether the node answers within `limit`. A refusal is an answer too: only managers may ask to probe.
+    pub async fn answers(&self, limit: Duration, peer: Peer) -> Result<(), NetError> {
+        let itself = Request::Probe { about: peer.node, at: peer.addr };
+        match self.call_within(limit, peer, itself).await {
+            Ok(_) | Err(CallError::Refused(_)) => Ok(()),
+            Err(CallError::Unreachable(error)) => Err(error),
+        }
+    }
+}
+
 async fn ask(net: &Net, peer: Peer, request: &Request) -> Result<Answer, NetError> {
     let lost = |error: FrameError| NetError::Lost { addr: peer.addr, message: error.to_string() };
     let cap = Hello::Rpc.cap();
@@ -79,15 +98,19 @@ async fn ask(net: &Net, peer: Peer, request: &Request) -> Result<Answer, NetErro
 
 /// Answers the one question of a stream.
 pub(super) async fn answer(server: &Server, caller: Caller, mut stream: Stream) -> Result<(), FrameError> {
-    let request: Request = stream.read_frame(Hello::Rpc.cap()).await?;
+    let request: Request = stream.read_frame_within(GREETING_TIME, REQUEST_CAP).await?;
     let answer = if allowed_request(&request, caller.role) {
         let answer = timeout(ANSWER_TIME, server.serve.rpc(caller, request)).await;
         answer.unwrap_or_else(|_| Err(Refusal::new(Code::Unavailable, "the answer takes too long")))
     } else {
         Err(Refusal::new(Code::Forbidden, format!("a {} may not ask this", caller.role)))
     };
-    stream.write_frame(&answer, Hello::Rpc.cap()).await?;
-    stream.send.finish().await
+    let say = async {
+        stream.write_frame(&answer, Hello::Rpc.cap()).await?;
+        stream.send.finish().await
+    };
+    let late = |_| FrameError::Lost { reason: format!("the answer was not taken within {TAKING_TIME:?}") };
+    timeout(TAKING_TIME, say).await.map_err(late)?
 }
 
 #[cfg(test)]
@@ -100,14 +123,22 @@ mod tests {
     /// All kinds and requests by role, cell by cell.
     #[test]
     fn table() {
-        let hellos = [Hello::Join, Hello::Rpc, Hello::Session, Hello::Gossip, Hello::Raft, Hello::Api];
+        let from = ([127, 0, 0, 1], 1).into();
+        let hellos = [
+            Hello::Join,
+            Hello::ForwardedJoin { from },
+            Hello::Rpc,
+            Hello::Session,
+            Hello::Gossip,
+            Hello::Raft,
+            Hello::Api,
+        ];
         let requests = [
-            Request::Probe { about: NodeId::new(1), at: ([127, 0, 0, 1], 1).into() },
+            Request::Probe { about: NodeId::new(1), at: from },
             Request::Renew { csr: Vec::new() },
             Request::BecomeManager { term: 1, member: 1, key: [0; 32] },
             Request::LeaveManagers { term: 1, member: 1 },
             Request::Leave,
-            Request::Removed,
             Request::Credential { task: TaskId::from_random(1) },
             Request::Examine,
         ];
@@ -128,18 +159,18 @@ mod tests {
         }
         expect![[r#"
                             manager  worker   nobody
-            Join            yes      -        yes
+            Join            -        -        yes
+            ForwardedJoin   yes      -        -
             Rpc             yes      yes      -
             Session         yes      yes      -
             Gossip          yes      yes      -
             Raft            yes      -        -
             Api             yes      -        -
-            Probe           yes      yes      -
+            Probe           yes      -        -
             Renew           yes      yes      -
             BecomeManager   yes      -        -
             LeaveManagers   yes      -        -
             Leave           yes      yes      -
-            Removed         yes      -        -
             Credential      yes      yes      -
             Examine         yes      yes      -
         "#]]

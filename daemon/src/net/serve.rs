@@ -8,14 +8,14 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
 use raftup_proto::{
     codec,
-    peer::{Hello, JoinRequest},
+    peer::{Hello, JoinRequest, Role},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -26,22 +26,24 @@ use tokio::{
 use super::{
     Caller, FrameError, Serve, Stream,
     error::{Close, Stop},
+    handshakes::{self, Admit},
     link::{Hold, Link, Speaker},
     quic::{self, Inner},
     rpc, tls,
 };
 
-/// How long a caller may take from its first packet to its greeting, and from opening a stream to its hello.
-const GREETING_TIME: Duration = Duration::from_secs(5);
+/// How long a handshake may take, the greeting included. Callers give up as soon ([`quic::DIAL_TIME`]).
+const HANDSHAKE_TIME: Duration = Duration::from_secs(3);
 
-/// How long a caller without a certificate is kept.
+/// How long a caller may take from opening a stream to its hello, and from there to its question.
+pub(super) const GREETING_TIME: Duration = Duration::from_secs(5);
+
+/// How long a caller without a certificate is kept, and a request that was forwarded for one.
 const STRANGER_TIME: Duration = Duration::from_secs(30);
 
-/// Callers without a certificate at a time, in all and from one address; a join takes less than a second.
+/// Callers without a certificate at a time, in all and from one address (of IPv6, one network of 64 bits); a join takes
+/// less than a second.
 const MAX_STRANGERS: (usize, usize) = (64, 8);
-
-/// Connections that are not greeted yet.
-const MAX_GREETING: usize = 512;
 
 /// How often links are looked at; a removed node is cut off after that time at most.
 const SWEEP: Duration = Duration::from_millis(500);
@@ -63,18 +65,30 @@ enum Greeting {
 /// Accepts connections until the node stops.
 pub(super) async fn accept(inner: Arc<Inner>) {
     let strangers = Arc::new(Strangers::default());
-    let greeting = Arc::new(tokio::sync::Semaphore::new(MAX_GREETING));
     // Cancel-safe: a connection that was not taken stays in the endpoint's queue.
     while let Some(Some(incoming)) = inner.stop.run_until_cancelled(inner.endpoint.accept()).await {
-        let (Some(server), Ok(turn)) = (inner.server.load_full(), greeting.clone().try_acquire_owned())
-        else {
+        let Some(server) = inner.server.load_full() else {
             incoming.refuse();
             continue;
         };
+        let (from, validated) = (incoming.remote_address(), incoming.remote_address_validated());
+        let turn = match inner.handshakes.admit(from, validated, &server.serve.members(), Instant::now()) {
+            Admit::Begin(turn) => turn,
+            Admit::Validate => {
+                // Fails for addresses that were validated, and this one was not.
+                if let Err(error) = incoming.retry() {
+                    error.into_incoming().ignore();
+                }
+                continue;
+            }
+            Admit::Ignore => {
+                incoming.ignore();
+                continue;
+            }
+        };
         let (inner, strangers) = (inner.clone(), strangers.clone());
         inner.tasks.clone().spawn(async move {
-            let from = incoming.remote_address();
-            let welcomed = timeout(GREETING_TIME, welcome(&inner, &server, incoming)).await;
+            let welcomed = timeout(HANDSHAKE_TIME, welcome(&inner, &server, incoming)).await;
             drop(turn);
             match welcomed {
                 Ok(Some(Welcome::Stranger(connection))) => {
@@ -199,7 +213,7 @@ async fn stream(inner: Arc<Inner>, link: Arc<Link>, mut send: SendStream, mut re
     let stop = stop.or(hold.is_none().then_some(Stop::Busy));
     match (hold, stop) {
         (Some(hold), None) if server.serve.may(link.caller.node, link.caller.role) => {
-            let stream = Stream::quic(send, recv, Some(&hold));
+            let stream = Stream::quic(send, recv, Some(&hold)).capped(most(link.caller.role));
             dispatch(inner, server, Some(link.caller), link.caller.addr, hello, stream).await;
         }
         (_, stop) => {
@@ -209,6 +223,15 @@ async fn stream(inner: Arc<Inner>, link: Arc<Link>, mut send: SendStream, mut re
             let _ = send.reset(stop.code());
             let _ = recv.stop(stop.code());
         }
+    }
+}
+
+/// Most bytes of one frame on a stream that a node of the role has opened. A worker's largest is the report of all of
+/// its tasks.
+fn most(role: Role) -> u64 {
+    match role {
+        Role::Manager => u64::MAX,
+        Role::Worker => 4 << 20,
     }
 }
 
@@ -232,14 +255,17 @@ pub(super) async fn dispatch(
     stream: Stream,
 ) {
     let served = match (hello, caller) {
-        (Hello::Join, _) => join(&server, from, stream).await,
+        (Hello::ForwardedJoin { from }, Some(_)) => {
+            let late = |_| FrameError::Lost { reason: format!("it took longer than {STRANGER_TIME:?}") };
+            timeout(STRANGER_TIME, join(&server, from, stream)).await.unwrap_or_else(|e| Err(late(e)))
+        }
         (Hello::Rpc, Some(caller)) => rpc::answer(&server, caller, stream).await,
         (hello @ (Hello::Session | Hello::Raft | Hello::Api), Some(caller)) => {
             // Ends with the node, so that nobody is served by a node that is gone.
             inner.stop.run_until_cancelled(server.serve.stream(caller, hello, stream)).await;
             Ok(())
         }
-        (Hello::Gossip, _) | (_, None) => Ok(()),
+        (Hello::Join | Hello::Gossip, _) | (_, None) => Ok(()),
     };
     if let Err(error) = served {
         tracing::debug!(%from, %error, "stream ended early");
@@ -248,7 +274,7 @@ pub(super) async fn dispatch(
 
 async fn join(server: &Server, from: SocketAddr, mut stream: Stream) -> Result<(), FrameError> {
     let cap = Hello::Join.cap();
-    let request: JoinRequest = stream.read_frame(cap).await?;
+    let request: JoinRequest = stream.read_frame_within(GREETING_TIME, cap).await?;
     let answer = server.serve.join(from, request).await;
     stream.write_frame(&answer, super::join::ANSWER_CAP).await?;
     stream.send.finish().await
@@ -256,6 +282,8 @@ async fn join(server: &Server, from: SocketAddr, mut stream: Stream) -> Result<(
 
 /// Reads one gossip message that came on a stream.
 async fn gossip(inner: Arc<Inner>, link: Arc<Link>, mut recv: RecvStream) {
+    // More than a node that behaves has under way; the sender is told by the stream's end.
+    let Some(_hold) = Hold::theirs(&link, &Hello::Gossip) else { return };
     let read = async {
         let hello = read_hello(&mut recv).await?;
         let cap = usize::try_from(Hello::Gossip.cap()).unwrap_or(usize::MAX);
@@ -306,13 +334,15 @@ pub(super) async fn write_gossip(link: Arc<Link>, mut queue: mpsc::Receiver<Byte
     }
 }
 
-/// Looks at the links now and then.
+/// Looks at links and dials now and then.
 pub(super) async fn sweep(inner: Arc<Inner>) {
     let mut tick = interval(SWEEP);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while inner.stop.run_until_cancelled(tick.tick()).await.is_some() {
         let server = inner.server.load_full();
-        inner.links.sweep(|node, role| server.as_ref().is_none_or(|server| server.serve.may(node, role)));
+        let may = |node, role| server.as_ref().is_none_or(|server| server.serve.may(node, role));
+        inner.links.sweep(may).into_iter().for_each(|node| inner.handshakes.forget(node));
+        inner.forget_dials();
     }
 }
 
@@ -327,6 +357,7 @@ struct Seat<'a> {
 
 impl Strangers {
     fn seat(&self, from: IpAddr) -> Option<Seat<'_>> {
+        let from = handshakes::network(from);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (total, here) = (all.values().sum::<usize>(), all.get(&from).copied().unwrap_or(0));
         if total >= MAX_STRANGERS.0 || here >= MAX_STRANGERS.1 {

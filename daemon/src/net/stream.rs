@@ -40,6 +40,7 @@ impl Stream {
                 inner: Box::new(recv),
                 buffer: BytesMut::new(),
                 heard: Instant::now(),
+                most: u64::MAX,
                 _hold: hold.cloned(),
             },
         }
@@ -59,9 +60,16 @@ impl Stream {
                 inner: Box::new(read),
                 buffer: BytesMut::new(),
                 heard: Instant::now(),
+                most: u64::MAX,
                 _hold: None,
             },
         }
+    }
+
+    /// The same stream, from which no frame of more than `most` bytes is read, whatever the caller allows.
+    pub(super) fn capped(mut self, most: u64) -> Self {
+        self.recv.most = most;
+        self
     }
 
     /// The two directions, to be used by two tasks.
@@ -72,6 +80,16 @@ impl Stream {
     /// See [`Receiver::read_frame`].
     pub async fn read_frame<T: DeserializeOwned>(&mut self, cap: u64) -> Result<T, FrameError> {
         self.recv.read_frame(cap).await
+    }
+
+    /// As [`Self::read_frame`], all of it within `limit`.
+    pub(super) async fn read_frame_within<T: DeserializeOwned>(
+        &mut self,
+        limit: Duration,
+        cap: u64,
+    ) -> Result<T, FrameError> {
+        let late = |_| FrameError::Lost { reason: format!("no whole frame came within {limit:?}") };
+        timeout(limit, self.read_frame(cap)).await.map_err(late)?
     }
 
     /// See [`Sender::write_frame`].
@@ -136,6 +154,8 @@ pub struct Receiver {
     buffer: BytesMut,
     /// When bytes came last.
     heard: Instant,
+    /// Most bytes of one frame.
+    most: u64,
     _hold: Option<Hold>,
 }
 
@@ -145,7 +165,7 @@ impl Receiver {
     /// Errors: [`FrameError::Closed`] at the end of the stream between two frames; anything else is final too.
     pub async fn read_frame<T: DeserializeOwned>(&mut self, cap: u64) -> Result<T, FrameError> {
         loop {
-            if let Some(body) = self.take_frame(cap)? {
+            if let Some(body) = self.take_frame(cap.min(self.most))? {
                 return Ok(codec::decode(&body, cap)?);
             }
             if self.inner.read_buf(&mut self.buffer).await.map_err(FrameError::lost)? == 0 {

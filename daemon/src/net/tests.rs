@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -67,6 +68,11 @@ struct Recorder {
     removed: Mutex<BTreeSet<NodeId>>,
     calls: Mutex<Vec<(Caller, Request)>>,
     joins: Mutex<Vec<SocketAddr>>,
+    /// How far its clock is behind when it issues certificates.
+    behind: Mutex<Duration>,
+    /// Passes join requests on to this one.
+    leader: Mutex<Option<(Net, Peer)>>,
+    members: Mutex<Arc<BTreeSet<SocketAddr>>>,
     gossip: mpsc::Sender<(Caller, Bytes)>,
 }
 
@@ -76,6 +82,11 @@ impl Serve for Recorder {
         let tokens =
             TokenHashes { manager: [0; 32], worker: Sha256::digest(SECRET).into(), sealed: Vec::new() };
         self.joins.lock().unwrap().push(from);
+        let leader = self.leader.lock().unwrap().clone();
+        if let Some((net, leader)) = leader {
+            let forward = async || join::forward(&net, leader, from, &request).await;
+            return self.gate.pass_on(from, &request, forward).await;
+        }
         let admit = async || {
             let node = NodeId::new(40);
             let certificate = self.cluster.authority.issue(&request.csr, node, request.role, ca::now());
@@ -90,7 +101,8 @@ impl Serve for Recorder {
     async fn rpc(&self, caller: Caller, request: Request) -> Answer {
         self.calls.lock().unwrap().push((caller, request.clone()));
         let Request::Renew { csr } = request else { return Ok(Reply::Done) };
-        let certificate = self.cluster.authority.issue(&csr, caller.node, caller.role, ca::now());
+        let now = before(*self.behind.lock().unwrap());
+        let certificate = self.cluster.authority.issue(&csr, caller.node, caller.role, now);
         let certificate = certificate.map_err(|error| Refusal::new(Code::Invalid, error))?;
         Ok(Reply::Certificate { certificate })
     }
@@ -111,6 +123,16 @@ impl Serve for Recorder {
     fn may(&self, node: NodeId, _: Role) -> bool {
         !self.removed.lock().unwrap().contains(&node)
     }
+
+    fn members(&self) -> Arc<BTreeSet<SocketAddr>> {
+        self.members.lock().unwrap().clone()
+    }
+}
+
+/// So long ago.
+fn before(time: Duration) -> UnixMillis {
+    let millis = u64::try_from(time.as_millis()).unwrap();
+    UnixMillis(ca::now().0 - millis)
 }
 
 struct TestNode {
@@ -134,6 +156,9 @@ impl TestNode {
             removed: Mutex::default(),
             calls: Mutex::default(),
             joins: Mutex::default(),
+            behind: Mutex::default(),
+            leader: Mutex::default(),
+            members: Mutex::default(),
             gossip,
         });
         let peer = Peer { node: identity.node(), addr: net.local_addr().unwrap() };
@@ -467,9 +492,9 @@ fn info() -> NodeInfo {
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
-        level: Default::default(),
         platform: Platform::default(),
         deaf: Vec::new(),
+        level: Default::default(),
     }
 }
 
@@ -540,9 +565,267 @@ async fn a_manager_passes_a_join_request_on() {
     let c = TestNode::new(&cluster, 3, Role::Manager);
     let csr = KeyRequest::generate().unwrap().csr;
     let request = JoinRequest { secret: SECRET, role: Role::Worker, csr, info: info(), attempt: 1 };
-    let admission = join::forward(&c.net, a.peer, &request).await.unwrap();
+    let joiner = ([10, 0, 0, 7], 40_000).into();
+    let admission = join::forward(&c.net, a.peer, joiner, &request).await.unwrap();
     assert_eq!(admission.node, NodeId::new(40));
-    assert_eq!(a.recorder.joins.lock().unwrap()[..], [c.peer.addr]);
-    assert!(join::forward(&b.net, a.peer, &request).await.is_err(), "a worker may not");
+    assert_eq!(a.recorder.joins.lock().unwrap()[..], [joiner], "it is counted where it came from");
+    assert!(join::forward(&b.net, a.peer, joiner, &request).await.is_err(), "a worker may not");
     assert_eq!(a.recorder.joins.lock().unwrap().len(), 1);
+}
+
+/// The first packets of many connections, as one who listens on the way has them.
+fn first_packets(count: usize) -> Vec<Vec<u8>> {
+    let mute = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    mute.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let (stranger, to) = (Net::bind(([127, 0, 0, 1], 0).into()).unwrap(), mute.local_addr().unwrap());
+    let (mut packets, mut buffer) = (Vec::new(), [0; 2000]);
+    while packets.len() < count {
+        let (config, _) = tls::client(None, Trust::Pinned { ca_digest: [0; 32] }).unwrap();
+        let _connecting = stranger.inner.endpoint.connect_with(config, to, "x").unwrap();
+        let size = tokio::task::block_in_place(|| mute.recv(&mut buffer)).unwrap();
+        packets.push(buffer[..size].to_vec());
+    }
+    packets
+}
+
+/// Does `work` again and again on a thread of its own until it is dropped.
+struct Flood {
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<u64>>,
+}
+
+impl Flood {
+    fn start(mut work: impl FnMut() + Send + 'static) -> Self {
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let until = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut count = 0;
+            while !until.load(std::sync::atomic::Ordering::Relaxed) {
+                work();
+                count += 1;
+            }
+            count
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    fn end(mut self) -> u64 {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+/// Dials anew so often, and says how long the slowest dial took.
+async fn slowest_dial(from: &TestNode, to: Peer, times: usize) -> Duration {
+    let mut slowest = Duration::ZERO;
+    for _ in 0..times {
+        from.net.moved();
+        let start = Instant::now();
+        from.net.call(to, Request::Leave).await.unwrap();
+        slowest = slowest.max(start.elapsed());
+    }
+    slowest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replayed_first_packets_keep_no_member_out() {
+    let (_cluster, a, b) = cluster_of_two();
+    let packets = first_packets(300);
+    let (flood, target) = (std::net::UdpSocket::bind("127.0.0.1:0").unwrap(), a.peer.addr);
+    let mut next = packets.into_iter().cycle();
+    let flood = Flood::start(move || {
+        flood.send_to(&next.next().unwrap(), target).unwrap();
+        std::thread::sleep(Duration::from_micros(500));
+    });
+    // The first dial is that of a node that nobody knows yet.
+    let slowest = slowest_dial(&b, a.peer, 20).await;
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    let sent = flood.end();
+    let begun = a.net.inner.endpoint.stats().accepted_handshakes;
+    assert!(sent > 0 && begun <= 30, "{sent} packets and 20 dials have begun {begun} handshakes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_of_strangers_are_limited_and_members_served() {
+    let (cluster, a, b) = cluster_of_two();
+    *a.recorder.members.lock().unwrap() = Arc::new(BTreeSet::from([b.peer.addr]));
+    let strangers = Net::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let mut dials = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let (inner, peer) = (strangers.inner.clone(), a.peer);
+        let trust = Trust::Pinned { ca_digest: cluster.authority.digest() };
+        dials.spawn(async move { quic::connect(&inner, None, trust, peer).await });
+    }
+    let slowest = slowest_dial(&b, a.peer, 20).await;
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    // Those that were not answered would try for seconds.
+    let mut open = Vec::new();
+    while let Ok(Some(dialled)) = timeout(Duration::from_millis(500), dials.join_next()).await {
+        open.extend(dialled.unwrap().ok());
+    }
+    assert!(!open.is_empty());
+    eventually("few of them are kept", Duration::from_secs(2), || {
+        open.retain(|connection| connection.close_reason().is_none());
+        open.len() <= 8
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_has_little_taken_and_not_for_long() {
+    let (cluster, a, _b) = cluster_of_two();
+    let stranger = Net::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let trust = Trust::Pinned { ca_digest: cluster.authority.digest() };
+    let connection = quic::connect(&stranger.inner, None, trust, a.peer).await.unwrap();
+    let (mut send, _recv) = connection.open_bi().await.unwrap();
+    send.write_all(&codec::frame(&Hello::Join, 64).unwrap()).await.unwrap();
+    let soon = Duration::from_millis(300);
+    let mut uni = connection.open_uni().await.unwrap();
+    assert!(timeout(soon, connection.open_bi()).await.is_err(), "one stream is enough to join");
+    assert!(timeout(soon, connection.open_uni()).await.is_err());
+    let (chunk, mut taken) = (vec![0; 64 << 10], 0);
+    while let Ok(Ok(size)) = timeout(soon, uni.write(&chunk)).await {
+        taken += size;
+    }
+    // The length of a request that never comes.
+    while let Ok(Ok(size)) = timeout(soon, send.write(&[0, 0, 255, 255])).await {
+        taken += size;
+    }
+    assert!(taken <= 256 << 10, "{taken} bytes were taken");
+    timeout(Duration::from_secs(8), connection.closed()).await.expect("it is sent away");
+    assert!(a.recorder.joins.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_are_not_more_streams() {
+    let (_cluster, a, b) = cluster_of_two();
+    let first = quic::dial_member(&b.net.inner, a.peer).await.unwrap();
+    let second = quic::dial_member(&b.net.inner, a.peer).await.unwrap();
+    let open = async |link: &link::Link| {
+        let (mut send, recv) = link.connection.open_bi().await.unwrap();
+        send.write_all(&codec::frame(&Hello::Session, 64).unwrap()).await.unwrap();
+        let mut stream = Stream::quic(send, recv, None);
+        let _ = stream.write_frame(&1_u64, 16).await;
+        let heard = stream.read_frame::<u64>(16).await;
+        heard.map(|_| stream)
+    };
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        kept.push(open(&first).await.unwrap());
+        kept.push(open(&second).await.unwrap());
+    }
+    for link in [&first, &second] {
+        let error = open(link).await.unwrap_err();
+        assert!(error.to_string().contains("too many"), "{error}");
+    }
+    kept.clear();
+    let again = async { while open(&second).await.is_err() {} };
+    timeout(Duration::from_secs(2), again).await.expect("ended streams do not count");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_makes_no_manager_keep_large_frames() {
+    let (_cluster, a, b) = cluster_of_two();
+    let mut large = b.net.open(a.peer, Hello::Session).await.unwrap();
+    large.send.write_all(&(5_u32 << 20).to_be_bytes()).await.unwrap();
+    let read = timeout(Duration::from_secs(3), large.read_frame::<u64>(64)).await;
+    assert!(read.expect("the stream is ended").is_err());
+    let mut question = b.net.open(a.peer, Hello::Rpc).await.unwrap();
+    question.send.write_all(&(1_u32 << 20).to_be_bytes()).await.unwrap();
+    let read = timeout(Duration::from_secs(3), question.read_frame::<Answer>(64)).await;
+    assert!(read.expect("the stream is ended").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_never_comes_is_not_waited_for() {
+    let (_cluster, a, b) = cluster_of_two();
+    let mut asked = b.net.open(a.peer, Hello::Rpc).await.unwrap();
+    asked.send.write_all(&[0, 0, 1]).await.unwrap();
+    let read = timeout(Duration::from_secs(8), asked.read_frame::<Answer>(64)).await;
+    assert!(read.expect("the stream is ended").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_for_managers() {
+    let (_cluster, a, b) = cluster_of_two();
+    let about = Request::Probe { about: NodeId::new(9), at: ([127, 0, 0, 1], 9).into() };
+    match b.net.call(a.peer, about.clone()).await {
+        Err(CallError::Refused(refusal)) => assert_eq!(refusal.code, Code::Forbidden),
+        other => panic!("{other:?}"),
+    }
+    assert!(a.recorder.calls.lock().unwrap().is_empty());
+    let limit = Duration::from_secs(1);
+    b.net.answers(limit, a.peer).await.expect("a refusal says that it is there");
+    let nobody = Peer { node: NodeId::new(9), addr: ([127, 0, 0, 1], 9).into() };
+    assert!(b.net.answers(limit, nobody).await.is_err());
+    a.net.call(b.peer, about).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dials_are_forgotten() {
+    let (_cluster, a, b) = cluster_of_two();
+    a.net.call(b.peer, Request::Leave).await.unwrap();
+    (100..1100).for_each(|node| drop(a.net.inner.dial(NodeId::new(node))));
+    let waits = a.net.inner.dial(NodeId::new(5));
+    eventually("only those in use are kept", Duration::from_secs(3), || {
+        a.net.inner.dials().keys().copied().eq([NodeId::new(5)])
+    })
+    .await;
+    drop(waits);
+    eventually("none is kept", Duration::from_secs(3), || a.net.inner.dials().is_empty()).await;
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_ahead_renews_once() {
+    let cluster = Cluster::new(1);
+    let a = TestNode::new(&cluster, 1, Role::Manager);
+    *a.recorder.behind.lock().unwrap() = DAY * 50;
+    let b = TestNode::with(&cluster, cluster.identity_at(2, Role::Worker, before(DAY * 51)));
+    let dir = tempfile::tempdir().unwrap();
+    let (_keep, managers) = tokio::sync::watch::channel::<Arc<[Peer]>>(Arc::from([a.peer]));
+    let running = tokio::spawn(renew::run(b.net.clone(), dir.path().to_owned(), managers));
+    eventually("it is renewed", Duration::from_secs(5), || a.recorder.calls.lock().unwrap().len() == 1).await;
+    assert!(timeout(Duration::from_secs(2), running).await.is_err(), "it goes on");
+    assert_eq!(a.recorder.calls.lock().unwrap().len(), 1, "and does not help again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_whose_clock_is_behind_shortens_no_certificate() {
+    let cluster = Cluster::new(1);
+    let (a, c) = (TestNode::new(&cluster, 1, Role::Manager), TestNode::new(&cluster, 3, Role::Manager));
+    *a.recorder.behind.lock().unwrap() = DAY * 60;
+    let b = TestNode::with(&cluster, cluster.identity_at(2, Role::Worker, before(DAY * 50)));
+    let (dir, old) = (tempfile::tempdir().unwrap(), b.net.identity().unwrap().not_after());
+    let error = renew::once(&b.net, dir.path(), a.peer).await.unwrap_err();
+    assert!(error.to_string().contains("clock"), "{error}");
+    assert_eq!(b.net.identity().unwrap().not_after(), old);
+    let (_keep, managers) = tokio::sync::watch::channel::<Arc<[Peer]>>(Arc::from([a.peer, c.peer]));
+    let _running = tokio::spawn(renew::run(b.net.clone(), dir.path().to_owned(), managers));
+    let renewed = || b.net.identity().unwrap().not_after() > old;
+    eventually("the other one's is taken", Duration::from_secs(5), renewed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_guesses_through_a_follower_keeps_nobody_else_out() {
+    let cluster = Cluster::new(1);
+    let (a, c) = (TestNode::new(&cluster, 1, Role::Manager), TestNode::new(&cluster, 3, Role::Manager));
+    *c.recorder.leader.lock().unwrap() = Some((c.net.clone(), a.peer));
+    let at = |last| Net::bind(([127, 0, 0, last], 0).into()).unwrap();
+    let (guesser, other) = (at(2), at(3));
+    let good = cluster.token(vec![c.peer.addr]);
+    let wrong = Token { secret: [8; 16], ..good.clone() };
+    for _ in 0..5 {
+        let refusal = join::ask(&guesser, &wrong, &[], info()).await.unwrap_err();
+        assert!(refusal.message.contains("not valid"), "{refusal}");
+    }
+    let asked = a.recorder.joins.lock().unwrap().clone();
+    assert!(asked.iter().all(|from| from.ip() == IpAddr::from([127, 0, 0, 2])), "{asked:?}");
+    for via in [&c, &a] {
+        let refusal = join::ask(&guesser, &good, &[via.peer.addr], info()).await.unwrap_err();
+        assert!(refusal.message.contains("too many wrong tokens"), "{refusal}");
+    }
+    assert_eq!(a.recorder.joins.lock().unwrap().len(), asked.len() + 1, "the follower did not ask again");
+    join::ask(&other, &good, &[], info()).await.unwrap();
 }

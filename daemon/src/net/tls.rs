@@ -10,7 +10,7 @@ use std::{
 };
 
 use quinn::{
-    IdleTimeout, TransportConfig, VarInt,
+    IdleTimeout, NoneTokenLog, TransportConfig, ValidationTokenConfig, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use raftup_proto::{
@@ -44,34 +44,75 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// First guess of the round trip, so that the first lost packet of a dial is sent again soon.
 const FIRST_ROUND_TRIP: Duration = Duration::from_millis(100);
 
-/// Streams of one connection that the other side may have open at once, both ways and one way.
-const MAX_STREAMS: (u32, u32) = (256, 64);
+/// What the other side of a connection may have open and underway.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    /// Streams both ways.
+    pub(super) bi: u32,
+    /// Streams one way: gossip, and the greeting.
+    pub(super) uni: u32,
+    /// Bytes on all streams together that were sent and not read yet.
+    pub(super) bytes: u32,
+}
+
+/// Before it is known who it is: one request to join, or the greeting.
+const STRANGER: Window = Window { bi: 1, uni: 1, bytes: 128 << 10 };
+
+/// For a worker: the limits of each kind of stream, and sessions.
+const WORKER: Window = Window { bi: 96, uni: 16, bytes: 2 << 20 };
+
+/// For a manager. Streams whose readers wait (logs that a terminal does not take) leave room for Raft.
+const MANAGER: Window = Window { bi: 256, uni: 16, bytes: 24 << 20 };
+
+impl Window {
+    /// What a member of the role gets.
+    pub(super) fn of(role: Role) -> Self {
+        match role {
+            Role::Manager => MANAGER,
+            Role::Worker => WORKER,
+        }
+    }
+
+    /// From now on.
+    pub(super) fn set(self, connection: &quinn::Connection) {
+        connection.set_max_concurrent_bi_streams(VarInt::from_u32(self.bi));
+        connection.set_max_concurrent_uni_streams(VarInt::from_u32(self.uni));
+        connection.set_receive_window(VarInt::from_u32(self.bytes));
+    }
+}
 
 /// Datagrams (gossip) that wait to be read; older ones are dropped for newer ones.
 const DATAGRAMS_BYTES: usize = 64 << 10;
 
-/// Handshakes that wait for their turn; more are refused.
+/// Incoming connections that wait to be looked at; more are dropped. Looking at one takes microseconds.
 const MAX_WAITING: usize = 256;
+
+/// Bytes kept for one of them beside its first packet, and for all. A client's first message takes two packets.
+const WAITING_BYTES: (u64, u64) = (4 << 10, 256 << 10);
+
+/// How long the answer to a Retry is good. No less than a dial lasts.
+const RETRY_TOKEN_LIFE: Duration = Duration::from_secs(5);
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn transport() -> Arc<TransportConfig> {
+fn transport(window: Window) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     let idle = IdleTimeout::from(VarInt::from_u32(u32::try_from(IDLE.as_millis()).unwrap_or(u32::MAX)));
     transport
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(FIRST_ROUND_TRIP)
-        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS.0))
-        .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS.1))
+        .max_concurrent_bidi_streams(VarInt::from_u32(window.bi))
+        .max_concurrent_uni_streams(VarInt::from_u32(window.uni))
+        .receive_window(VarInt::from_u32(window.bytes))
         .datagram_receive_buffer_size(Some(DATAGRAMS_BYTES));
     Arc::new(transport)
 }
 
-/// The accepting side of a node. Errors: the certificate and its key do not fit.
-pub(super) fn server(identity: &Identity) -> Result<quinn::ServerConfig, rustls::Error> {
+/// How a node accepts connections. Errors: the certificate and its key do not fit.
+pub(super) fn server(identity: &Identity) -> Result<Arc<QuicServerConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(identity.ca_der().clone())?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
@@ -86,9 +127,24 @@ pub(super) fn server(identity: &Identity) -> Result<quinn::ServerConfig, rustls:
     tls.session_storage = Arc::new(NoServerSessionStorage {});
     tls.send_tls13_tickets = 0;
     let tls = QuicServerConfig::try_from(tls).map_err(|error| rustls::Error::General(error.to_string()))?;
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    config.transport_config(transport()).migration(false).max_incoming(MAX_WAITING);
-    Ok(config)
+    Ok(Arc::new(tls))
+}
+
+/// The accepting side of a node, with a fresh key for the tokens of Retry packets.
+pub(super) fn accepting(crypto: Arc<QuicServerConfig>) -> quinn::ServerConfig {
+    // Tokens from before this connection attempt validate nothing.
+    let mut tokens = ValidationTokenConfig::default();
+    tokens.sent(0).log(Arc::new(NoneTokenLog));
+    let mut config = quinn::ServerConfig::with_crypto(crypto);
+    config
+        .transport_config(transport(STRANGER))
+        .validation_token_config(tokens)
+        .retry_token_lifetime(RETRY_TOKEN_LIFE)
+        .migration(false)
+        .max_incoming(MAX_WAITING)
+        .incoming_buffer_size(WAITING_BYTES.0)
+        .incoming_buffer_size_total(WAITING_BYTES.1);
+    config
 }
 
 /// Whom a dialling node believes.
@@ -151,7 +207,7 @@ pub(super) fn client(
     tls.enable_sni = false;
     let tls = QuicClientConfig::try_from(tls).map_err(|error| rustls::Error::General(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
-    config.transport_config(transport());
+    config.transport_config(transport(STRANGER));
     Ok((config, verdict))
 }
 

@@ -4,7 +4,9 @@
 //! addresses have changed. Holds: an address that this host has is kept, whichever others come.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,8 +20,8 @@ use super::host;
 use crate::{
     agent::Agent,
     fabric,
-    gossip::{Gossip, key},
-    net::Net,
+    gossip::{Gossip, Sightings, key},
+    net::{Net, Peer},
     netlink::Listener,
 };
 
@@ -73,6 +75,26 @@ pub(super) fn said(info: &NodeInfo) -> [(&'static str, SocketAddr); 2] {
     [(key::CONTROL, info.control), (key::FABRIC, SocketAddr::new(info.underlay, info.fabric_port))]
 }
 
+/// Where members are expected to call from: what the state has for each, and where it says by gossip that it is now.
+pub(super) fn of_members(view: &View, sightings: &Sightings) -> Arc<BTreeSet<SocketAddr>> {
+    let all = view.peers().flat_map(|peer| [Some(peer.control), hint(sightings, peer.node)]);
+    Arc::new(all.flatten().map(canonical).collect())
+}
+
+/// The state or gossip has the address for the node.
+pub(super) fn is_known_at(view: &View, sightings: &Sightings, peer: Peer) -> bool {
+    let known = view.peers().find(|known| known.node == peer.node);
+    known.is_some_and(|known| known.control == peer.addr || hint(sightings, peer.node) == Some(peer.addr))
+}
+
+fn hint(sightings: &Sightings, node: NodeId) -> Option<SocketAddr> {
+    sightings.nodes.get(&node)?.values.get(key::CONTROL)?.parse().ok()
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
 /// A device of this host has the address.
 fn is_here(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
@@ -85,4 +107,62 @@ fn present(node: NodeId, view: &View) -> Option<IpAddr> {
     let towards = others.into_iter().find_map(|peer| host::address_towards(peer.control).ok());
     let known = towards.or_else(|| host::default_address().ok());
     known.filter(|address| !address.is_loopback() && !address.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use raftup_proto::view::{Item, PeerItem, Revision};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::gossip::Sighting;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn peer(number: u64, control: &str) -> Item {
+        Item::Peer(PeerItem {
+            node: NodeId::new(number),
+            hostname: "ant".to_owned(),
+            control: at(control),
+            underlay: at(control).ip(),
+            fabric_port: 7239,
+            fabric_keys: Vec::new(),
+            fabric_turn: 0,
+            fabric: [10, 64, 16, 1].into(),
+            manager: false,
+            alive: true,
+            blocks: Vec::new(),
+            attached: Vec::new(),
+        })
+    }
+
+    fn says(control: &str) -> Sighting {
+        let values = BTreeMap::from([(key::CONTROL.to_owned(), control.to_owned())]);
+        Sighting { alive: true, since: Instant::now(), silent: false, values: Arc::new(values) }
+    }
+
+    #[test]
+    fn members_are_known_where_state_and_gossip_have_them() {
+        let view = View::of(Revision(1), [peer(1, "10.0.0.1:7238"), peer(2, "[::ffff:10.0.0.2]:7238")]);
+        let said = [(1, says("10.0.9.1:7238")), (2, says("nonsense")), (3, says("10.0.0.3:7238"))];
+        let nodes = said.map(|(node, says)| (NodeId::new(node), says)).into();
+        let sightings = Sightings { nodes, impaired: false };
+        let expected = ["10.0.0.1:7238", "10.0.0.2:7238", "10.0.9.1:7238"].map(at);
+        assert_eq!(*of_members(&view, &sightings), BTreeSet::from(expected), "3 is no member");
+        for (node, addr, known) in [
+            (1, "10.0.0.1:7238", true),
+            (1, "10.0.9.1:7238", true),
+            (1, "10.0.0.1:53", false),
+            (1, "10.0.0.2:7238", false),
+            (1, "192.0.2.1:7238", false),
+            (3, "10.0.0.3:7238", false),
+        ] {
+            let peer = Peer { node: NodeId::new(node), addr: at(addr) };
+            assert_eq!(is_known_at(&view, &sightings, peer), known, "{node} {addr}");
+        }
+    }
 }

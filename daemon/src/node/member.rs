@@ -125,8 +125,35 @@ impl Running {
     }
 
     fn serve(&self, net: &Net) {
-        let router = Router::new(self.host.clone(), Arc::clone(&self.member), self.gossip.clone());
+        let members = self.follow_members();
+        let router = Router::new(self.host.clone(), Arc::clone(&self.member), self.gossip.clone(), members);
         net.serve(Arc::new(router));
+    }
+
+    /// Where members are expected to call from, as the state and gossip change.
+    fn follow_members(&self) -> watch::Receiver<Arc<BTreeSet<SocketAddr>>> {
+        let (mut view, mut sightings) = (self.member.agent.view(), self.gossip.view());
+        let now = address::of_members(&view.borrow_and_update(), &sightings.borrow_and_update());
+        let (sender, receiver) = watch::channel(now);
+        self.spawn(async move {
+            loop {
+                // Watches lose nothing when a wait on them is dropped.
+                let alive = tokio::select! {
+                    changed = view.changed() => changed.is_ok(),
+                    changed = sightings.changed() => changed.is_ok(),
+                };
+                if !alive {
+                    return;
+                }
+                let now = address::of_members(&view.borrow_and_update(), &sightings.borrow_and_update());
+                sender.send_if_modified(|old| {
+                    let differs = *old != now;
+                    *old = now;
+                    differs
+                });
+            }
+        });
+        receiver
     }
 
     fn renew(&self, net: Net) {

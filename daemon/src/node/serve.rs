@@ -1,19 +1,28 @@
 //! What other nodes ask of this one: led to the part that answers.
+//!
+//! Holds: no node can have this one call an address that is not a member's, nor examine itself or sign certificates all
+//! the time.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use raftup_proto::{
-    api::{NodeState, NodeUpdate},
+    api::{Finding, NodeState, NodeUpdate},
     id::{NodeId, TaskId},
     peer::{Answer, Hello, JoinAnswer, JoinRequest, Reply, Request, Role},
     refusal::{Code, Refusal},
 };
+use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use super::{
-    doctor,
+    address, doctor,
     lifecycle::{CA_KEY_CONTEXT, Host},
     member::Running,
     standing::{Known, Standing},
@@ -27,6 +36,7 @@ use crate::{
         Caller, Peer, Serve, Stream,
         ca::{self, Authority},
         join,
+        rate::{Rate, Rates},
     },
     plan::{self, World, nodes},
     secret,
@@ -38,17 +48,37 @@ const HAND_OVER_LIMIT: Duration = Duration::from_secs(20);
 /// How long a node that is asked for may take to answer.
 const PROBE_LIMIT: Duration = Duration::from_millis(700);
 
+/// How long what a node has found of itself is told to others before it looks again.
+const EXAMINATION_LIFE: Duration = Duration::from_secs(3);
+
+/// Certificates that one node is given; it needs one in weeks, and one more when its role changes.
+const RENEWALS: Rate = Rate { burst: 8, interval: Duration::from_secs(120) };
+
+/// Nodes whose renewals are counted at a time. More than [`RENEWALS`] are needed by in the time that it looks at.
+const MAX_RENEWING: usize = 4096;
+
 /// Leads requests of other nodes to the part that answers.
 pub(super) struct Router {
     host: Host,
     member: Arc<Member>,
     gossip: Gossip,
+    /// Where members are expected to call from.
+    members: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
     gate: join::Gate,
+    examined: Shared<Vec<Finding>>,
+    renewals: Mutex<Rates<NodeId>>,
 }
 
 impl Router {
-    pub(super) fn new(host: Host, member: Arc<Member>, gossip: Gossip) -> Self {
-        Self { host, member, gossip, gate: join::Gate::default() }
+    pub(super) fn new(
+        host: Host,
+        member: Arc<Member>,
+        gossip: Gossip,
+        members: watch::Receiver<Arc<BTreeSet<SocketAddr>>>,
+    ) -> Self {
+        let renewals = Mutex::new(Rates::new(RENEWALS, MAX_RENEWING));
+        let (gate, examined) = (join::Gate::default(), Shared::default());
+        Self { host, member, gossip, members, gate, examined, renewals }
     }
 
     fn leading(&self) -> Result<Manager, Refusal> {
@@ -68,12 +98,14 @@ impl Router {
 impl Serve for Router {
     async fn join(&self, from: SocketAddr, request: JoinRequest) -> JoinAnswer {
         if let Some(manager) = self.member.leading() {
+            self.gate.open(from.ip())?;
             return admit(&manager, &self.gate, from, request).await;
         }
         let leader = *self.member.leader.borrow();
         match leader {
             Some(leader) if leader.node != self.member.node => {
-                join::forward(&self.member.net, leader, &request).await
+                let forward = async || join::forward(&self.member.net, leader, from, &request).await;
+                self.gate.pass_on(from, &request, forward).await
             }
             _ => Err(Refusal::new(Code::Unavailable, "the cluster has no leader now")
                 .hint("try again in a moment")),
@@ -82,12 +114,12 @@ impl Serve for Router {
 
     async fn rpc(&self, caller: Caller, request: Request) -> Answer {
         match request {
-            Request::Probe { about, at } => {
-                let reachable =
-                    about == self.member.node || self.answers(Peer { node: about, addr: at }).await;
-                Ok(Reply::Probed { reachable })
+            Request::Probe { about, at } => self.probe(Peer { node: about, addr: at }).await,
+            Request::Renew { csr } => {
+                let manager = self.leading_or_manager()?;
+                self.may_renew(caller.node)?;
+                renew(&manager, &caller, &csr).await
             }
-            Request::Renew { csr } => renew(&self.leading_or_manager()?, &caller, &csr).await,
             Request::BecomeManager { term, member, key } => {
                 let work = async |running: &Running| running.become_manager(term, member, key).await;
                 self.manage(self.host.with_running(work)).await
@@ -97,16 +129,10 @@ impl Serve for Router {
                 self.manage(self.host.with_running(work)).await
             }
             Request::Leave => let_go(&self.leading()?, caller.node).await.map(|()| Reply::Done),
-            Request::Removed => {
-                info!("removed from the cluster by its leader");
-                let host = self.host.clone();
-                // The answer goes out over a connection that `forget` closes.
-                tokio::spawn(async move { host.forget().await });
-                Ok(Reply::Done)
-            }
             Request::Credential { task } => self.credential(&caller, task),
             Request::Examine => {
-                let findings = doctor::examine(&self.host).await;
+                let examine = async || doctor::examine(&self.host).await;
+                let findings = self.examined.get(EXAMINATION_LIFE, examine).await;
                 Ok(Reply::Examined { now: ca::now(), findings })
             }
         }
@@ -130,7 +156,7 @@ impl Serve for Router {
             }
             // Raft asked of a node that is no manager any more: dropping the stream says so.
             (Hello::Raft, None) => {}
-            (Hello::Join | Hello::Rpc | Hello::Gossip, _) => {}
+            (Hello::Join | Hello::ForwardedJoin { .. } | Hello::Rpc | Hello::Gossip, _) => {}
         }
     }
 
@@ -151,13 +177,34 @@ impl Serve for Router {
         };
         known.may(role)
     }
+
+    fn members(&self) -> Arc<BTreeSet<SocketAddr>> {
+        self.members.borrow().clone()
+    }
 }
 
 impl Router {
-    /// Asks the node for itself: it answers if it is there at all.
-    async fn answers(&self, peer: Peer) -> bool {
-        let itself = Request::Probe { about: peer.node, at: peer.addr };
-        self.member.net.call_within(PROBE_LIMIT, peer, itself).await.is_ok()
+    /// Whether the node answers. Errors: it is not known to be at the address.
+    async fn probe(&self, about: Peer) -> Answer {
+        if about.node == self.member.node {
+            return Ok(Reply::Probed { reachable: true });
+        }
+        let view = self.member.agent.view().borrow().clone();
+        let sightings = self.gossip.view().borrow().clone();
+        if !address::is_known_at(&view, &sightings, about) {
+            let message = format!("node {} is not known to be at {}", about.node, about.addr);
+            return Err(Refusal::new(Code::Invalid, message));
+        }
+        let reachable = self.member.net.answers(PROBE_LIMIT, about).await.is_ok();
+        Ok(Reply::Probed { reachable })
+    }
+
+    fn may_renew(&self, node: NodeId) -> Result<(), Refusal> {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        if renewals.take(node, Instant::now().into_std()) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::Unavailable, format!("{node} has had too many certificates in a short time")))
     }
 
     fn leading_or_manager(&self) -> Result<Manager, Refusal> {
@@ -169,6 +216,26 @@ impl Router {
         let manager = self.leading_or_manager()?;
         let cluster = manager.store.snapshot();
         credentials::for_task(&cluster, &manager.key, caller.node, task).map(Reply::Credential)
+    }
+}
+
+/// Something that takes a while to find out, found out once for all who ask at about the same time.
+#[derive(Default)]
+struct Shared<T>(tokio::sync::Mutex<Option<(Instant, T)>>);
+
+impl<T: Clone> Shared<T> {
+    /// What `find` has found in the last `life`, or finds now. Others wait meanwhile. Cancel-safe: the next one who waits
+    /// takes over.
+    async fn get(&self, life: Duration, find: impl AsyncFnOnce() -> T) -> T {
+        let mut last = self.0.lock().await;
+        if let Some((at, found)) = &*last
+            && at.elapsed() < life
+        {
+            return found.clone();
+        }
+        let found = find().await;
+        *last = Some((Instant::now(), found.clone()));
+        found
     }
 }
 
@@ -271,4 +338,33 @@ async fn wait_until_no_manager(manager: &Manager, node: NodeId) -> Result<(), Re
         Refusal::new(Code::Unavailable, "the node's part of the replicated state was not taken over in time")
     };
     tokio::time::timeout(HAND_OVER_LIMIT, free).await.map_err(|_| late())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_ask_at_once_share_an_examination() {
+        let (examined, begun) = (Shared::default(), AtomicUsize::new(0));
+        let ask = || {
+            examined.get(EXAMINATION_LIFE, async || {
+                let nth = begun.fetch_add(1, Ordering::Relaxed);
+                sleep(Duration::from_secs(5)).await;
+                nth
+            })
+        };
+        let all = futures_util::future::join_all((0..64).map(|_| ask())).await;
+        assert_eq!(all, [0; 64]);
+        advance(EXAMINATION_LIFE - Duration::from_millis(1)).await;
+        assert_eq!(ask().await, 0);
+        advance(Duration::from_millis(1)).await;
+        // One that is dropped while it looks leaves it to the next.
+        assert!(tokio::time::timeout(Duration::from_secs(1), ask()).await.is_err());
+        assert_eq!(ask().await, 2);
+    }
 }

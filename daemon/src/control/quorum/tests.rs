@@ -79,7 +79,6 @@ impl Orders for Nodes {
             Request::Probe { .. }
             | Request::Renew { .. }
             | Request::Leave
-            | Request::Removed
             | Request::Credential { .. }
             | Request::Examine => panic!("{request:?}"),
         }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use raftup_proto::{
     api::Finding,
-    peer::{Reply, Request},
     view::{FABRIC_DEVICE, PeerItem},
 };
 
@@ -13,7 +12,7 @@ use super::others;
 use crate::{
     api::Member,
     fabric,
-    net::{CallError, Peer},
+    net::{NetError, Peer},
 };
 
 /// How long the other daemon may take to answer.
@@ -42,16 +41,17 @@ async fn pair(member: &Member, peer: PeerItem) -> Vec<Finding> {
 }
 
 /// Asks the other daemon whether it is there.
-pub(super) async fn probe(member: &Member, peer: &PeerItem) -> Result<Reply, CallError> {
-    let to = Peer { node: peer.node, addr: peer.control };
-    member.net.call_within(CONTROL, to, Request::Probe { about: peer.node, at: peer.control }).await
+pub(super) async fn probe(member: &Member, peer: &PeerItem) -> Result<(), NetError> {
+    member.net.answers(CONTROL, Peer { node: peer.node, addr: peer.control }).await
 }
 
 async fn control(member: &Member, peer: &PeerItem) -> Finding {
     let check = "control";
     let begun = Instant::now();
     match probe(member, peer).await {
-        Ok(_) => Finding::fine(check, format!("answers in {:.1} ms", begun.elapsed().as_secs_f64() * 1000.0)),
+        Ok(()) => {
+            Finding::fine(check, format!("answers in {:.1} ms", begun.elapsed().as_secs_f64() * 1000.0))
+        }
         Err(error) => Finding::problem(
             check,
             format!("UDP {} does not answer: {error}", peer.control),
