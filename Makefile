@@ -4,6 +4,7 @@
 #   make test        all checks and tests; needs root, leaves nothing behind
 #   make check       what needs no root and writes nothing but the build directory
 #   make fix         formats, and fixes what can be fixed
+#   make hostile     attacks a small cluster on the loopback interface for a minute, as strangers may
 #   make bench       measures, beside Docker Swarm
 
 SHELL := /bin/bash
@@ -12,10 +13,10 @@ LAB = $${CARGO_TARGET_DIR:-target}/debug/raftup-lab
 TIMED = change:: faults:: lanes:: moves:: wire::
 WAITING = moves::a_host_behind_a_nat wire::a_new_key
 
-.PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab fix bench
+.PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab hostile fix bench
 
 help:
-	@sed -n '3,7s/^# *//p' Makefile
+	@sed -n '3,8s/^# *//p' Makefile
 
 setup:
 	tests/setup.sh
@@ -49,6 +50,10 @@ lab: build
 	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 2 $(TIMED:%=--skip %)
 	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 1 $(TIMED) $(WAITING:%=--skip %)
 	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 2 $(WAITING)
+
+# Sends to 127.0.0.1 alone, and ends by itself; the figures are in its output.
+hostile:
+	cargo test --locked -p raftup-daemon --test hostile -- --ignored --nocapture
 
 check: fmt clippy doc deny layering
 
