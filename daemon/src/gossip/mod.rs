@@ -5,9 +5,9 @@
 //! counts as down; gossip is one witness of several. Knows no transport: messages go out through a function and come in
 //! through [`Gossip::receive`], from senders that the transport has authenticated.
 //!
-//! Holds: no message ends the gossip task, or takes more time or memory than its size and the limits of [`limit`] and
-//! [`wire`] allow. What is said of a node counts if it says so itself, else within narrow bounds ([`watcher`]). A node
-//! that was paused itself, or has just lost most of the others at once, accuses nobody ([`Sightings::impaired`]). The
+//! Holds: no message ends the gossip task, or takes more time or memory than its size and the limits of `limit` and
+//! `wire` allow. What is said of a node counts if it says so itself, else within narrow bounds (`watcher`). A node that
+//! was paused itself, or has just lost most of the others at once, accuses nobody ([`Sightings::impaired`]). The
 //! addresses that it sends to never come from gossip, only from the peers that were given and from those who called.
 //! Any number of nodes works: beyond a thousand, each message tells of a part of them.
 
