@@ -211,7 +211,7 @@ pub struct Admission {
     pub node: NodeId,
     /// Its certificate, DER.
     pub certificate: Vec<u8>,
-    /// The first view, so that it knows its peers and the pool before its first session.
+    /// The settings and the nodes, so that it knows them before its first session brings the rest.
     pub view: ViewUpdate,
 }
 

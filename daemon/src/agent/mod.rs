@@ -362,7 +362,8 @@ fn load(config: &AgentConfig) -> Saved {
     });
     if let Some(first) = config.first.clone() {
         let held = saved.get_or_insert_default();
-        if first.base.is_none() && first.generation > held.view.generation {
+        let newer = first.generation > held.view.generation || held.view.items.is_empty();
+        if first.base.is_none() && newer {
             // A whole view always fits.
             let _ = held.view.update(first);
         }

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
+    compute,
     net::{Caller, FrameError, Peer, Receiver, Sender, Stream},
     plan::{claims, nodes},
 };
@@ -160,7 +161,7 @@ async fn tell(
             News::Removed => {
                 return sender.write_frame(&Down::Refused(nodes::was_removed(node)), cap).await;
             }
-            News::Behind => match reign.views.differing(node, &held) {
+            News::Behind => match compute::in_place(|| reign.views.differing(node, &held)) {
                 Some(differing) => {
                     (looked, sent) = (differing.generation, differing.generation);
                     held = tell_parts(reign, node, differing, &mut sender).await?;

@@ -20,13 +20,17 @@ use raftup_proto::{
 use tokio::sync::watch;
 
 use crate::{
+    compute,
     model::{Cluster, ObjectKey},
     plan::{Agenda, World, view},
     store::{Changes, Store, Touched},
 };
 
-/// Pages that are kept; a session behind by more is sent everything.
+/// Pages that are kept; a session behind by more is sent what differs.
 const PAGES: usize = 256;
+
+/// Objects whose change is worked out faster than another thread could take the runtime over.
+const FEW: usize = 100;
 
 /// Services and stacks of which it is known when they were last touched; with more it begins anew, and everything counts
 /// as touched once.
@@ -146,7 +150,10 @@ impl Views {
                 last = next.revision;
                 gather(&mut keys, next);
             }
-            self.turn(cluster, keys);
+            match &keys {
+                Some(few) if few.len() <= FEW => self.turn(cluster, keys),
+                Some(_) | None => compute::in_place(|| self.turn(cluster, keys)),
+            }
         }
     }
 

@@ -38,7 +38,7 @@ use crate::{
         join,
         rate::{Rate, Rates},
     },
-    plan::{self, World, nodes},
+    plan::{self, nodes},
     secret,
 };
 
@@ -252,7 +252,7 @@ async fn let_in(manager: &Manager, from: SocketAddr, request: &JoinRequest) -> J
     let certificate = authority(manager)?
         .issue(&request.csr, node, request.role, ca::now())
         .map_err(|error| Refusal::new(Code::Invalid, format!("the request cannot be signed: {error:#}")))?;
-    let view = plan::view::full(&World::new(manager.store.snapshot()), node);
+    let view = plan::view::first(&manager.store.snapshot());
     info!(%node, hostname = %request.info.hostname, %from, "admitted a node");
     Ok(raftup_proto::peer::Admission { node, certificate, view })
 }

@@ -18,12 +18,12 @@ use raftup_proto::{
     peer::TaskState,
     spec::{EndpointMode, MountSource, PortSpec},
     view::{
-        ClusterItem, Endpoint, Goal, Item, Key, NetworkItem, PeerItem, RouteItem, ServiceAddress, TaskItem,
-        ViewUpdate,
+        ClusterItem, Endpoint, Goal, Item, Key, NetworkItem, PeerItem, Revision, RouteItem, ServiceAddress,
+        TaskItem, ViewUpdate,
     },
 };
 
-use crate::model::{Cluster, Desired, Node, ObjectKey, Service, Task, Version};
+use crate::model::{Cluster, ClusterInfo, Desired, Node, ObjectKey, Service, Task, Version};
 
 use super::World;
 
@@ -32,7 +32,7 @@ pub fn item(world: &World, node: NodeId, key: Key) -> Option<Item> {
     let cluster = world.cluster();
     let info = cluster.info.as_ref();
     match key {
-        Key::Cluster => info.map(|info| Item::Cluster(ClusterItem { pool: info.pool, fabric: info.fabric })),
+        Key::Cluster => info.map(|info| Item::Cluster(settings(info))),
         Key::Peer(id) => cluster.nodes.get(&id).map(|node| Item::Peer(peer(node))),
         Key::Network(id) => cluster.networks.get(&id).map(|network| {
             Item::Network(NetworkItem {
@@ -81,6 +81,19 @@ pub fn endpoint_key(task: &Task) -> Key {
 pub fn keys(world: &World, node: NodeId) -> Vec<Key> {
     let own = world.tasks_on(node).map(|task| Key::Task(task.id));
     shared_keys(world.cluster()).chain(own).collect()
+}
+
+/// What a node needs before its first session: the settings and the nodes. Older than all views, so that it counts as
+/// none of them.
+pub fn first(cluster: &Cluster) -> ViewUpdate {
+    let settings = cluster.info.iter().map(|info| Item::Cluster(settings(info)));
+    let peers = cluster.nodes.values().map(|node| Item::Peer(peer(node)));
+    ViewUpdate {
+        base: None,
+        generation: Revision::default(),
+        put: settings.chain(peers).collect(),
+        remove: Vec::new(),
+    }
 }
 
 /// The whole view of `node`, as an update that replaces whatever it holds. Cost: one pass over everything.
@@ -159,6 +172,10 @@ fn endpoints_differ(before: Option<&Arc<Service>>, after: Option<&Arc<Service>>)
 /// New connections may be led to the node: it is not down.
 fn is_alive(node: &Node) -> bool {
     node.state != NodeState::Down
+}
+
+fn settings(info: &ClusterInfo) -> ClusterItem {
+    ClusterItem { pool: info.pool, fabric: info.fabric }
 }
 
 fn peer(node: &Node) -> PeerItem {

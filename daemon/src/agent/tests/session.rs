@@ -393,3 +393,102 @@ async fn a_view_goes_on_where_the_last_session_broke_off() {
     assert_eq!(agent.view().borrow().items, whole);
     agent.shutdown().await;
 }
+
+/// A way of UDP to `to` that carries so many bits a second one way, holds little, and loses every twentieth packet.
+async fn poor_link(to: std::net::SocketAddr, bits_per_second: f64) -> std::net::SocketAddr {
+    use tokio::net::UdpSocket;
+    /// Bytes that wait to be sent; more are lost.
+    const QUEUE_BYTES: f64 = 96.0 * 1024.0;
+    let outer = Arc::new(UdpSocket::bind(("127.0.0.1", 0)).await.unwrap());
+    let inner = Arc::new(UdpSocket::bind(("127.0.0.1", 0)).await.unwrap());
+    inner.connect(to).await.unwrap();
+    let addr = outer.local_addr().unwrap();
+    let client = watch::Sender::new(None);
+    let client_now = client.subscribe();
+    let (there, back) = (inner.clone(), outer.clone());
+    tokio::spawn(async move {
+        let mut packet = vec![0; 65536];
+        for count in 1_u64.. {
+            let Ok((size, from)) = outer.recv_from(&mut packet).await else { return };
+            client.send_replace(Some(from));
+            if !count.is_multiple_of(20) {
+                let _ = inner.send(&packet[..size]).await;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        let mut packet = vec![0; 65536];
+        let mut free = tokio::time::Instant::now();
+        for count in 1_u64.. {
+            let Ok(size) = there.recv(&mut packet).await else { return };
+            let now = tokio::time::Instant::now();
+            free = free.max(now);
+            let waiting = (free - now).as_secs_f64() * bits_per_second / 8.0;
+            if count.is_multiple_of(20) || waiting > QUEUE_BYTES {
+                continue;
+            }
+            free += Duration::from_secs_f64(size as f64 * 8.0 / bits_per_second);
+            let (bytes, at, back, client) =
+                (packet[..size].to_vec(), free, back.clone(), *client_now.borrow());
+            tokio::spawn(async move {
+                tokio::time::sleep_until(at).await;
+                if let Some(client) = client {
+                    let _ = back.send_to(&bytes, client).await;
+                }
+            });
+        }
+    });
+    addr
+}
+
+/// Accepts a session, sends these parts, and answers until it ends.
+async fn tell_all(stream: &mut Stream, parts: Vec<ViewPart>) -> Result<(), crate::net::FrameError> {
+    let cap = Hello::Session.cap();
+    stream.write_frame(&Down::Accepted, cap).await?;
+    for part in parts {
+        stream.write_frame(&Down::Part(part), cap).await?;
+    }
+    loop {
+        if let Up::Alive = stream.read_frame(cap).await? {
+            stream.write_frame(&Down::Alive, cap).await?;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_view_arrives_over_a_slow_link_that_loses_packets() {
+    let authority = Authority::new(CLUSTER, ca::now()).unwrap();
+    let mut first = Manager::new(&authority, 1);
+    first.peer.addr = poor_link(first.peer.addr, 3e6).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, _net) = knows(dir.path(), &authority, &[&first], Vec::new());
+    let Item::Peer(peer) = first.item() else { panic!() };
+    let large = |number| PeerItem {
+        node: NodeId::new(number),
+        hostname: "x".repeat(1000),
+        manager: false,
+        ..peer.clone()
+    };
+    let items: Vec<_> = (10..2010).map(|number| Arc::new(Item::Peer(large(number)))).collect();
+    let bytes: u64 = items.iter().map(raftup_proto::codec::size).sum();
+    assert!(bytes > 2_000_000, "{bytes}");
+    let begun = tokio::time::Instant::now();
+    let mut sessions = 0;
+    let send = async {
+        loop {
+            let (mut stream, held) = first.asked_holding().await;
+            sessions += 1;
+            let rest = parts(&items, &held, 11, 8);
+            let end = tell_all(&mut stream, rest).await;
+            println!("session {sessions} ended after {:?}: {end:?}", begun.elapsed());
+        }
+    };
+    tokio::select! {
+        _ = send => {}
+        () = eventually("whole", async || agent.view().borrow().generation == Revision(11)) => {}
+    }
+    println!("{bytes} bytes in {:?}, {sessions} sessions", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(4), "longer than any limit of silence");
+    assert_eq!(sessions, 1, "nothing was silent for too long");
+    agent.shutdown().await;
+}

@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     api::{Manager, refuse::Refused},
+    compute,
     control::{Edition, Interest},
     model::Cluster,
     plan::{
@@ -96,7 +97,7 @@ async fn next(mut state: State) -> Option<(Progress, State)> {
         if at >= state.from {
             // What is gone has nothing left to wait for.
             let gone = Progress { services: Vec::new(), outcome: Outcome::Done };
-            let now = progress(&world, state.subject).unwrap_or(gone);
+            let now = compute::in_place(|| progress(&world, state.subject)).unwrap_or(gone);
             interest = interest_in(world.cluster(), state.subject);
             drop(world);
             let wait = match (&now.outcome, state.done) {
