@@ -368,6 +368,9 @@ pub struct Deployed {
     pub revision: Revision,
     /// What was done to each object that was looked at.
     pub changes: Vec<ChangeView>,
+    /// What was done otherwise than meant, one line a matter.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// What was done to one object.

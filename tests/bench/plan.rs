@@ -232,8 +232,14 @@ impl Lab {
             volumes: BTreeMap::new(),
         };
         let deploy = Deploy { spec, credentials: BTreeMap::new() };
-        let (set, _) =
-            plan::stacks::deploy(self.world.cluster(), &deploy, Vec::new(), self.now, &mut self.ids)?;
+        let (set, _) = plan::stacks::deploy(
+            self.world.cluster(),
+            &deploy,
+            Vec::new(),
+            &Default::default(),
+            self.now,
+            &mut self.ids,
+        )?;
         self.apply(&set)
     }
 

@@ -124,6 +124,7 @@ async fn told(
     deployed: Deployed,
     wait: Wait,
 ) -> Result<(), Failure> {
+    deployed.warnings.iter().for_each(show::warning);
     show::answer(show::changes(&deployed.changes))?;
     if wait.detach {
         return Ok(());

@@ -40,6 +40,7 @@ async fn deploy(client: &Client, args: DeployArgs) -> Result<(), Failure> {
     let name = spec.name.to_string();
     let body = Deploy { spec, credentials };
     let deployed: Deployed = client.send(Method::PUT, Path::new(["stacks", &name]), &body).await?;
+    deployed.warnings.iter().for_each(show::warning);
     show::answer(show::changes(&deployed.changes))?;
     if args.wait.detach {
         return Ok(());

@@ -34,7 +34,7 @@ fn project(compose: &str) -> tempfile::TempDir {
 
 fn deployed(action: Action) -> Reply {
     let change = ChangeView { kind: "service".to_owned(), name: "shop_web".to_owned(), action };
-    Reply::json(Deployed { revision: Revision(7), changes: vec![change] })
+    Reply::json(Deployed { revision: Revision(7), changes: vec![change], warnings: Vec::new() })
 }
 
 fn at(running: u32, waiting: &[&str], outcome: Outcome) -> Progress {

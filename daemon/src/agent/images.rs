@@ -5,22 +5,27 @@
 //! nobody knows which credential a registry asks for: that a pull without one failed is then no answer.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use futures_util::{StreamExt, future::BoxFuture};
 use raftup_proto::{api::Credential, id::TaskId, refusal::Refusal};
 use tokio::{
     sync::{Semaphore, watch},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::engine::{Engine, EngineError, Image};
 
 /// Pulls at a time; more only share the same link and disk.
 const PULLS: usize = 3;
+
+/// Images whose digests are looked up at a time, and how long all of them may take.
+const PINS: usize = 8;
+const PIN: Duration = Duration::from_secs(5);
 
 /// Without a leader for so long, a pull is tried without a credential: public images need none. An election takes a few
 /// seconds.
@@ -143,6 +148,38 @@ impl Images {
     }
 }
 
+/// See [`super::Agent::pin`].
+pub(super) async fn pin(
+    engine: &dyn Engine,
+    images: BTreeMap<String, Option<Credential>>,
+) -> (BTreeMap<String, String>, Vec<String>) {
+    let until = Instant::now() + PIN;
+    let mut asked: Vec<BoxFuture<'_, (String, Result<String, String>)>> = Vec::new();
+    for (image, credential) in images {
+        if !image.contains('@') {
+            asked.push(Box::pin(async move {
+                let found = match timeout_at(until, engine.digest(&image, credential.as_ref())).await {
+                    Ok(found) => found.map_err(|error| error.to_string()),
+                    Err(_) => Err(format!("no answer within {PIN:?}")),
+                };
+                (image, found)
+            }));
+        }
+    }
+    let mut answers = futures_util::stream::iter(asked).buffered(PINS);
+    let (mut pinned, mut warnings) = (BTreeMap::new(), Vec::new());
+    while let Some((image, found)) = answers.next().await {
+        match found {
+            Ok(digest) => _ = pinned.insert(image.clone(), format!("{image}@{digest}")),
+            Err(error) => warnings.push(format!(
+                "image `{image}` could not be accessed on a registry to record its digest; nodes may run different versions \
+                 of it: {error}"
+            )),
+        }
+    }
+    (pinned, warnings)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -219,6 +256,32 @@ mod tests {
         let refused = refused.await.unwrap().unwrap_err().to_string();
         assert!(refused.contains("not your task"), "{refused}");
         assert!(pulled.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tags_are_pinned_as_far_as_registries_answer() {
+        let engine = FakeEngine::new();
+        engine.set_digest("app:latest", "sha256:1");
+        engine.add_private_image("ghcr.io/shop/web", credential("right"));
+        engine.set_digest("ghcr.io/shop/web", "sha256:2");
+        let images = [
+            ("app:latest", None),
+            ("ghcr.io/shop/web", Some(credential("right"))),
+            ("built:here", None),
+            ("by:digest@sha256:3", None),
+        ];
+        let images = images.map(|(image, credential)| (image.to_owned(), credential));
+        let (pinned, warnings) = pin(&engine, images.clone().into()).await;
+        let pinned: Vec<_> = pinned.values().map(String::as_str).collect();
+        assert_eq!(pinned, ["app:latest@sha256:1", "ghcr.io/shop/web@sha256:2"]);
+        assert_eq!(warnings.len(), 1);
+        assert!(
+            warnings[0].starts_with("image `built:here` could not be accessed on a registry"),
+            "{warnings:?}"
+        );
+        engine.set_down(true);
+        let (pinned, warnings) = pin(&engine, images.into()).await;
+        assert_eq!((pinned.len(), warnings.len()), (0, 3));
     }
 
     #[tokio::test(start_paused = true)]

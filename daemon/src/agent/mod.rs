@@ -314,6 +314,15 @@ impl Agent {
         logs::logs(self.engine.clone(), self.up.clone(), &view, self.hostname.clone(), task, options)
     }
 
+    /// These images, with what their registries ask for, as they are there now: with their digests. And a line for each that
+    /// could not be looked up. One that is asked for by digest is left as it is. Takes a few seconds at most.
+    pub async fn pin(
+        &self,
+        images: BTreeMap<String, Option<Credential>>,
+    ) -> (BTreeMap<String, String>, Vec<String>) {
+        images::pin(&*self.engine, images).await
+    }
+
     /// Ends the agent, within seconds. Containers stay as they are.
     pub async fn shutdown(&self) {
         self.stop.cancel();

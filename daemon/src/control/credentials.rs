@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use raftup_proto::{
     api::Credential,
-    id::{NodeId, TaskId},
+    id::{NodeId, StackId, TaskId},
     name::StackName,
     refusal::{Code, Refusal},
 };
@@ -63,9 +63,22 @@ pub fn for_task(
     let task = cluster.tasks.get(&task).filter(|task| task.node == Some(caller)).ok_or_else(foreign)?;
     let Some(service) = cluster.services.get(&task.service) else { return Ok(None) };
     let Some(stack) = cluster.stacks.get(&service.stack) else { return Ok(None) };
-    let mut all = open(key, &stack.credentials_sealed)?;
     let image = service.version(task.version).map_or("", |version| version.image.as_str());
-    Ok(all.remove(registry(image)))
+    Ok(for_image(&open(key, &stack.credentials_sealed)?, image))
+}
+
+/// The credentials that a stack was deployed with; none if there is no such stack, or it has none.
+pub fn of_stack(
+    cluster: &Cluster,
+    key: &Key,
+    stack: StackId,
+) -> Result<BTreeMap<String, Credential>, Refusal> {
+    cluster.stacks.get(&stack).map_or(Ok(BTreeMap::new()), |stack| open(key, &stack.credentials_sealed))
+}
+
+/// The credential for an image among those of its stack.
+pub fn for_image(credentials: &BTreeMap<String, Credential>, image: &str) -> Option<Credential> {
+    credentials.get(registry(image)).cloned()
 }
 
 /// The registry that an image name leads to: its first part, if that looks like a host.

@@ -130,7 +130,9 @@ impl Lab {
         let spec = shop(image, replicas);
         let deploy = Deploy { spec, credentials: BTreeMap::new() };
         let ids = &mut self.ids;
-        let work = |cluster: &Cluster, now| plan::stacks::deploy(cluster, &deploy, Vec::new(), now, ids);
+        let work = |cluster: &Cluster, now| {
+            plan::stacks::deploy(cluster, &deploy, Vec::new(), &Default::default(), now, ids)
+        };
         self.store.change(work).await.unwrap();
     }
 

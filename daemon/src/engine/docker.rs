@@ -224,6 +224,13 @@ impl Engine for DockerEngine {
         }
     }
 
+    async fn digest(&self, image: &str, credential: Option<&Credential>) -> Result<String, EngineError> {
+        let credential = credential.map(|credential| ask::credential(image, credential));
+        let found = self.client().await?.inspect_registry_image(image, credential).await;
+        let unnamed = || EngineError::Refused { message: "its registry names no digest".to_owned() };
+        self.answer(found)?.descriptor.digest.ok_or_else(unnamed)
+    }
+
     async fn pull(&self, image: &str, credential: Option<&Credential>) -> Result<(), EngineError> {
         let (name, tag) = ask::split_image(image);
         let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();

@@ -52,6 +52,7 @@ struct State {
     images: BTreeMap<String, Image>,
     pullable: BTreeMap<String, Duration>,
     private: BTreeMap<String, Credential>,
+    digests: BTreeMap<String, String>,
     pulls: u64,
     containers: BTreeMap<String, FakeContainer>,
     networks: BTreeMap<String, FakeNetwork>,
@@ -97,6 +98,11 @@ impl FakeEngine {
     pub fn add_private_image(&self, image: &str, credential: Credential) {
         self.add_remote_image(image, Duration::from_secs(1));
         self.lock().private.insert(image.to_owned(), credential);
+    }
+
+    /// Has the registry answer with that digest for an image.
+    pub fn set_digest(&self, image: &str, digest: &str) {
+        self.lock().digests.insert(image.to_owned(), digest.to_owned());
     }
 
     /// Takes an image from this host.
@@ -455,6 +461,13 @@ impl Engine for FakeEngine {
 
     async fn image(&self, image: &str) -> Result<Option<Image>, EngineError> {
         Ok(self.up()?.images.get(image).cloned())
+    }
+
+    async fn digest(&self, image: &str, credential: Option<&Credential>) -> Result<String, EngineError> {
+        let state = self.up()?;
+        let denied = state.private.get(image).is_some_and(|needed| Some(needed) != credential);
+        let found = state.digests.get(image).filter(|_| !denied).cloned();
+        found.ok_or_else(|| EngineError::NotFound { message: format!("no such image: {image}") })
     }
 
     async fn pull(&self, image: &str, credential: Option<&Credential>) -> Result<(), EngineError> {

@@ -76,6 +76,9 @@ pub trait Engine: Send + Sync + 'static {
     /// An image; none if it is not on this host.
     async fn image(&self, image: &str) -> Result<Option<Image>, EngineError>;
 
+    /// The digest that the registry has for an image now, as `sha256:..`. Nothing is pulled.
+    async fn digest(&self, image: &str, credential: Option<&Credential>) -> Result<String, EngineError>;
+
     /// Pulls an image, with what its registry asks for.
     async fn pull(&self, image: &str, credential: Option<&Credential>) -> Result<(), EngineError>;
 }

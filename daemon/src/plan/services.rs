@@ -13,15 +13,17 @@ use raftup_proto::{
 
 use crate::model::{ChangeSet, Cluster, Service};
 
-use super::versions::{self, How};
+use super::versions::{self, How, Pinned};
 
-/// Changes what the service is asked to be. Its tasks are replaced if they will not do any more, or with `force`; a
-/// change of the number of replicas replaces none. Errors: no such service, it is being removed, it is global and is
-/// given replicas, too many of them, an image that cannot be one, a variable that it does not have.
+/// Changes what the service is asked to be; `pinned` has the digest of the image, if another one is asked for. Its tasks
+/// are replaced if they will not do any more, or with `force`; a change of the number of replicas replaces none. Errors:
+/// no such service, it is being removed, it is global and is given replicas, too many of them, an image that cannot be
+/// one, a variable that it does not have.
 pub fn update(
     cluster: &Cluster,
     id: ServiceId,
     update: &ServiceUpdate,
+    pinned: &Pinned,
     now: UnixMillis,
 ) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
     let service = changeable(cluster, id)?;
@@ -30,7 +32,10 @@ pub fn update(
     // A change of the number of replicas alone is not the word that a paused update waits for.
     let scaled = ServiceUpdate { replicas: update.replicas, ..ServiceUpdate::default() };
     let resume = update.replicas.is_none() || *update != scaled;
-    versions::change(cluster, &mut changed, &spec, How { force: update.force, resume }, now);
+    // A tag that has moved meanwhile is no part of another change.
+    let known = Pinned::new();
+    let pinned = if update.image.is_some() { pinned } else { &known };
+    versions::change(cluster, &mut changed, (&spec, pinned), How { force: update.force, resume }, now);
     let paused = service.update_state().is_some_and(UpdateState::is_paused);
     let same = changed.current().number == service.current().number && !(paused && resume);
     let action = if same { Action::Unchanged } else { Action::Updated };

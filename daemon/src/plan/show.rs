@@ -115,7 +115,7 @@ fn service_view(cluster: &Cluster, service: &Service, count: Count) -> ServiceVi
         mode: current.spec.mode,
         running: count.running,
         desired: count.desired,
-        image: current.spec.container.image.clone(),
+        image: current.image.clone(),
         ports: current.spec.ports.clone(),
         removing: service.removing,
         waiting: service.waiting.clone(),
@@ -140,7 +140,7 @@ pub(super) fn problems(cluster: &Cluster, service: &Service) -> Vec<String> {
 }
 
 fn version_view(version: &Version) -> VersionView {
-    let image = version.spec.container.image.clone();
+    let image = version.image.clone();
     VersionView { number: version.number, at: version.at, image }
 }
 
@@ -165,7 +165,7 @@ pub fn tasks(cluster: &Cluster, filter: TaskFilter) -> Vec<TaskView> {
 
 fn task_view(cluster: &Cluster, task: &Task) -> Option<TaskView> {
     let service = cluster.services.get(&task.service)?;
-    let image = service.version(task.version).map(|version| version.spec.container.image.clone());
+    let image = service.version(task.version).map(|version| version.image.clone());
     Some(TaskView {
         id: task.id,
         service: task.service,

@@ -27,18 +27,19 @@ use crate::model::{ChangeSet, Cluster, Meta, Network, Node, ObjectKey, Service, 
 
 use super::{
     Ids, addresses, ports, services,
-    versions::{self, How},
+    versions::{self, How, Pinned},
 };
 
 /// Makes the stack what `deploy` asks for, and says what was done to each object.
 ///
 /// `credentials_sealed` is what the stack keeps of `deploy.credentials`, sealed by the caller, who brings the bytes that
-/// are there already if the credentials are the same. Errors: a port that another service publishes, too many replicas,
-/// addresses that have run out, a stack or mode that cannot be changed now.
+/// are there already if the credentials are the same; `pinned` has the digests of its images. Errors: a port that another
+/// service publishes, too many replicas, addresses that have run out, a stack or mode that cannot be changed now.
 pub fn deploy(
     cluster: &Cluster,
     deploy: &Deploy,
     credentials_sealed: Vec<u8>,
+    pinned: &Pinned,
     now: UnixMillis,
     ids: &mut Ids,
 ) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
@@ -52,6 +53,7 @@ pub fn deploy(
     let mut diff = Diff {
         cluster,
         spec,
+        pinned,
         stack: stack.map_or_else(|| StackId::from_random(ids.fresh()), |stack| stack.id),
         ids,
         set: ChangeSet::new(now),
@@ -149,6 +151,7 @@ fn check_encryption(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> 
 struct Diff<'a> {
     cluster: &'a Cluster,
     spec: &'a StackSpec,
+    pinned: &'a Pinned,
     stack: StackId,
     ids: &'a mut Ids,
     set: ChangeSet,
@@ -345,7 +348,7 @@ impl Diff<'_> {
             stack: self.stack,
             stack_name: self.spec.name.clone(),
             name: name.clone(),
-            versions: vec![versions::first(spec, self.set.at)],
+            versions: vec![versions::first(spec, self.pinned, self.set.at)],
             rollout: None,
             vips: self.give_vips(spec, &networks, &BTreeMap::new())?,
             networks,
@@ -371,7 +374,7 @@ impl Diff<'_> {
         new.volumes = self.mounted(spec);
         new.networks = networks;
         let how = How { force: false, resume: true };
-        versions::change(self.cluster, &mut new, spec, how, self.set.at);
+        versions::change(self.cluster, &mut new, (spec, self.pinned), how, self.set.at);
         let (asked, at_work) = (old.current().number, old.update_state().is_some_and(UpdateState::is_paused));
         let same = new.current().number == asked && new.networks == old.networks && new.vips == old.vips;
         let action = if same && !at_work { Action::Unchanged } else { Action::Updated };

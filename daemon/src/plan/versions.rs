@@ -26,16 +26,22 @@ use crate::model::{Cluster, Desired, Network, Rollout, Service, Task, Version};
 
 use super::{addresses, ports, restart, rollout::outdated_slots};
 
+/// Images as they are asked for, with the digest that their registry has for them now: `nginx:1@sha256:..`. One that is
+/// not among them could not be looked up.
+pub(super) type Pinned = BTreeMap<String, String>;
+
 /// The first version of a service.
-pub(super) fn first(spec: &ServiceSpec, at: UnixMillis) -> Version {
-    Version {
-        number: 1,
-        containers: 1,
-        at,
-        image: spec.container.image.clone(),
-        spec: Arc::new(spec.clone()),
-        proven: false,
-    }
+pub(super) fn first(spec: &ServiceSpec, pinned: &Pinned, at: UnixMillis) -> Version {
+    let asked = &spec.container.image;
+    let image = pinned.get(asked).unwrap_or(asked).clone();
+    Version { number: 1, containers: 1, at, image, spec: Arc::new(spec.clone()), proven: false }
+}
+
+/// The image of the next version: as the registry has it now, else as the last version that asked for the same has it.
+fn image(service: &Service, spec: &ServiceSpec, pinned: &Pinned) -> String {
+    let asked = &spec.container.image;
+    let before = service.versions.iter().rev().find(|version| version.spec.container.image == *asked);
+    pinned.get(asked).or(before.map(|version| &version.image)).unwrap_or(asked).clone()
 }
 
 /// What a change does besides.
@@ -48,19 +54,29 @@ pub(super) struct How {
 }
 
 /// Asks `service` to be as `spec` says; its networks and volumes must be those of `spec` already.
-pub(super) fn change(cluster: &Cluster, service: &mut Service, spec: &ServiceSpec, how: How, at: UnixMillis) {
+pub(super) fn change(
+    cluster: &Cluster,
+    service: &mut Service,
+    (spec, pinned): (&ServiceSpec, &Pinned),
+    how: How,
+    at: UnixMillis,
+) {
     let How { force, resume } = how;
+    let image = image(service, spec, pinned);
     let current = service.current();
-    let same = *current.spec == *spec;
+    let same = *current.spec == *spec && current.image == image;
     let before = current.containers;
     let number = current.number + 1;
     if !current.proven && (!same || force) && works(cluster, service, at) {
         prove_current(service);
     }
     if !same || force {
-        let will_do = service.versions.iter().rev().find(|version| !needs_containers(&version.spec, spec));
+        let will_do = service
+            .versions
+            .iter()
+            .rev()
+            .find(|version| version.image == image && !needs_containers(&version.spec, spec));
         let containers = will_do.filter(|_| !force).map_or(number, |version| version.containers);
-        let image = spec.container.image.clone();
         let proven = service.is_proven(containers);
         let spec = Arc::new(spec.clone());
         service.versions.push(Version { number, containers, at, image, spec, proven });

@@ -1,18 +1,21 @@
 //! Stacks, their services and tasks: deployed, shown, changed, removed.
 
+use std::sync::Arc;
+
 use axum::{
     Extension, Json,
     extract::{Path, Query},
 };
 use raftup_proto::{
     api::{Deploy, Deployed, Rollback, ServiceUpdate, ServiceView, StackView, TaskView},
+    compose,
     refusal::{Code, Refusal},
 };
 use serde::Deserialize;
 
 use super::times::Times;
 use crate::{
-    api::{Manager, refuse::Answer, strict::Strict},
+    api::{Manager, Member, refuse::Answer, strict::Strict},
     compute,
     control::credentials,
     model::{Cluster, RequestKey},
@@ -34,6 +37,7 @@ pub(in crate::api) async fn list(Extension(manager): Extension<Box<Manager>>) ->
 
 pub(in crate::api) async fn deploy(
     Extension(manager): Extension<Box<Manager>>,
+    Extension(member): Extension<Arc<Member>>,
     Extension(request): Extension<RequestKey>,
     Path(name): Path<String>,
     Strict(deploy): Strict<Deploy>,
@@ -42,13 +46,19 @@ pub(in crate::api) async fn deploy(
         let message = format!("path names stack `{name}`, body names `{}`", deploy.spec.name);
         return Err(Refusal::new(Code::Invalid, message).into());
     }
+    let images = deploy.spec.services.values().map(|service| service.container.image.clone());
+    let images = images.map(|image| {
+        let credential = credentials::for_image(&deploy.credentials, &image);
+        (image, credential)
+    });
+    let (pinned, warnings) = member.agent.pin(images.collect()).await;
     let mut ids = Ids::seeded(rand::random());
     let change = |cluster: &Cluster, now| {
         let sealed = credentials::seal(cluster, &manager.key, &deploy.spec.name, &deploy.credentials);
-        stacks::deploy(cluster, &deploy, sealed, now, &mut ids)
+        stacks::deploy(cluster, &deploy, sealed, &pinned, now, &mut ids)
     };
     let (revision, changes) = manager.store.change_once(request, change).await?;
-    Ok(Json(Deployed { revision, changes }))
+    Ok(Json(Deployed { revision, changes, warnings }))
 }
 
 pub(in crate::api) async fn remove(
@@ -61,7 +71,7 @@ pub(in crate::api) async fn remove(
         stacks::remove(cluster, stack.id, now)
     };
     let (revision, changes) = manager.store.change_once(request, change).await?;
-    Ok(Json(Deployed { revision, changes }))
+    Ok(Json(Deployed { revision, changes, warnings: Vec::new() }))
 }
 
 pub(in crate::api) async fn services(
@@ -87,16 +97,29 @@ pub(in crate::api) async fn service(
 
 pub(in crate::api) async fn update_service(
     Extension(manager): Extension<Box<Manager>>,
+    Extension(member): Extension<Arc<Member>>,
     Extension(request): Extension<RequestKey>,
     Path(name): Path<String>,
     Strict(update): Strict<ServiceUpdate>,
 ) -> Answer<Deployed> {
+    // What cannot be an image is refused below.
+    let image = update.image.as_deref().and_then(|image| compose::image(image).ok());
+    let (pinned, warnings) = match image {
+        Some(image) => {
+            let cluster = manager.store.read().await?;
+            let service = find::service(&cluster, &name)?;
+            let known = credentials::of_stack(&cluster, &manager.key, service.stack)?;
+            let credential = credentials::for_image(&known, &image);
+            member.agent.pin([(image, credential)].into()).await
+        }
+        None => Default::default(),
+    };
     let change = |cluster: &_, now| {
         let service = find::service(cluster, &name)?;
-        services::update(cluster, service.id, &update, now)
+        services::update(cluster, service.id, &update, &pinned, now)
     };
     let (revision, changes) = manager.store.change_once(request, change).await?;
-    Ok(Json(Deployed { revision, changes }))
+    Ok(Json(Deployed { revision, changes, warnings }))
 }
 
 pub(in crate::api) async fn roll_back_service(
@@ -110,7 +133,7 @@ pub(in crate::api) async fn roll_back_service(
         services::rollback(cluster, service.id, rollback.to, now)
     };
     let (revision, changes) = manager.store.change_once(request, change).await?;
-    Ok(Json(Deployed { revision, changes }))
+    Ok(Json(Deployed { revision, changes, warnings: Vec::new() }))
 }
 
 pub(in crate::api) async fn remove_service(
@@ -123,7 +146,7 @@ pub(in crate::api) async fn remove_service(
         services::remove(cluster, service.id, now)
     };
     let (revision, changes) = manager.store.change_once(request, change).await?;
-    Ok(Json(Deployed { revision, changes }))
+    Ok(Json(Deployed { revision, changes, warnings: Vec::new() }))
 }
 
 pub(in crate::api) async fn tasks(

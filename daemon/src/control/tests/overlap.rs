@@ -101,7 +101,15 @@ impl Trio {
         let deploy = Deploy { spec, credentials: BTreeMap::new() };
         let ids = self.ids.clone();
         self.ask(name, move |cluster, now| {
-            Ok(plan::stacks::deploy(cluster, &deploy, Vec::new(), now, &mut ids.lock().unwrap())?.0)
+            Ok(plan::stacks::deploy(
+                cluster,
+                &deploy,
+                Vec::new(),
+                &Default::default(),
+                now,
+                &mut ids.lock().unwrap(),
+            )?
+            .0)
         })
         .await
     }
@@ -109,7 +117,7 @@ impl Trio {
     async fn update(&self, name: u64, update: ServiceUpdate) -> usize {
         self.ask(name, move |cluster, now| {
             let service = plan::find::service(cluster, "shop_web")?.id;
-            Ok(plan::services::update(cluster, service, &update, now)?.0)
+            Ok(plan::services::update(cluster, service, &update, &Default::default(), now)?.0)
         })
         .await
     }

@@ -99,7 +99,9 @@ fn run(sim: &mut Sim, event: &Event) {
         Event::Scale(name, replicas) => {
             let Ok(found) = plan::find::service(sim.cluster(), &format!("s_s{name}")) else { return };
             let update = ServiceUpdate { replicas: Some(replicas.into()), ..ServiceUpdate::default() };
-            if let Ok((set, _)) = plan::services::update(sim.cluster(), found.id, &update, sim.now) {
+            if let Ok((set, _)) =
+                plan::services::update(sim.cluster(), found.id, &update, &sim.pinned, sim.now)
+            {
                 sim.apply(set);
             }
         }
@@ -220,7 +222,7 @@ fn update_service(sim: &mut Sim, update: &Update, spec: &ServiceSpec) {
         }
         Update::Force => {
             let force = ServiceUpdate { force: true, ..ServiceUpdate::default() };
-            let (set, _) = plan::services::update(sim.cluster(), id, &force, sim.now).unwrap();
+            let (set, _) = plan::services::update(sim.cluster(), id, &force, &sim.pinned, sim.now).unwrap();
             sim.apply(set);
         }
         Update::Decide => _ = sim.decide(),

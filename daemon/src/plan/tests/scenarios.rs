@@ -36,4 +36,5 @@ scenarios!(
     progress,
     volumes,
     engine_gone,
+    pinned,
 );

@@ -102,6 +102,10 @@ impl Runner {
                 sim.spec.services.remove(*name);
                 return refused(sim.deploy());
             }
+            ["registry", image, "silent"] => _ = sim.pinned.remove(*image),
+            ["registry", image, digest] => {
+                sim.pinned.insert((*image).to_owned(), format!("{image}@{digest}"));
+            }
             ["stack", "deploy"] => return refused(sim.deploy()),
             ["stack", "name", name] => {
                 sim.spec.name = name.parse().unwrap();
@@ -185,7 +189,7 @@ fn scale(sim: &mut Sim, name: &str, replicas: u32) -> Result<(), Refusal> {
 }
 
 fn update_service(sim: &mut Sim, name: &str, update: &ServiceUpdate) -> Result<(), Refusal> {
-    let (set, _) = plan::services::update(sim.cluster(), sim.find(name), update, sim.now)?;
+    let (set, _) = plan::services::update(sim.cluster(), sim.find(name), update, &sim.pinned, sim.now)?;
     sim.apply(set);
     Ok(())
 }

@@ -27,6 +27,8 @@ pub(super) struct Sim {
     pub now: UnixMillis,
     pub ids: Ids,
     pub spec: StackSpec,
+    /// What registries say of images.
+    pub pinned: BTreeMap<String, String>,
     /// Nodes whose agents do nothing.
     pub dead: BTreeSet<NodeId>,
     /// Nodes say no more that they have routes in force: this is the newest that they have.
@@ -106,6 +108,7 @@ impl Sim {
             now,
             ids: Ids::counted(),
             spec,
+            pinned: BTreeMap::new(),
             dead: BTreeSet::new(),
             held: None,
             broken: false,
@@ -176,13 +179,26 @@ impl Sim {
     /// Deploys the stack as it stands in `spec`; says what that did to each object that is not as it was.
     pub(super) fn deploy(&mut self) -> Result<(), Refusal> {
         let deploy = Deploy { spec: self.spec.clone(), credentials: BTreeMap::new() };
-        let (set, views) =
-            plan::stacks::deploy(self.world.cluster(), &deploy, Vec::new(), self.now, &mut self.ids)?;
+        let (set, views) = plan::stacks::deploy(
+            self.world.cluster(),
+            &deploy,
+            Vec::new(),
+            &self.pinned,
+            self.now,
+            &mut self.ids,
+        )?;
         for view in views.iter().filter(|view| view.action != raftup_proto::api::Action::Unchanged) {
             self.log.push(format!("{} {} {:?}", view.kind, view.name, view.action).to_lowercase());
         }
         self.apply(set);
-        let again = plan::stacks::deploy(self.world.cluster(), &deploy, Vec::new(), self.now, &mut self.ids)?;
+        let again = plan::stacks::deploy(
+            self.world.cluster(),
+            &deploy,
+            Vec::new(),
+            &self.pinned,
+            self.now,
+            &mut self.ids,
+        )?;
         assert!(again.0.is_empty(), "deploying the same again changes nothing: {:?}", again.0);
         Ok(())
     }

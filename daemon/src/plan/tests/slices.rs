@@ -115,7 +115,7 @@ fn a_scale_between_the_sets_of_an_update() {
     let id = sim.find("web");
     for replicas in [REPLICAS + 300, REPLICAS - 300] {
         let update = ServiceUpdate { replicas: Some(replicas), ..ServiceUpdate::default() };
-        let (set, _) = plan::services::update(sim.cluster(), id, &update, sim.now).unwrap();
+        let (set, _) = plan::services::update(sim.cluster(), id, &update, &sim.pinned, sim.now).unwrap();
         sim.apply(set);
         sim.decide();
         sim.act();

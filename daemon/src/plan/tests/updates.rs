@@ -219,7 +219,8 @@ fn a_scale_during_an_update_keeps_the_way_back() {
             for replicas in 2..2 + times {
                 let update = ServiceUpdate { replicas: Some(replicas), ..ServiceUpdate::default() };
                 let id = sim.find("web");
-                let (set, _) = plan::services::update(sim.cluster(), id, &update, sim.now).unwrap();
+                let (set, _) =
+                    plan::services::update(sim.cluster(), id, &update, &sim.pinned, sim.now).unwrap();
                 sim.apply(set);
                 sim.wait(Duration::from_secs(3));
             }
