@@ -449,13 +449,16 @@ async fn a_worker_that_reports_for_others_changes_nothing_and_delays_nobody() {
         let reports: Vec<_> = (0..2500).map(forged).collect();
         while mouth.say(&Up::Status(reports.clone())).await.is_ok() {}
     };
-    let update = async {
-        lab.deploy("v2", 2).await;
-        lab.done("updated").await
+    let scale = async {
+        lab.deploy("v1", 6).await;
+        lab.until("six tasks run", |cluster| {
+            cluster.tasks.values().filter(|task| task.is_ready()).count() == 6
+        })
+        .await
     };
     tokio::select! {
         () = flood => panic!("the session ended"),
-        took = update => println!("updated within {took:?} while another node floods"),
+        took = scale => println!("six tasks run after {took:?} while another node floods"),
     }
     let forged = |task: &Arc<crate::model::Task>| task.status.message.as_deref() == Some("forged");
     assert!(!lab.store.snapshot().tasks.values().any(forged));
