@@ -14,7 +14,7 @@ fn sim(mode: Mode) -> Sim {
     sim.join("bee", MemBytes(1 << 40));
     sim.ask("web", &service("app", mode));
     sim.settle();
-    sim.broken = true;
+    sim.unchecked = true;
     sim
 }
 

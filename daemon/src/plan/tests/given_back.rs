@@ -106,6 +106,7 @@ fn nothing_runs_out_as_stacks_come_and_go() {
     spec.container.mounts = vec![Mount { source, target: "/data".into(), read_only: false }];
     sim.spec.volumes.insert("data".parse().unwrap(), VolumeSpec::default());
     sim.spec.services.insert("web".parse().unwrap(), spec);
+    sim.unchecked = true;
     for time in 0..TIMES {
         // The only subnet of the pool, the only port.
         sim.deploy().unwrap_or_else(|refusal| panic!("time {time}: {refusal}"));
@@ -121,6 +122,7 @@ fn nothing_runs_out_as_stacks_come_and_go() {
     assert!(cluster.stacks.is_empty() && cluster.services.is_empty() && cluster.tasks.is_empty());
     assert!(cluster.networks.is_empty() && cluster.volumes.is_empty());
     assert!(cluster.nodes.values().all(|node| node.blocks.is_empty() && node.attached.is_empty()));
+    assert_eq!(check::state(cluster), Vec::<String>::new());
 }
 
 /// A service is updated and its tasks fail, again and again: versions, history and addresses are those of the last few.
@@ -131,6 +133,7 @@ fn nothing_piles_up_as_a_service_changes() {
     spec.update.parallelism = 0;
     spec.update.monitor = Duration::ZERO;
     sim.ask("web", &spec);
+    sim.unchecked = true;
     for time in 0..TIMES {
         spec.container.image = format!("v{time}");
         sim.spec.services.insert("web".parse().unwrap(), spec.clone());
@@ -158,6 +161,7 @@ fn virtual_addresses_and_subnets_come_back() {
     sim.spec.networks.insert("other".parse().unwrap(), NetworkSpec::default());
     let none = service("app", Mode::Replicated { replicas: 0 });
     sim.ask("stays", &none);
+    sim.unchecked = true;
     for time in 0..TIMES {
         let (name, network) = (format!("s{time}"), format!("n{time}"));
         sim.spec.services.insert(name.parse().unwrap(), none.clone());
@@ -170,4 +174,5 @@ fn virtual_addresses_and_subnets_come_back() {
         sim.log.clear();
     }
     assert_eq!((sim.cluster().services.len(), sim.cluster().networks.len()), (1, 2));
+    assert_eq!(check::state(sim.cluster()), Vec::<String>::new());
 }

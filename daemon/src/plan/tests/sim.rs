@@ -33,8 +33,8 @@ pub(super) struct Sim {
     pub dead: BTreeSet<NodeId>,
     /// Nodes say no more that they have routes in force: this is the newest that they have.
     pub held: Option<Revision>,
-    /// The state is not as it should be, for the test to see it mended.
-    pub broken: bool,
+    /// The invariants are not looked at: the state is not as it should be, or there is too much of it.
+    pub unchecked: bool,
     /// The largest set that was made.
     pub largest: usize,
     agenda: Agenda,
@@ -111,7 +111,7 @@ impl Sim {
             pinned: BTreeMap::new(),
             dead: BTreeSet::new(),
             held: None,
-            broken: false,
+            unchecked: false,
             largest: 0,
             agenda: Agenda::default(),
             due: BTreeMap::new(),
@@ -210,10 +210,11 @@ impl Sim {
         let before = self.cluster().clone();
         let keys: Vec<ObjectKey> = set.changes.iter().map(|change| change.key()).collect();
         let after = apply(&before, before.revision.0 + 1, &set).unwrap();
-        let mut wrong = check::step(&before, &after);
-        wrong.extend(check::state(&after));
-        wrong.retain(|_| !self.broken);
-        assert!(wrong.is_empty(), "{wrong:#?}\nafter {set:#?}");
+        if !self.unchecked {
+            let mut wrong = check::step(&before, &after);
+            wrong.extend(check::state(&after));
+            assert!(wrong.is_empty(), "{wrong:#?}\nafter {set:#?}");
+        }
         self.agenda.merge(self.world.advance(&after, &keys));
     }
 
