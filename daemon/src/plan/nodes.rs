@@ -227,8 +227,10 @@ pub fn reports(cluster: &Cluster, reports: &Reports, now: UnixMillis) -> ChangeS
     for ((node, id), status) in reports {
         let Some(task) = cluster.tasks.get(id) else { continue };
         if let Some(mut status) = news(cluster, *node, *id, status) {
-            // By the node's clock, which may be ahead.
-            status.since = status.since.min(now.max(task.status.since));
+            // By the cluster's clock: a node's own is a claim like others.
+            if status.state != task.status.state {
+                status.since = now;
+            }
             let runs = (status.state == TaskState::Running).then_some(now);
             let ready = task.ready.or(runs);
             set.update(Task { status, ready, ..Task::clone(task) });
