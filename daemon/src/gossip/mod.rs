@@ -1,7 +1,8 @@
 //! Who is here, and who has gone quiet.
 //!
 //! Each node sends what it knows of the life of all nodes to a few others, four times a second, so that news of each
-//! reaches all. Owns: that protocol, and the [`Sightings`] that come of it. Leaves alone: routing, and whether a node
+//! reaches all. chitchat holds that knowledge, and answers (`engine`); it is given nothing that was not checked before.
+//! Owns: what is heard and said, and the [`Sightings`] that come of it. Leaves alone: routing, and whether a node
 //! counts as down; gossip is one witness of several. Knows no transport: messages go out through a function and come in
 //! through [`Gossip::receive`], from senders that the transport has authenticated.
 //!
@@ -9,8 +10,9 @@
 //! `wire` allow. What is said of a node counts if it says so itself, else within narrow bounds (`watcher`). A node that
 //! was paused itself, or has just lost most of the others at once, accuses nobody ([`Sightings::impaired`]). The
 //! addresses that it sends to never come from gossip, only from the peers that were given and from those who called.
-//! Any number of nodes works: beyond a thousand, each message tells of a part of them.
+//! A cluster has at most [`MOST_NODES`] nodes: all of them have to fit into a message.
 
+mod engine;
 mod exchange;
 mod limit;
 #[cfg(test)]
@@ -27,12 +29,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use engine::Engine;
 use exchange::Exchange;
 use limit::Limits;
 use raftup_proto::id::{ClusterId, NodeId};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wire::{Malformed, Message};
@@ -40,11 +43,14 @@ use wire::{Malformed, Message};
 /// How often a node gossips with a few others, and judges who is alive.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// See [`Sighting::silent`]: four times that a healthy node gossips. Longer in clusters of more than a thousand nodes.
+/// See [`Sighting::silent`]: four times that a healthy node gossips.
 pub const SILENT: Duration = INTERVAL.saturating_mul(4);
 
-/// Entries in a message. Of more nodes, each message has a part, and news takes longer to get around.
-const MOST_ENTRIES: u32 = 1000;
+/// Most nodes of a cluster: chitchat's messages hold an entry for each, and have 64 KiB.
+pub const MOST_NODES: usize = 1000;
+
+/// Wait before chitchat is started again after it has ended.
+const RESTART: Duration = Duration::from_secs(1);
 
 /// Nodes that are heard although the state does not have them yet: those that have just joined.
 const NEWCOMERS: usize = 64;
@@ -173,7 +179,6 @@ impl Gossip {
             view: sender,
         });
         let end = CancellationToken::new();
-        // It ends in no other way: `run` does not return, and a panic ends the process.
         tokio::spawn(end.clone().run_until_cancelled_owned(run(Arc::clone(&shared), letters)));
         let gossip = Self { shared, view, _end: Arc::new(end.drop_guard()) };
         values.into_iter().for_each(|(key, value)| gossip.set(&key, value));
@@ -234,6 +239,14 @@ impl Shared {
         }
     }
 
+    /// Starts chitchat as a new process of this node.
+    async fn start(&self, exchange: &mut Exchange) -> anyhow::Result<Engine> {
+        let generation = generation();
+        exchange.begin_anew(generation);
+        let values = exchange.publish(&self.values());
+        Engine::start(self.cluster.clone(), self.me, generation, values).await
+    }
+
     /// Reads a message.
     async fn open(self: &Arc<Self>, letter: Letter) -> Option<Message> {
         let Letter { from, message, .. } = letter;
@@ -274,32 +287,69 @@ fn generation() -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// Gossips for as long as it is not dropped.
+/// Gossips for as long as it is not dropped; starts chitchat again should it end.
 async fn run(shared: Arc<Shared>, mut letters: mpsc::Receiver<Letter>) -> Infallible {
-    let mut exchange = Exchange::new(Instant::now(), shared.me, generation());
+    let mut exchange = Exchange::new(Instant::now(), shared.me, 0);
+    loop {
+        match shared.start(&mut exchange).await {
+            Ok(engine) => converse(&shared, &mut letters, &mut exchange, engine).await,
+            Err(error) => tracing::error!(error = format!("{error:#}"), "gossip does not start"),
+        }
+        tracing::error!("gossip has ended; it is started again");
+        sleep(RESTART).await;
+    }
+}
+
+/// Returns when chitchat has ended.
+async fn converse(
+    shared: &Arc<Shared>,
+    letters: &mut mpsc::Receiver<Letter>,
+    exchange: &mut Exchange,
+    mut engine: Engine,
+) {
     let (mut changed, mut peers) = (shared.changed.subscribe(), shared.peers.clone());
-    exchange.publish(&shared.values());
     exchange.set_peers(Instant::now(), peers.borrow_and_update().keys().copied());
     let mut tick = interval(INTERVAL);
+    // Due at the moments when chitchat's own timer is, which began just now: one wake for both.
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        // Cancel-safe: a letter is taken only by the branch that is then run, and the others hold nothing.
+        // Cancel-safe: a letter or message is taken only by the branch that is then run, and the others hold nothing.
         tokio::select! {
             _ = tick.tick() => {
                 let now = Instant::now();
                 shared.show(exchange.look(now));
-                for (to, message) in exchange.begin(now) {
-                    shared.send(to, None, &message);
-                }
+                exchange.call(now).into_iter().for_each(|node| engine.call(node));
             }
             Some(letter) = letters.recv() => {
                 let (from, addr) = (letter.from, letter.addr);
                 let Some(message) = shared.open(letter).await else { continue };
-                if let Some(answer) = exchange.receive(Instant::now(), from, message) {
-                    shared.send(from, Some(addr), &answer);
+                if exchange.is_full() {
+                    exchange.set_known(engine.processes().await);
+                }
+                if let Some(message) = exchange.receive(Instant::now(), from, addr, message) {
+                    engine.give(from, &message.encode(from, shared.me, &shared.cluster));
                 }
             }
-            Ok(()) = changed.changed() => exchange.publish(&shared.values()),
+            sent = engine.next() => {
+                let Some((to, bytes)) = sent else { return };
+                // What it says of values is replaced, compressed or not.
+                let message = match Message::decode(&bytes, shared.me, &shared.cluster) {
+                    Ok((message, _)) => message,
+                    Err(error) => {
+                        tracing::error!(%error, "chitchat sends what cannot be read");
+                        continue;
+                    }
+                };
+                if let Some(message) = exchange.send(Instant::now(), to, message) {
+                    shared.send(to, exchange.caller(to), &message);
+                }
+            }
+            Ok(()) = changed.changed() => {
+                let news = exchange.publish(&shared.values());
+                for (key, value) in news {
+                    engine.set(&key, &value).await;
+                }
+            }
             Ok(()) = peers.changed() => {
                 let now = Instant::now();
                 exchange.set_peers(now, peers.borrow_and_update().keys().copied());

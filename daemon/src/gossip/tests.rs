@@ -33,7 +33,7 @@ fn addrs(nodes: impl IntoIterator<Item = u64>) -> Arc<BTreeMap<NodeId, SocketAdd
 fn own_entry(from: NodeId, message: &[u8]) -> Option<Entry> {
     match Message::decode(message, from, &CLUSTER.to_string()).unwrap().0 {
         Message::Syn { entries } | Message::SynAck { entries, .. } => {
-            assert!(entries.len() <= MOST_ENTRIES as usize);
+            assert!(entries.len() <= MOST_NODES);
             entries.into_iter().find(|entry| entry.node == from)
         }
         Message::Ack { .. } => None,
@@ -387,7 +387,6 @@ async fn a_flood_of_one_node_does_not_drown_the_others() {
 /// One real node among many that are no more than a heartbeat, so that crowds are cheap.
 struct Crowd {
     one: Gossip,
-    count: u64,
     begun: Instant,
     /// Nodes from this one on are dead, since then.
     dead: Arc<Mutex<Option<(u64, Instant)>>>,
@@ -449,7 +448,7 @@ impl Crowd {
             }
         });
         let _others = tokio_util::task::AbortOnDropHandle::new(others);
-        Self { one, count, begun, dead, longest, _others }
+        Self { one, begun, dead, longest, _others }
     }
 
     /// What a node of the crowd says: it knows a part of the others, up to half a second late.
@@ -463,7 +462,7 @@ impl Crowd {
         let start = rand::random_range(0..count);
         let others = (start..start + count).map(|n| n % count + 1).filter(|n| *n != by);
         let entry = |n| Entry { node: NodeId::new(n), generation: 7, heartbeat: heartbeat(n), version: 1 };
-        std::iter::once(by).chain(others.take(MOST_ENTRIES as usize - 1)).map(entry).collect()
+        std::iter::once(by).chain(others.take(MOST_NODES - 1)).map(entry).collect()
     }
 
     fn alive(&self) -> u64 {
@@ -482,24 +481,25 @@ impl Crowd {
 
 #[tokio::test(start_paused = true)]
 async fn crowds_of_any_size_see_each_other() {
-    // 1,147 nodes fill a message of 64 KiB.
+    // 1,147 nodes fill a message of 64 KiB, which ends chitchat by an assertion. Those beyond a thousand are left out.
     for count in [1000, 1200, 3000] {
         let crowd = Crowd::new(count);
+        let most = MOST_NODES as u64;
         let took =
-            crowd.until("all are seen", Duration::from_secs(10), |crowd| crowd.alive() == count - 1).await;
+            crowd.until("all are seen", Duration::from_secs(10), |crowd| crowd.alive() == most - 1).await;
         println!("{count} nodes are seen after {took:?}");
         while crowd.begun.elapsed() < Duration::from_secs(20) {
-            assert_eq!(crowd.alive(), count - 1, "after {:?}", crowd.begun.elapsed());
+            assert_eq!(crowd.alive(), most - 1, "after {:?}", crowd.begun.elapsed());
             sleep(Duration::from_millis(250)).await;
         }
-        *crowd.dead.lock().unwrap() = Some((count - 9, Instant::now()));
-        let died = |crowd: &Crowd| crowd.alive() == crowd.count - 11;
+        *crowd.dead.lock().unwrap() = Some((most - 9, Instant::now()));
+        let died = |crowd: &Crowd| crowd.alive() == MOST_NODES as u64 - 11;
         let took = crowd.until("ten deaths are seen", Duration::from_secs(10), died).await;
         let longest = *crowd.longest.lock().unwrap();
         println!(
             "ten deaths among {count} nodes are seen after {took:?}; the longest message has {longest} bytes"
         );
-        assert!(longest <= 64 << 10);
+        assert!(longest <= 64 << 10 && longest > 55_000, "{longest}");
     }
 }
 
@@ -524,7 +524,7 @@ mod exchange_tests {
         for n in 2..10_000 {
             let entry = |n: u64| Entry { node: NodeId::new(n), generation: 1, heartbeat: 1, version: 1 };
             let entries = (n..n + 50).map(entry).collect();
-            exchange.receive(now, NodeId::new(n), Message::Syn { entries });
+            exchange.receive(now, NodeId::new(n), addr_of(NodeId::new(n)), Message::Syn { entries });
         }
         assert_eq!(exchange.tracked(), 2 + NEWCOMERS);
         exchange.look(now + Duration::from_secs(100));
@@ -552,7 +552,13 @@ mod watcher_tests {
         fn hears(&mut self, node: u64) {
             self.heartbeat += 1;
             let own = Entry { node: NodeId::new(node), generation: 1, heartbeat: self.heartbeat, version: 0 };
-            assert!(self.watcher.hear(self.now, NodeId::new(node), true, Some(&own)));
+            assert!(self.watcher.hear(
+                self.now,
+                NodeId::new(node),
+                addr_of(NodeId::new(node)),
+                true,
+                Some(&own)
+            ));
         }
 
         /// Looks once after `after`; the nodes given by number call.

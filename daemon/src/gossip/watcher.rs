@@ -5,7 +5,7 @@
 //! node only now and then. So hearsay counts within bounds:
 //!
 //! - It is about nodes of the cluster only. Others are tracked only if they call themselves, and only a few of them.
-//! - It can say that a node still lives, for [`Bounds::hearsay`] after its last own message, three times as long as
+//! - It can say that a node still lives, for [`Watcher::hearsay`] after its last own message, three times as long as
 //!   it takes to call everybody once. A dead node cannot be kept alive for longer.
 //! - A heartbeat is a clock that begins with the process. One that is ahead of what the node's own messages allow is
 //!   refused, so a forged one cannot make the true ones look old.
@@ -20,16 +20,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
 use raftup_proto::id::NodeId;
-use rand::seq::{IndexedRandom, IteratorRandom};
+use rand::seq::IndexedRandom;
 use tokio::time::Instant;
 
 use super::{
-    INTERVAL, MOST_ENTRIES, NEWCOMERS, SILENT, Sighting, Sightings,
+    INTERVAL, NEWCOMERS, SILENT, Sighting, Sightings,
     wire::{Entry, MAX_VALUES, Published},
 };
 
@@ -55,10 +56,10 @@ const FRESH: Duration = Duration::from_millis(200);
 /// How far a heartbeat may be ahead of the clock that the node's own messages show: the time that those took.
 const AHEAD_MS: i128 = 500;
 
-/// See [`Bounds::hearsay`].
+/// See [`Watcher::hearsay`].
 const HEARSAY_LEAST: Duration = Duration::from_secs(2);
 
-/// See [`Bounds::hearsay`]. A node calls three others in each interval, and three call it: after a 24th of a
+/// See [`Watcher::hearsay`]. A node calls three others in each interval, and three call it: after a 24th of a
 /// second for each node, everybody was in contact with everybody.
 const HEARSAY_EACH: Duration = Duration::from_millis(125);
 
@@ -100,6 +101,8 @@ struct Track {
     process: Option<Process>,
     /// Its last own message.
     met: Option<Instant>,
+    /// Where that came from.
+    addr: Option<SocketAddr>,
     /// When it last began an exchange with this node.
     greeted: Option<Instant>,
     /// When this node last began one with it.
@@ -114,17 +117,6 @@ struct Track {
     since: Instant,
     version: u64,
     values: Arc<BTreeMap<String, String>>,
-}
-
-/// Time limits, which grow with the number of nodes.
-#[derive(Clone, Copy)]
-struct Bounds {
-    /// Silence after which a node can count as quiet.
-    quiet: Duration,
-    /// See [`Sighting::silent`].
-    silent: Duration,
-    /// Time since a node's last own message for which others are believed that it lives.
-    hearsay: Duration,
 }
 
 /// The process that is believed to be the node.
@@ -163,19 +155,21 @@ impl Watcher {
         }
     }
 
-    fn bounds(&self) -> Bounds {
-        // Of more nodes than fit into a message, each message has a part, and news of each is that much rarer.
-        let parts = self.peers.div_ceil(MOST_ENTRIES).max(1);
-        Bounds {
-            quiet: LEAST_SILENCE * parts,
-            silent: SILENT * parts,
-            hearsay: HEARSAY_LEAST + HEARSAY_EACH * self.peers,
-        }
+    /// For how long after a node's last own message others are believed that it lives.
+    fn hearsay(&self) -> Duration {
+        HEARSAY_LEAST + HEARSAY_EACH * self.peers
     }
 
     /// Takes in a message of `from`; `begins`: it begins an exchange; `own`: what it says of itself. False: there are too
     /// many newcomers already.
-    pub(super) fn hear(&mut self, now: Instant, from: NodeId, begins: bool, own: Option<&Entry>) -> bool {
+    pub(super) fn hear(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        addr: SocketAddr,
+        begins: bool,
+        own: Option<&Entry>,
+    ) -> bool {
         if !self.tracks.contains_key(&from) && self.newcomers() >= NEWCOMERS {
             tracing::debug!(node = %from, "too many nodes call that the state does not have; gossip dropped");
             return false;
@@ -183,6 +177,7 @@ impl Watcher {
         let now_ms = self.ms(now);
         let track = self.tracks.entry(from).or_insert_with(|| Track::new(now, false));
         track.met = Some(now);
+        track.addr = Some(addr);
         track.greeted = if begins { Some(now) } else { track.greeted };
         track.moves(now);
         let Some(own) = own else { return true };
@@ -201,10 +196,10 @@ impl Watcher {
         true
     }
 
-    /// Takes in what another node says of one.
-    pub(super) fn hear_of(&mut self, now: Instant, entry: &Entry) {
+    /// Takes in what another node says of one. False: it is not believed, and not passed on.
+    pub(super) fn hear_of(&mut self, now: Instant, entry: &Entry) -> bool {
         let now_ms = self.ms(now);
-        let Some(track) = self.tracks.get_mut(&entry.node).filter(|track| track.peer) else { return };
+        let Some(track) = self.tracks.get_mut(&entry.node).filter(|track| track.peer) else { return false };
         match &mut track.process {
             Some(process) if process.generation == entry.generation => {
                 let limit = process.ahead.map(|ahead| now_ms + ahead + AHEAD_MS);
@@ -213,63 +208,53 @@ impl Watcher {
                     (process.heartbeat, process.at) = (entry.heartbeat, now);
                     track.moves(now);
                 }
+                possible
             }
-            Some(process) if process.generation > entry.generation || track.alive => {}
+            Some(process) if process.generation > entry.generation || track.alive => false,
             // News of a node may be old; only what moves lives.
             Some(_) | None => {
                 let (generation, heartbeat) = (entry.generation, entry.heartbeat);
                 track.process = Some(Process { generation, heartbeat, at: now, ahead: None });
                 track.version = 0;
+                true
             }
         }
     }
 
-    /// Takes in what a node publishes of itself.
-    pub(super) fn take(&mut self, from: NodeId, published: Published) {
-        let Some(track) = self.tracks.get_mut(&from) else { return };
+    /// Takes in what a node publishes of itself. False: it says nothing new, or more than it may.
+    pub(super) fn take(&mut self, from: NodeId, published: &Published) -> bool {
+        let Some(track) = self.tracks.get_mut(&from) else { return false };
         let known = track.process.as_ref().is_some_and(|process| process.generation == published.generation);
         let version = published.values.iter().map(|value| value.version).max().unwrap_or(0);
         if !known || version <= track.version {
-            return;
+            return false;
         }
         let mut values = if track.version == 0 { BTreeMap::new() } else { BTreeMap::clone(&track.values) };
-        values.extend(published.values.into_iter().map(|value| (value.key, value.value)));
+        let news = published.values.iter();
+        values.extend(news.map(|value| (value.key.clone(), value.value.clone())));
         if values.len() > MAX_VALUES {
             // Values are never taken back, so the node has published more than it may.
-            return tracing::debug!(node = %from, "a node publishes too many values; they are dropped");
+            tracing::debug!(node = %from, "a node publishes too many values; they are dropped");
+            return false;
         }
         track.version = version;
         if *track.values != values {
             track.values = Arc::new(values);
         }
+        true
     }
 
-    /// What others may be told of the nodes, `most` at most: of all in turn if there are more. The entry about `to` is in
-    /// any case among them, for the version of its values.
-    pub(super) fn entries(&self, now: Instant, to: NodeId, most: usize) -> Vec<Entry> {
-        let entry = |node: NodeId, track: &Track| {
-            let process = track.process.as_ref()?;
-            let current = node == to || now.duration_since(process.at) < CURRENT;
-            let Process { generation, heartbeat, .. } = *process;
-            current.then_some(Entry { node, generation, heartbeat, version: track.version })
-        };
-        let first = if self.tracks.len() > most { self.any() } else { None };
-        let (before, after) = match first {
-            Some(first) => (self.tracks.range(..first), self.tracks.range(first..)),
-            None => (self.tracks.range(..NodeId::new(0)), self.tracks.range(..)),
-        };
-        let others = after.chain(before).filter(|(node, _)| **node != to);
-        let about_it = self.tracks.get_key_value(&to);
-        about_it
-            .into_iter()
-            .chain(others)
-            .filter_map(|(node, track)| entry(*node, track))
-            .take(most)
-            .collect()
+    /// Others may be told that of a node: it is what is believed, and it has moved lately.
+    pub(super) fn is_current(&self, now: Instant, entry: &Entry) -> bool {
+        let process = self.tracks.get(&entry.node).and_then(|track| track.process.as_ref());
+        process.is_some_and(|process| {
+            process.generation == entry.generation && now.duration_since(process.at) < CURRENT
+        })
     }
 
-    fn any(&self) -> Option<NodeId> {
-        self.tracks.keys().copied().choose(&mut rand::rng())
+    /// Where a node called from.
+    pub(super) fn caller(&self, node: NodeId) -> Option<SocketAddr> {
+        self.tracks.get(&node)?.addr
     }
 
     /// Whom to call now: those who are alive and were in contact longest ago, or any if none is alive.
@@ -317,12 +302,12 @@ impl Watcher {
         }
         self.looked = now;
         self.tracks.retain(|_, track| track.peer || track.met.is_some_and(|met| now - met < NEWCOMER));
-        let bounds = self.bounds();
+        let hearsay = self.hearsay();
         let alive = self.tracks.values().filter(|track| track.peer && track.met.is_some());
-        self.doubt(now, alive.filter(|track| track.is_heard(now, bounds)).count());
+        self.doubt(now, alive.filter(|track| track.is_heard(now, hearsay)).count());
         let impaired = now < self.witness_from;
         for track in self.tracks.values_mut() {
-            track.settle(now, bounds, impaired);
+            track.settle(now, hearsay, impaired);
         }
         let peers = self.tracks.iter().filter(|(_, track)| track.peer);
         Sightings { nodes: peers.map(|(node, track)| (*node, track.sighting())).collect(), impaired }
@@ -364,6 +349,7 @@ impl Track {
             born: now,
             process: None,
             met: None,
+            addr: None,
             greeted: None,
             called: None,
             moved: None,
@@ -387,20 +373,20 @@ impl Track {
     }
 
     /// It gave a sign of life within `time`, and one of its own within the bound of hearsay.
-    fn moved_within(&self, now: Instant, time: Duration, bounds: Bounds) -> bool {
+    fn moved_within(&self, now: Instant, time: Duration, hearsay: Duration) -> bool {
         let own = self.met.unwrap_or(self.born);
         let moved = self.moved.is_some_and(|moved| now.duration_since(moved) < time);
-        moved && now.duration_since(own) < bounds.hearsay
+        moved && now.duration_since(own) < hearsay
     }
 
-    fn is_heard(&self, now: Instant, bounds: Bounds) -> bool {
-        let patience = Duration::from_secs_f64(self.mean * PHI).max(bounds.quiet);
-        self.moved_within(now, patience, bounds)
+    fn is_heard(&self, now: Instant, hearsay: Duration) -> bool {
+        let patience = Duration::from_secs_f64(self.mean * PHI).max(LEAST_SILENCE);
+        self.moved_within(now, patience, hearsay)
     }
 
-    fn settle(&mut self, now: Instant, bounds: Bounds, impaired: bool) {
-        let alive = self.is_heard(now, bounds) || (impaired && self.alive);
-        self.silent = !self.moved_within(now, bounds.silent, bounds);
+    fn settle(&mut self, now: Instant, hearsay: Duration, impaired: bool) {
+        let alive = self.is_heard(now, hearsay) || (impaired && self.alive);
+        self.silent = !self.moved_within(now, SILENT, hearsay);
         if self.alive != alive {
             self.alive = alive;
             self.since = now;

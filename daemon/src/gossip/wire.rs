@@ -1,8 +1,8 @@
 //! The encoding of gossip messages.
 //!
-//! Pure: bytes to messages and back. The format is that of the crate `chitchat`, which earlier versions used, without
-//! its compression: blocks of values that are compressed are skipped, so a message never takes more memory than its
-//! own size. Holds: every length is checked before it is used, and no input panics.
+//! Pure: bytes to messages and back. The format is chitchat's, without its compression: blocks of values that are
+//! compressed are skipped, so a message never takes more memory than its own size. Holds: every length is checked before
+//! it is used, and no input panics; what [`Message::encode`] writes reaches no assertion of chitchat.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -40,8 +40,11 @@ pub(super) const MAX_KEY: usize = 64;
 /// Bytes of a value.
 pub(super) const MAX_VALUE: usize = 1024;
 
+/// Versions count changes of values.
+const VERSION_MAX: u64 = 1 << 48;
+
 /// A version that no node reaches. It stands for "send nothing" in entries about third nodes: nodes take values from
-/// their owner alone, and `chitchat` would send those of everybody.
+/// their owner alone, and chitchat would send those of everybody.
 const NOTHING_WANTED: u64 = u64::MAX;
 
 /// Why a message is dropped.
@@ -59,8 +62,8 @@ pub(super) enum Malformed {
     /// It was meant for another cluster, or the sender takes this node for one of another cluster.
     #[error("a message belongs to another cluster")]
     Cluster,
-    /// The sender publishes more or longer values than a node may.
-    #[error("a message has too many or too long values")]
+    /// The sender publishes more or longer values than a node may, or numbers them in a way that no node does.
+    #[error("a message has too many or too long values, or their versions are out of order")]
     Values,
 }
 
@@ -109,8 +112,22 @@ pub(super) fn max_len() -> usize {
 }
 
 /// The address that stands for a node in messages: it holds the number, and nobody sends to it.
-fn addr_of(node: NodeId) -> SocketAddr {
+pub(super) fn addr_of(node: NodeId) -> SocketAddr {
     (Ipv6Addr::from(u128::from(node.number())), 1).into()
+}
+
+/// The node that an address stands for.
+pub(super) fn node_at(addr: SocketAddr) -> Option<NodeId> {
+    match addr {
+        SocketAddr::V6(addr) => u64::try_from(u128::from(*addr.ip())).ok().map(NodeId::new),
+        SocketAddr::V4(_) => None,
+    }
+}
+
+/// Bytes of the entry about a node in a message.
+pub(super) fn entry_len(node: NodeId) -> usize {
+    // Length and text of the id, generation, kind and bytes of the address, port, three versions.
+    2 + node.to_string().len() + 8 + 17 + 2 + 3 * 8
 }
 
 impl Message {
@@ -167,7 +184,7 @@ impl Message {
 }
 
 fn write_entries(out: &mut Vec<u8>, entries: &[Entry], versioned: &[NodeId]) {
-    // The bound holds by far: `super::exchange` sends at most a thousand.
+    // The bound holds by far: chitchat knows about a thousand processes.
     let count = u16::try_from(entries.len()).unwrap_or(u16::MAX);
     out.extend(count.to_le_bytes());
     for entry in entries.iter().take(count.into()) {
@@ -325,6 +342,10 @@ fn published(records: &[u8], from: NodeId) -> Result<Option<Published>, Malforme
                 // Whether it is deleted: no node deletes any.
                 let deleted = input.u8()?;
                 if let Some(published) = found.as_mut().filter(|_| of_sender && deleted == 0) {
+                    let before = published.values.last().map_or(0, |value| value.version);
+                    if version <= before || version >= VERSION_MAX {
+                        return Err(Malformed::Values);
+                    }
                     published.values.push(value_of(key, value, version)?);
                     if published.values.len() > MAX_VALUES {
                         return Err(Malformed::Values);
