@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use raftup_proto::{
     id::NodeId,
     peer::NodeInfo,
@@ -236,12 +236,21 @@ impl Running {
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).manager.clone();
         let Some(record) = record else { return Ok(()) };
         if first.is_some() {
-            store::create(&self.state_dir(), self.member.node, record.member)?;
+            let (dir, node, member) = (self.state_dir(), self.member.node, record.member);
+            tokio::task::spawn_blocking(move || store::create(&dir, node, member)).await??;
         } else if store::member(&self.state_dir())?.is_none() {
             // As the refusal of lost or damaged storage says; without any, it promised nothing that it could forget.
             warn!("the replicated state was removed: this node is no manager until it is promoted again");
             let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).clone();
             return self.keep(Record { manager: None, ..record }).await;
+        }
+        if store::member(&self.state_dir())? != Some(record.member) {
+            bail!(
+                "`{}` belongs to another member than {}, which this node is by its record: demote the node, remove the \
+                 directory, start raftupd, and promote the node",
+                self.state_dir().display(),
+                record.member
+            );
         }
         let manager = self.start_manager(&record).await?;
         if let Some(first) = first {

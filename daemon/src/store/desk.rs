@@ -4,7 +4,7 @@
 //! Holds: nothing reaches Raft before the caller is known to be the one process that speaks for its member, the member
 //! to be on the node that its certificate names, and this process to be the one that was meant.
 
-use std::{io, time::Instant};
+use std::{io, sync::Arc, time::Instant};
 
 use openraft::{
     LogIdOptionExt,
@@ -14,16 +14,21 @@ use openraft::{
     },
 };
 use raftup_proto::id::NodeId;
-use tokio::io::AsyncReadExt;
+use tokio::{io::AsyncReadExt, time::timeout};
 use tracing::{debug, warn};
 
 use super::{
-    format,
+    format::{self, FormatError},
     machine::SNAPSHOT_MAX,
-    raft::Inner,
-    types::{Snapshot, TypeConfig, Vote},
+    raft::{Inner, SNAPSHOT_LIMIT},
+    types::{Entry, Snapshot, TypeConfig, Vote},
     wire::{self, Appended, Ask, Candidate, Greeting, NotTransferred, Pipe, Tell, Welcome, Welcomed},
 };
+
+use crate::compute;
+
+/// Bytes of entries that are decoded at once on the runtime's thread; for more, another thread takes over.
+const SMALL: usize = 64 << 10;
 
 /// Answers on one stream until its end.
 pub(super) async fn serve(inner: &Inner, caller: NodeId, mut pipe: Box<dyn Pipe>) {
@@ -53,22 +58,18 @@ async fn answer(inner: &Inner, caller: NodeId, pipe: &mut dyn Pipe) -> io::Resul
             return Ok(());
         }
         let tell = match ask {
-            Ask::Append { vote, before, entries, committed } => {
-                let entries: Result<Vec<_>, _> =
-                    entries.iter().map(|record| format::read_entry(record)).collect();
-                match entries {
-                    Ok(entries) => {
-                        let prev_log_id = before.map(Into::into);
-                        let leader_commit = committed.map(Into::into);
-                        append(
-                            inner,
-                            AppendEntriesRequest { vote: vote.into(), prev_log_id, entries, leader_commit },
-                        )
-                        .await
-                    }
-                    Err(error) => Tell::Not(format!("an entry cannot be read: {error}")),
+            Ask::Append { vote, before, entries, committed } => match decode(&entries) {
+                Ok(entries) => {
+                    let prev_log_id = before.map(Into::into);
+                    let leader_commit = committed.map(Into::into);
+                    append(
+                        inner,
+                        AppendEntriesRequest { vote: vote.into(), prev_log_id, entries, leader_commit },
+                    )
+                    .await
                 }
-            }
+                Err(error) => Tell::Not(format!("an entry cannot be read: {error}")),
+            },
             Ask::Vote(candidate) => match inner.office.check_candidate(from.member, candidate.last_index()) {
                 Ok(()) => voted(inner.raft.vote(request(candidate)).await),
                 Err(declined) => Tell::Not(declined.to_string()),
@@ -95,6 +96,12 @@ async fn answer(inner: &Inner, caller: NodeId, pipe: &mut dyn Pipe) -> io::Resul
         wire::write(pipe, &tell).await?;
     }
     Ok(())
+}
+
+fn decode(records: &[Vec<u8>]) -> Result<Vec<Entry>, FormatError> {
+    let decode = || records.iter().map(|record| format::read_entry(record)).collect();
+    let bytes: usize = records.iter().map(Vec::len).sum();
+    if bytes > SMALL { compute::in_place(decode) } else { decode() }
 }
 
 async fn admit(inner: &Inner, caller: NodeId, greeting: Greeting) -> Result<(), String> {
@@ -167,18 +174,24 @@ async fn install(inner: &Inner, vote: Vote, size: u64, pipe: &mut dyn Pipe) -> i
     if size > SNAPSHOT_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the snapshot is too large"));
     }
+    // One at a time, so that memory for one is enough. Its bytes may be on their way, so the stream ends with a refusal.
+    let Ok(_turn) = inner.installing.try_lock() else {
+        return Err(io::Error::other("another snapshot is coming in"));
+    };
     // Grown as bytes come in: the size is only what the other end says.
     let mut record = Vec::new();
-    pipe.take(size).read_to_end(&mut record).await?;
+    timeout(SNAPSHOT_LIMIT, pipe.take(size).read_to_end(&mut record)).await??;
     if record.len() as u64 != size {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let (meta, _) = match format::read_snapshot(&record) {
-        Ok(snapshot) => snapshot,
+    // Takes a second for a large one; heartbeats must be answered meanwhile.
+    let decode = move || format::read_snapshot(&record).map(|(meta, _)| (meta, Arc::from(record)));
+    let (meta, snapshot) = match tokio::task::spawn_blocking(decode).await? {
+        Ok(decoded) => decoded,
         Err(error) => return Ok(Tell::Not(format!("the snapshot cannot be read: {error}"))),
     };
     debug!(entry = ?meta.last_log_id.index(), bytes = size, "a snapshot has come in");
-    let snapshot = Snapshot { meta, snapshot: record.into() };
+    let snapshot = Snapshot { meta, snapshot };
     Ok(match inner.raft.install_full_snapshot(vote, snapshot).await {
         Ok(response) => Tell::Snapshot { vote: response.vote.into() },
         Err(error) => Tell::Not(error.to_string()),

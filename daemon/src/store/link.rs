@@ -31,13 +31,17 @@ use super::{
     format::{self, Life},
     log::Log,
     peers::{Declined, Extent, Peers},
-    types::{LogId, Site, Snapshot, TypeConfig, Vote},
+    types::{LogId, Site, Snapshot, TypeConfig, Vote, with_entries},
     wire::{self, Appended, Ask, Candidate, Greeting, NotTransferred, Pipe, Tell, Welcome},
 };
 use crate::net::{Net, Peer};
 
-/// Longest wait for an answer to entries: the other end syncs them first, and its disk may be slow.
+/// Longest wait for an answer to entries: the other end syncs them first, and its disk may be slow. Entries of many bytes
+/// have a second more for each of [`SLOWEST`].
 const APPEND_LIMIT: Duration = Duration::from_secs(1);
+
+/// Bytes in a second over the slowest link between managers.
+const SLOWEST: usize = 1 << 20;
 
 /// Longest wait for a stream to be opened and greeted.
 const OPEN_LIMIT: Duration = Duration::from_millis(700);
@@ -269,9 +273,13 @@ impl RaftNetworkV2<TypeConfig> for Link {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let (entries, cut) = pack(&rpc.entries);
+        let (entries, cut) = with_entries(&rpc.entries, || pack(&rpc.entries));
         let last = cut.or(rpc.entries.last().map(|entry| entry.log_id)).or(rpc.prev_log_id);
-        let limit = if entries.is_empty() { option.hard_ttl() } else { APPEND_LIMIT };
+        let bytes: usize = entries.iter().map(Vec::len).sum();
+        let limit = match entries.is_empty() {
+            true => option.hard_ttl(),
+            false => APPEND_LIMIT + Duration::from_secs((bytes / SLOWEST) as u64),
+        };
         let ask = Ask::Append {
             vote: rpc.vote.into(),
             before: rpc.prev_log_id.map(Into::into),

@@ -1,6 +1,6 @@
 //! Log and vote on disk.
 //!
-//! Owns: one redb file, and the one thread that writes it: whatever has come in since the last commit goes into the next,
+//! Owns: one redb file, the record of what was promised beside it (`progress`), and the one thread that writes it: whatever has come in since the last commit goes into the next,
 //! so a commit is one sync for all of them. Leaves alone: what the entries mean.
 //! Holds: a vote and an entry are on disk before anyone is told so; each record has a checksum of its own, and all of them
 //! are checked at start; a write or a sync that fails ends the process, for what is on disk is then not known.
@@ -20,14 +20,15 @@ use openraft::{
     LogState, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
 };
-use redb::{Database, ReadableDatabase, Table, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, StorageError, Table, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     dir::WAY_BACK,
     fatal,
     format::{self, Life},
-    types::{Entry, LogId, TypeConfig, Vote},
+    progress::{Progress, Promise},
+    types::{Entry, LogId, TypeConfig, Vote, with_entries},
 };
 
 /// Entries by index.
@@ -38,6 +39,12 @@ const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records"
 const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
+
+/// Whose log it is, and how often it was started.
+const OWNER: &str = "owner";
+
+/// Which snapshot belongs to the log.
+const SNAPSHOT: &str = "snapshot";
 
 /// What each member acknowledged to this one as its leader, as far as it was agreed on: this and the member's number.
 const FLOOR: &str = "floor ";
@@ -88,21 +95,146 @@ type Done = oneshot::Sender<()>;
 enum Write {
     Append(Vec<(LogId, Vec<u8>)>, IOFlushed<TypeConfig>),
     Vote(Vote, Done),
-    TruncateAfter(Option<u64>, Done),
+    TruncateAfter(Option<LogId>, Done),
     Purge(LogId, Done),
     Life(Life, Done),
+    /// The last entry is that of the snapshot, if it is on disk.
+    Snapshots(Snapshots, Option<LogId>, Done),
     Close(Done),
 }
 
+/// Tells a file from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sum {
+    crc: u32,
+    bytes: u64,
+}
+
+impl Sum {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self { crc: crc32fast::hash(bytes), bytes: bytes.len() as u64 }
+    }
+}
+
+/// The snapshots that may be on disk: the one that was kept, or the one that is about to take its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Snapshots {
+    pub(super) kept: Option<Sum>,
+    pub(super) next: Option<Sum>,
+}
+
+impl Snapshots {
+    /// Whether the snapshot that was found is one of them.
+    pub(super) fn allow(&self, found: Option<Sum>) -> bool {
+        found == self.kept || (found.is_some() && found == self.next)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for sum in [self.kept, self.next] {
+            bytes.push(u8::from(sum.is_some()));
+            let sum = sum.unwrap_or(Sum { crc: 0, bytes: 0 });
+            bytes.extend(sum.crc.to_be_bytes());
+            bytes.extend(sum.bytes.to_be_bytes());
+        }
+        bytes.extend(crc32fast::hash(&bytes).to_be_bytes());
+        bytes
+    }
+
+    fn decode(record: &[u8]) -> Option<Self> {
+        let (body, sum) = record.split_at_checked(record.len().checked_sub(4)?)?;
+        if body.len() != 26 || crc32fast::hash(body).to_be_bytes() != sum {
+            return None;
+        }
+        let sum = |at: usize| {
+            let crc = u32::from_be_bytes(body[at + 1..at + 5].try_into().ok()?);
+            let bytes = u64::from_be_bytes(body[at + 5..at + 13].try_into().ok()?);
+            (body[at] == 1).then_some(Sum { crc, bytes })
+        };
+        Some(Self { kept: sum(0), next: sum(13) })
+    }
+}
+
+/// A log that was read and checked, and is not in use yet.
+pub(super) struct Found {
+    db: Database,
+    heads: Heads,
+    /// Whose log it is; none if an older raftupd made it.
+    pub(super) owner: Option<Life>,
+    pub(super) snapshots: Snapshots,
+}
+
+impl Found {
+    pub(super) fn vote(&self) -> Option<Vote> {
+        self.heads.vote
+    }
+
+    /// Where the log ends: its last entry, or the last that was purged.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.heads.last.max(self.heads.purged)
+    }
+
+    /// The last entry that was purged.
+    pub(super) fn purged(&self) -> Option<LogId> {
+        self.heads.purged
+    }
+
+    /// Says whose log it is from now on, and which snapshot belongs to it. On disk when it returns.
+    pub(super) fn own(&mut self, owner: Life, snapshots: Snapshots) -> anyhow::Result<()> {
+        own(&self.db, &owner, snapshots)?;
+        (self.owner, self.snapshots) = (Some(owner), snapshots);
+        Ok(())
+    }
+
+    /// Takes the log into use. `promise` is what `progress` says.
+    pub(super) fn start(self, progress: Progress, promise: Promise) -> anyhow::Result<Log> {
+        Log::start(self.db, self.heads, Beside { progress, promise })
+    }
+}
+
+fn own(db: &Database, owner: &Life, snapshots: Snapshots) -> anyhow::Result<()> {
+    let write = db.begin_write()?;
+    {
+        let mut records = write.open_table(RECORDS)?;
+        records.insert(OWNER, format::life(owner).as_slice())?;
+        records.insert(SNAPSHOT, snapshots.encode().as_slice())?;
+    }
+    Ok(write.commit()?)
+}
+
 impl Log {
-    /// Opens the log at `path`, or makes it, and checks every record in it.
-    ///
-    /// Errors: the file is in use, cannot be read, or damaged.
-    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+    /// Makes an empty log for `owner`. On disk when it returns.
+    pub(super) fn create(path: &Path, owner: &Life) -> anyhow::Result<()> {
         let db = Database::builder().set_cache_size(CACHE).create(path);
-        let mut db = db.with_context(|| format!("opening {}", path.display()))?;
-        let heads =
-            check(&mut db).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
+        let db = db.with_context(|| format!("making {}", path.display()))?;
+        own(&db, owner, Snapshots::default())
+    }
+
+    /// Reads the log at `path` and checks every record in it.
+    ///
+    /// Errors: the file is not there, in use, cannot be read, or damaged.
+    pub(super) fn read_file(path: &Path) -> anyhow::Result<Found> {
+        let mut db = match Database::builder().set_cache_size(CACHE).open(path) {
+            Ok(db) => db,
+            Err(error @ DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(error).with_context(|| format!("opening {}", path.display()));
+            }
+            Err(DatabaseError::Storage(StorageError::Io(error)))
+                if error.kind() == io::ErrorKind::NotFound =>
+            {
+                bail!("{} is gone: refusing to start ({WAY_BACK})", path.display());
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()));
+            }
+        };
+        let checked =
+            check(&mut db).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()));
+        let (heads, owner, snapshots) = checked?;
+        Ok(Found { db, heads, owner, snapshots })
+    }
+
+    fn start(db: Database, heads: Heads, beside: Beside) -> anyhow::Result<Self> {
         let (db, heads) = (Arc::new(db), Arc::new(Mutex::new(heads)));
         let (queue, writes) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
@@ -124,7 +256,7 @@ impl Log {
         };
         thread::Builder::new()
             .name("raft-log".to_owned())
-            .spawn(move || run(&db, &heads, writes, before_commit))
+            .spawn(move || run(&db, &heads, beside, writes, before_commit))
             .context("starting the thread that writes the log")?;
         Ok(Self { shared })
     }
@@ -163,6 +295,7 @@ impl Log {
     }
 
     /// The last entry that was purged.
+    #[cfg(test)]
     pub(super) fn purged(&self) -> Option<LogId> {
         self.heads().purged
     }
@@ -170,6 +303,15 @@ impl Log {
     /// Keeps what is known of a member's process. On disk when it returns.
     pub(super) async fn keep_life(&self, life: Life) -> io::Result<()> {
         self.write(|done| Write::Life(life, done)).await
+    }
+
+    /// Says which snapshots may be on disk; one whose `last` entry is given is. On disk when it returns. Blocks.
+    pub(super) fn keep_snapshots(&self, snapshots: Snapshots, last: Option<LogId>) -> io::Result<()> {
+        let closed = || io::Error::other("the log is closed");
+        let (done, is_done) = oneshot::channel();
+        let write = Write::Snapshots(snapshots, last, done);
+        self.shared.queue.blocking_send(write).map_err(|_| closed())?;
+        is_done.blocking_recv().map_err(|_| closed())
     }
 
     /// The last known processes of all members.
@@ -241,7 +383,7 @@ fn is_empty((from, to): (Bound<u64>, Bound<u64>)) -> bool {
 }
 
 /// Reads all of the file. Errors: a record that is damaged, missing, or not where it belongs.
-fn check(db: &mut Database) -> anyhow::Result<Heads> {
+fn check(db: &mut Database) -> anyhow::Result<(Heads, Option<Life>, Snapshots)> {
     if !db.check_integrity()? {
         bail!("its pages are damaged");
     }
@@ -258,6 +400,12 @@ fn check(db: &mut Database) -> anyhow::Result<Heads> {
         found.with_context(|| format!("record `{name}`"))
     };
     let vote = record(VOTE)?.map(|found| format::read_vote(found.value())).transpose().context("the vote")?;
+    let owner =
+        record(OWNER)?.map(|found| format::read_life(found.value())).transpose().context("its owner")?;
+    let snapshots = match record(SNAPSHOT)? {
+        Some(found) => Snapshots::decode(found.value()).context("the record of its snapshot is damaged")?,
+        None => Snapshots::default(),
+    };
     let mut heads = Heads { vote, committed: place(COMMITTED)?, purged: place(PURGED)?, ..Heads::default() };
     for row in records
         .range(FLOOR..)?
@@ -285,11 +433,69 @@ fn check(db: &mut Database) -> anyhow::Result<Heads> {
     }
     // It may have been on disk before the entry itself was.
     heads.committed = heads.committed.min(heads.last.max(heads.purged));
-    Ok(heads)
+    Ok((heads, owner, snapshots))
+}
+
+/// What is written beside the log.
+struct Beside {
+    progress: Progress,
+    promise: Promise,
+}
+
+impl Beside {
+    /// Before the log gives entries up: they are no longer promised.
+    fn before(&mut self, batch: &[Write]) -> io::Result<()> {
+        let kept = batch.iter().filter_map(|write| match write {
+            Write::TruncateAfter(last, _) => Some(*last),
+            Write::Append(..)
+            | Write::Vote(..)
+            | Write::Purge(..)
+            | Write::Life(..)
+            | Write::Snapshots(..)
+            | Write::Close(_) => None,
+        });
+        match kept.min() {
+            Some(last) if last < self.promise.last => {
+                self.promise.last = last;
+                self.progress.write(&self.promise)?;
+                self.progress.sync()
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// After the commit, before anyone is told of it.
+    fn after(&mut self, batch: &[Write]) -> io::Result<()> {
+        let before = self.promise;
+        let Promise { vote, last, .. } = &mut self.promise;
+        for write in batch {
+            match write {
+                Write::Append(new, _) => *last = new.last().map(|(id, _)| *id).or(*last),
+                Write::Vote(new, _) => *vote = Some(*new),
+                Write::TruncateAfter(to, _) => *last = *to,
+                Write::Purge(upto, _) => *last = (*last).max(Some(*upto)),
+                Write::Snapshots(_, upto, _) => *last = (*last).max(*upto),
+                Write::Life(..) | Write::Close(_) => {}
+            }
+        }
+        if self.promise != before {
+            self.progress.write(&self.promise)?;
+        }
+        if batch.iter().any(|write| matches!(write, Write::Close(_))) {
+            self.progress.sync()?;
+        }
+        Ok(())
+    }
 }
 
 /// The writer thread: ends when the log is closed or nobody is left to write.
-fn run(db: &Database, heads: &Mutex<Heads>, mut writes: mpsc::Receiver<Write>, before_commit: impl Fn()) {
+fn run(
+    db: &Database,
+    heads: &Mutex<Heads>,
+    mut beside: Beside,
+    mut writes: mpsc::Receiver<Write>,
+    before_commit: impl Fn(),
+) {
     let mut floors = lock(heads).floors.clone();
     while let Some(first) = writes.blocking_recv() {
         let mut batch = vec![first];
@@ -304,8 +510,14 @@ fn run(db: &Database, heads: &Mutex<Heads>, mut writes: mpsc::Receiver<Write>, b
             let raised = heads.floors.iter().filter(|(member, floor)| floors.get(member) != Some(floor));
             (heads.committed, raised.map(|(member, floor)| (*member, *floor)).collect::<Vec<_>>())
         };
+        if let Err(error) = beside.before(&batch) {
+            fatal("writing what was promised", &error.into());
+        }
         if let Err(error) = commit(db, &batch, committed, &raised) {
             fatal("writing the log", &error.into());
+        }
+        if let Err(error) = beside.after(&batch) {
+            fatal("writing what was promised", &error.into());
         }
         floors.extend(raised);
         let closing = batch.iter().any(|write| matches!(write, Write::Close(_)));
@@ -342,7 +554,9 @@ fn commit(
                     }
                 }
                 Write::Vote(vote, _) => drop(records.insert(VOTE, format::vote(vote).as_slice())?),
-                Write::TruncateAfter(last, _) => remove(&mut entries, last.map_or(0, |last| last + 1)..)?,
+                Write::TruncateAfter(last, _) => {
+                    remove(&mut entries, last.map_or(0, |last| last.index + 1)..)?;
+                }
                 Write::Purge(upto, _) => {
                     remove(&mut entries, ..=upto.index)?;
                     records.insert(PURGED, format::log_id(upto).as_slice())?;
@@ -350,6 +564,9 @@ fn commit(
                 Write::Life(life, _) => {
                     let mut lives = transaction.open_table(LIVES)?;
                     lives.insert(life.member, format::life(life).as_slice())?;
+                }
+                Write::Snapshots(snapshots, _, _) => {
+                    records.insert(SNAPSHOT, snapshots.encode().as_slice())?;
                 }
                 Write::Close(_) => {}
             }
@@ -359,10 +576,7 @@ fn commit(
     Ok(())
 }
 
-fn remove(
-    entries: &mut Table<'_, u64, &[u8]>,
-    range: impl RangeBounds<u64>,
-) -> Result<(), redb::StorageError> {
+fn remove(entries: &mut Table<'_, u64, &[u8]>, range: impl RangeBounds<u64>) -> Result<(), StorageError> {
     let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
     entries.retain_in(bounds, |_, _| false)
 }
@@ -385,6 +599,7 @@ fn finish(heads: &Mutex<Heads>, write: Write) {
         | Write::TruncateAfter(_, done)
         | Write::Purge(_, done)
         | Write::Life(_, done)
+        | Write::Snapshots(_, _, done)
         | Write::Close(done) => {
             // Whoever asked may have gone.
             let _ = done.send(());
@@ -438,11 +653,12 @@ impl RaftLogStorage<TypeConfig> for Log {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let mut records = Vec::new();
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let encode = || entries.iter().map(|entry| (entry.log_id, format::entry(entry))).collect();
+        let records = with_entries(&entries, encode);
         {
             let mut heads = self.heads();
             for entry in entries {
-                records.push((entry.log_id, format::entry(&entry)));
                 heads.last = Some(entry.log_id);
                 heads.pending.insert(entry.log_id.index, entry);
             }
@@ -458,7 +674,7 @@ impl RaftLogStorage<TypeConfig> for Log {
             heads.pending.retain(|pending, _| Some(*pending) <= index);
             heads.last = heads.last.min(last);
         }
-        self.write(|done| Write::TruncateAfter(index, done)).await
+        self.write(|done| Write::TruncateAfter(last, done)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
@@ -471,4 +687,4 @@ impl RaftLogStorage<TypeConfig> for Log {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

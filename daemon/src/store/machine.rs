@@ -6,7 +6,11 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,12 +23,17 @@ use openraft::{
 };
 use raftup_proto::{unit::UnixMillis, view::Revision};
 use tokio::sync::{broadcast, watch};
+use tracing::error;
 
 use super::{
     apply::apply,
-    dir::{Dir, WAY_BACK},
+    dir::WAY_BACK,
     fatal, format,
-    types::{Command, Entry, LogId, Outcome, Payload, Snapshot, SnapshotMeta, StoredMembers, TypeConfig},
+    log::{Log, Snapshots, Sum},
+    types::{
+        Command, Entry, LogId, Outcome, Payload, Snapshot, SnapshotMeta, StoredMembers, TypeConfig,
+        with_entries,
+    },
 };
 use crate::{
     disk,
@@ -32,8 +41,12 @@ use crate::{
     plan::level,
 };
 
-/// Largest snapshot that is read or taken from another manager, in bytes.
+/// Largest snapshot that is written, read, or taken from another manager, in bytes. A larger one is not written, and the
+/// log is kept instead.
 pub(super) const SNAPSHOT_MAX: u64 = 512 << 20;
+
+/// Entries after which a snapshot that was too large is tried again.
+const TOO_LARGE_PAUSE: u64 = 4000;
 
 /// Changes that a slow reader may be behind before it is told to look at everything.
 const FEED: usize = 1024;
@@ -77,12 +90,56 @@ pub fn wall_clock() -> UnixMillis {
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// The snapshot on disk.
+#[derive(Default)]
+struct Kept {
+    last: Option<LogId>,
+    sum: Option<Sum>,
+}
+
+/// A snapshot that was read from disk.
+pub(super) struct Found {
+    applied: Applied,
+    pub(super) sum: Sum,
+}
+
+impl Found {
+    /// Its last entry.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.applied.last
+    }
+}
+
+/// Reads the snapshot at `path`, if there is one. Errors: it cannot be read, or is damaged.
+pub(super) fn read(path: &Path) -> anyhow::Result<Option<Found>> {
+    let read = || -> anyhow::Result<_> {
+        let Some(record) = disk::read(path, SNAPSHOT_MAX)? else {
+            return Ok(None);
+        };
+        let (meta, cluster) = format::read_snapshot(&record)?;
+        level::check(&cluster).map_err(anyhow::Error::msg)?;
+        let applied = Applied {
+            last: meta.last_log_id,
+            members: meta.last_membership,
+            cluster,
+            clock_heard: Some(Instant::now()),
+        };
+        Ok(Some(Found { applied, sum: Sum::of(&record) }))
+    };
+    read().with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))
+}
+
 /// The state machine. Clones share the state.
 #[derive(Clone)]
 pub(super) struct Machine {
-    dir: Dir,
-    /// The last entry in the snapshot on disk; held while one is written.
-    kept: Arc<Mutex<Option<LogId>>>,
+    path: PathBuf,
+    log: Log,
+    /// Held while a snapshot is written.
+    kept: Arc<Mutex<Kept>>,
+    /// Largest snapshot that is written.
+    pub(super) snapshot_max: u64,
+    /// No snapshot is tried before this entry is applied: the last one was too large.
+    too_large_until: Arc<AtomicU64>,
     current: Arc<ArcSwap<Applied>>,
     last: watch::Sender<Option<LogId>>,
     revision: watch::Sender<Revision>,
@@ -101,38 +158,33 @@ impl Machine {
         *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(see);
     }
 
-    /// Begins with the snapshot in `dir`, if there is one. Errors: it cannot be read, or is damaged.
-    pub(super) fn open(dir: &Dir) -> anyhow::Result<Self> {
-        let path = dir.snapshot();
-        let read = || -> anyhow::Result<Applied> {
-            let Some(record) = disk::read(&path, SNAPSHOT_MAX)? else {
-                return Ok(Applied::default());
-            };
-            let (meta, cluster) = format::read_snapshot(&record)?;
-            level::check(&cluster).map_err(anyhow::Error::msg)?;
-            Ok(Applied {
-                last: meta.last_log_id,
-                members: meta.last_membership,
-                cluster,
-                clock_heard: Some(Instant::now()),
-            })
-        };
-        let applied = read().with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()))?;
-        Ok(Self {
-            dir: dir.clone(),
-            kept: Arc::new(Mutex::new(applied.last)),
+    /// Begins with the snapshot that was found at `path`; `log` is told of each that is written there.
+    pub(super) fn new(path: PathBuf, log: Log, found: Option<Found>) -> Self {
+        let sum = found.as_ref().map(|found| found.sum);
+        let applied = found.map(|found| found.applied).unwrap_or_default();
+        Self {
+            path,
+            log,
+            kept: Arc::new(Mutex::new(Kept { last: applied.last, sum })),
+            snapshot_max: SNAPSHOT_MAX,
+            too_large_until: Arc::default(),
             last: watch::Sender::new(applied.last),
             revision: watch::Sender::new(applied.cluster.revision),
             current: Arc::new(ArcSwap::from_pointee(applied)),
             feed: broadcast::Sender::new(FEED),
             #[cfg(test)]
             observer: Arc::default(),
-        })
+        }
     }
 
     /// The state as it is here. Cheap.
     pub(super) fn current(&self) -> Arc<Applied> {
         self.current.load_full()
+    }
+
+    /// The state as it is here, whenever it is looked at.
+    pub(super) fn states(&self) -> Arc<ArcSwap<Applied>> {
+        self.current.clone()
     }
 
     /// The last applied entry.
@@ -194,21 +246,36 @@ impl Machine {
     }
 
     /// Puts a snapshot on disk, unless a newer one is there: the log may be gone up to that. A failure ends the process:
-    /// Raft counts on it.
-    fn keep(&self, last: Option<LogId>, record: &[u8]) {
+    /// Raft counts on it. The log names the snapshot before and after, so that no other file is taken for it. Blocks.
+    ///
+    /// Errors: the log was closed.
+    fn keep(&self, last: Option<LogId>, record: &[u8]) -> io::Result<()> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if *kept > last {
-            return;
+        if kept.last > last {
+            return Ok(());
         }
-        if let Err(error) = disk::write(&self.dir.snapshot(), record, MODE) {
+        let sum = Some(Sum::of(record));
+        self.log.keep_snapshots(Snapshots { kept: kept.sum, next: sum }, None)?;
+        if let Err(error) = disk::write(&self.path, record, MODE) {
             fatal("writing a snapshot", &error.into());
         }
-        *kept = last;
+        self.log.keep_snapshots(Snapshots { kept: sum, next: None }, last)?;
+        *kept = Kept { last, sum };
+        Ok(())
     }
 }
 
 fn meta(applied: &Applied) -> SnapshotMeta {
     SnapshotMeta { last_log_id: applied.last, last_membership: applied.members.clone() }
+}
+
+/// The snapshot on disk with its bytes, if there is one.
+fn read_kept(path: &Path) -> io::Result<Option<(SnapshotMeta, Vec<u8>)>> {
+    let Some(record) = disk::read(path, SNAPSHOT_MAX)? else {
+        return Ok(None);
+    };
+    let (meta, _) = format::read_snapshot(&record).map_err(damaged)?;
+    Ok(Some((meta, record)))
 }
 
 fn damaged(error: impl std::fmt::Display) -> io::Error {
@@ -224,10 +291,22 @@ impl RaftSnapshotBuilder<TypeConfig> for Machine {
             let applied = machine.current();
             let meta = meta(&applied);
             let record = format::snapshot(&meta, &applied.cluster);
-            machine.keep(meta.last_log_id, &record);
-            Snapshot { meta, snapshot: record.into() }
+            if record.len() as u64 > machine.snapshot_max {
+                let (bytes, limit) = (record.len(), machine.snapshot_max);
+                error!(
+                    bytes,
+                    limit, "the replicated state is too large for a snapshot; its log is kept and grows"
+                );
+                let next = applied.last.map_or(0, |last| last.index) + TOO_LARGE_PAUSE;
+                machine.too_large_until.store(next, Ordering::Relaxed);
+                // The one before: Raft purges nothing for one that it knows.
+                let (kept, record) = read_kept(&machine.path)?.unwrap_or_default();
+                return Ok(Snapshot { meta: kept, snapshot: record.into() });
+            }
+            machine.keep(meta.last_log_id, &record)?;
+            Ok(Snapshot { meta, snapshot: record.into() })
         };
-        tokio::task::spawn_blocking(build).await.map_err(io::Error::other)
+        tokio::task::spawn_blocking(build).await.map_err(io::Error::other)?
     }
 }
 
@@ -246,12 +325,17 @@ impl RaftStateMachine<TypeConfig> for Machine {
     {
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
-            let outcome = self.step(entry);
+            let outcome = with_entries([&entry.clone()], || self.step(entry));
             if let Some(responder) = responder {
                 responder.send(outcome);
             }
         }
         Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Self> {
+        let last = self.current().last.map_or(0, |last| last.index);
+        (force || last >= self.too_large_until.load(Ordering::Relaxed)).then(|| self.clone())
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {
@@ -265,7 +349,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             if let Err(reason) = level::check(&cluster) {
                 fatal("installing a snapshot", &anyhow::anyhow!(reason));
             }
-            machine.keep(meta.last_log_id, &snapshot);
+            machine.keep(meta.last_log_id, &snapshot)?;
             let applied = Applied {
                 last: meta.last_log_id,
                 members: meta.last_membership,
@@ -279,14 +363,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let path = self.dir.snapshot();
-        let read = move || -> Result<Option<Snapshot>, io::Error> {
-            let Some(record) = disk::read(&path, SNAPSHOT_MAX)? else {
-                return Ok(None);
-            };
-            let (meta, _) = format::read_snapshot(&record).map_err(damaged)?;
-            Ok(Some(Snapshot { meta, snapshot: record.into() }))
-        };
-        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+        let path = self.path.clone();
+        let read =
+            tokio::task::spawn_blocking(move || read_kept(&path)).await.map_err(io::Error::other)??;
+        Ok(read.map(|(meta, record)| Snapshot { meta, snapshot: record.into() }))
     }
 }

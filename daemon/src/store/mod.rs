@@ -6,7 +6,9 @@
 //! | `apply` | pure: a change set put into the state |
 //! | `format` | pure: records on disk, versioned and checksummed |
 //! | `dir` | whose storage a directory is |
+//! | `files` | whether the files in it belong together, and are not older than what was promised |
 //! | `log` | log and vote on disk |
+//! | `progress` | a second record of what was promised |
 //! | `machine` | the state in memory, and its snapshots |
 //! | `peers` | which process may speak for which member |
 //! | `wire` | what managers say to each other |
@@ -21,12 +23,14 @@
 mod apply;
 mod desk;
 mod dir;
+mod files;
 mod format;
 mod link;
 mod log;
 mod machine;
 mod members;
 mod peers;
+mod progress;
 mod raft;
 mod types;
 mod wire;
@@ -55,12 +59,18 @@ const EXIT_IO: i32 = 74;
 
 /// The member of Raft that the node with this state directory is, if it is a manager.
 ///
-/// Errors: the record of it is damaged.
+/// Errors: the record of it is damaged, or gone while other files of a manager are there.
 pub fn member(dir: &Path) -> anyhow::Result<Option<u64>> {
-    Ok(Dir::new(dir).read_marker()?.filter(|marker| !marker.left).map(|marker| marker.member))
+    let dir = Dir::new(dir);
+    let marker = dir.read_marker()?;
+    if marker.is_none() {
+        dir.check_empty()?;
+    }
+    Ok(marker.filter(|marker| !marker.left).map(|marker| marker.member))
 }
 
-/// Makes empty storage for a new member, before its first [`Store::start`]. Does nothing if it is there.
+/// Makes empty storage for a new member, before its first [`Store::start`]. Does nothing if it is there. Blocks: its files
+/// are synced.
 ///
 /// Errors: the number was used on this node before (a [`Refusal`](raftup_proto::refusal::Refusal), for the leader draws
 /// another then), or the directory cannot be written.
@@ -68,7 +78,7 @@ pub fn create(dir: &Path, node: NodeId, member: u64) -> anyhow::Result<()> {
     Dir::new(dir).create(node, member)
 }
 
-/// Removes the storage of a member that was given up; its store must have been stopped.
+/// Removes the storage of a member that was given up; its store must have been stopped. Blocks.
 pub fn forget(dir: &Path) -> anyhow::Result<()> {
     Dir::new(dir).forget()
 }

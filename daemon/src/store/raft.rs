@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
 use openraft::{
     Config, Instant as _, Raft, ReadPolicy, ServerState, SnapshotPolicy,
     async_runtime::WatchReceiver,
@@ -41,10 +42,11 @@ use tracing::{info, warn};
 use super::{
     Rejected, desk,
     dir::{Dir, WAY_BACK},
-    fatal, format,
+    fatal, files,
+    format::{self, Life},
     link::{Link, Links, Office, Transport},
     log::Log,
-    machine::{Machine, Touched},
+    machine::{Applied, Machine, Touched},
     peers::Peers,
     types::{Command, Site, TypeConfig},
     wire::{Ask, Pipe, Tell},
@@ -84,7 +86,7 @@ const SNAPSHOT_AFTER: u64 = 4000;
 const KEEP: u64 = 1000;
 
 /// Longest transfer of a snapshot.
-const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest wait for a change or a read to be agreed upon; without a majority it is refused after that.
 const AGREE_LIMIT: Duration = Duration::from_millis(1800);
@@ -140,6 +142,8 @@ pub(super) struct Inner {
     pending: watch::Sender<Pending>,
     /// When this member last heard the leader that it follows.
     pub(super) led: watch::Sender<Option<Instant>>,
+    /// Held while a snapshot comes in and is installed.
+    pub(super) installing: Mutex<()>,
     /// The stream on which the leader is asked for the read index.
     reader: Mutex<Option<(u64, Site, Link)>>,
     /// No change is taken any more: leadership is being handed over.
@@ -244,6 +248,14 @@ pub enum ProposeError {
     /// The leader changed meanwhile; whether it was made is not known.
     #[error("the leader changed meanwhile")]
     Unknown,
+    /// It is too large to be made at once. Nothing was changed; parts of it can be made.
+    #[error("a change of {bytes} bytes is too large, the limit is {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The largest size.
+        limit: u64,
+    },
     /// It can never be made.
     #[error(transparent)]
     Refused(Refusal),
@@ -285,6 +297,10 @@ impl From<ProposeError> for Refusal {
                 "the leader changed meanwhile, the change may have been made or not",
             )
             .hint("look, and try again if it was not"),
+            ProposeError::TooLarge { bytes, limit } => {
+                Self::new(Code::Invalid, format!("a change of {bytes} bytes is too large"))
+                    .hint(format!("at most {limit} bytes can be changed at once"))
+            }
             ProposeError::Refused(refusal) => refusal,
             ProposeError::Stopped => {
                 Self::new(Code::Unavailable, "this manager is shutting down").hint("try again")
@@ -309,7 +325,8 @@ fn no_quorum(missing: &[NodeId], pending: bool) -> Refusal {
 /// News of changes, in their order.
 pub struct Changes {
     feed: broadcast::Receiver<Touched>,
-    machine: Machine,
+    /// Not the whole machine, which would keep files open and the feed going.
+    states: Arc<ArcSwap<Applied>>,
 }
 
 impl Changes {
@@ -318,7 +335,7 @@ impl Changes {
         match self.feed.recv().await {
             Ok(touched) => Some(touched),
             Err(broadcast::error::RecvError::Lagged(_)) => {
-                Some(Touched { revision: self.machine.current().cluster.revision, keys: None })
+                Some(Touched { revision: self.states.load().cluster.revision, keys: None })
             }
             Err(broadcast::error::RecvError::Closed) => None,
         }
@@ -355,8 +372,7 @@ impl Store {
     pub async fn start(config: StoreConfig) -> anyhow::Result<Self> {
         let StoreConfig { dir, node, transport } = config;
         let dir = Dir::new(&dir);
-        let me = dir.start(node)?;
-        let (log, machine) = tokio::task::spawn_blocking(move || checked(&dir)).await??;
+        let (me, log, machine) = tokio::task::spawn_blocking(move || checked(&dir, node)).await??;
         let peers = Peers::new(log.lives()?);
         let office = Arc::new(Office { me, peers, log: log.clone(), transport });
         let raft =
@@ -370,6 +386,7 @@ impl Store {
             changing: Mutex::new(()),
             pending: watch::Sender::default(),
             led: watch::Sender::default(),
+            installing: Mutex::new(()),
             reader: Mutex::new(None),
             leaving: AtomicBool::new(false),
             watcher: std::sync::Mutex::new(None),
@@ -450,7 +467,7 @@ impl Store {
 
     /// What changes from now on.
     pub fn changes(&self) -> Changes {
-        Changes { feed: self.inner.machine.subscribe(), machine: self.inner.machine.clone() }
+        Changes { feed: self.inner.machine.subscribe(), states: self.inner.machine.states() }
     }
 
     /// The newest term in which this manager has voted or followed a leader.
@@ -474,10 +491,7 @@ impl Store {
         }
         let size = format::size(&set);
         if size > CHANGE_MAX {
-            let refusal = Refusal::new(Code::Invalid, format!("a change of {size} bytes is too large"));
-            return Err(ProposeError::Refused(
-                refusal.hint(format!("at most {CHANGE_MAX} bytes can be changed at once")),
-            ));
+            return Err(ProposeError::TooLarge { bytes: size, limit: CHANGE_MAX });
         }
         match timeout(AGREE_LIMIT, self.write(set)).await {
             Ok(Ok(written)) => written.data.map_err(|rejected| match rejected {
@@ -623,24 +637,15 @@ impl Store {
     }
 }
 
-/// [`open`], with a panic of the database turned into a refusal: it trusts its own pages, and damage may fool it.
-fn checked(dir: &Dir) -> anyhow::Result<(Log, Machine)> {
+/// [`files::open`], with a panic of the database turned into a refusal: it trusts its own pages, and damage may fool it.
+fn checked(dir: &Dir, node: NodeId) -> anyhow::Result<(Life, Log, Machine)> {
     CHECKING.set(true);
-    let opened = catch_unwind(AssertUnwindSafe(|| open(dir)));
+    let opened = catch_unwind(AssertUnwindSafe(|| files::open(dir, node)));
     CHECKING.set(false);
     match opened {
         Ok(opened) => opened,
         Err(_) => bail!("{} is damaged and cannot be used ({WAY_BACK})", dir.log().display()),
     }
-}
-
-fn open(dir: &Dir) -> anyhow::Result<(Log, Machine)> {
-    let machine = Machine::open(dir)?;
-    let log = Log::open(&dir.log())?;
-    if log.purged() > machine.current().last {
-        bail!("{} is older than the log that should follow it ({WAY_BACK})", dir.snapshot().display());
-    }
-    Ok((log, machine))
 }
 
 impl Inner {

@@ -7,7 +7,7 @@ use raftup_proto::{id::NodeId, view::Revision};
 use serde::{Deserialize, Serialize};
 
 use super::apply::Rejected;
-use crate::model::ChangeSet;
+use crate::{compute, model::ChangeSet};
 
 openraft::declare_raft_types!(
     /// A member is a number, an entry is a change set.
@@ -32,6 +32,22 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} changes", self.0.changes.len())
     }
+}
+
+/// Changes in entries that are encoded or applied at once on the runtime's thread; for more, another thread takes over.
+const SMALL: usize = 100;
+
+/// Runs `work` on `entries`, without holding up other tasks where it may take long.
+pub(super) fn with_entries<'a, T>(
+    entries: impl IntoIterator<Item = &'a Entry>,
+    work: impl FnOnce() -> T,
+) -> T {
+    let changes = |entry: &Entry| match &entry.payload {
+        Payload::Normal(command) => command.0.changes.len(),
+        Payload::Blank | Payload::Membership(_) => 0,
+    };
+    let changes: usize = entries.into_iter().map(changes).sum();
+    if changes > SMALL { compute::in_place(work) } else { work() }
 }
 
 /// What became of it.

@@ -9,7 +9,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use openraft::{RaftNetworkV2, network::RPCOption, raft::AppendEntriesRequest, storage::RaftLogStorage};
+use openraft::{
+    RaftNetworkV2, RaftSnapshotBuilder,
+    network::RPCOption,
+    raft::AppendEntriesRequest,
+    storage::{RaftLogStorage, RaftStateMachine},
+};
 use raftup_proto::id::NodeId;
 use tokio::io::DuplexStream;
 
@@ -18,18 +23,20 @@ use super::{
     web::{Web, id, leader, site, until},
 };
 use crate::store::{
-    Pipe, Store, Transport, create,
+    Pipe, ProposeError, Store, Transport, create,
+    dir::Dir,
+    files,
     format::Life,
     link::{Link, Office},
     peers::Peers,
-    types::{Entry, LeaderId, LogId, Vote},
+    types::{Command, Entry, LeaderId, LogId, Vote},
     wire::{self, Appended, Ask, Greeting, Tell, Welcome, Welcomed},
 };
 
 fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to.join("raft")).unwrap();
-    for name in ["manager", "raft/identity", "raft/log.redb", "raft/snapshot"] {
+    for name in ["manager", "progress", "raft/identity", "raft/log.redb", "raft/snapshot"] {
         if from.join(name).exists() {
             fs::copy(from.join(name), to.join(name)).unwrap();
         }
@@ -118,8 +125,15 @@ async fn a_log_that_went_backwards_is_refused_and_the_leader_lives() {
     let last = lead.inner.office.log.last();
     until(|| lead.inner.office.peers.last_acknowledged(3) == last).await;
     web.kill(3, third).await;
-    // The log alone went back: the count of starts cannot tell.
+    // The log alone went back: the files do not belong together.
     fs::copy(old.join("raft/log.redb"), web.dir(3).join("raft/log.redb")).unwrap();
+    let message = format!("{:#}", web.start_in(3, &web.dir(3)).await.err().unwrap());
+    assert!(message.contains("older") && message.contains("demote"), "{message}");
+    // All files went back, with more starts than the leader has seen: they belong together.
+    copy(&old, &web.dir(3));
+    for _ in 0..3 {
+        files::start_and_stop(&Dir::new(&web.dir(3)), id(3)).unwrap();
+    }
     let back = web.start_in(3, &web.dir(3)).await.unwrap();
     still_leads(&lead, 30).await;
     until(|| lead.members().lost.contains(&3)).await;
@@ -139,7 +153,7 @@ async fn a_copy_that_runs_beside_the_original_is_turned_away() {
     until(|| third.snapshot().tasks.len() == 1).await;
     // It is given more starts than the original has had.
     for _ in 0..3 {
-        crate::store::dir::Dir::new(&copied).start(id(3)).unwrap();
+        files::start_and_stop(&Dir::new(&copied), id(3)).unwrap();
     }
     let twin = web.start_in(3, &copied).await.unwrap();
     let before = lead.members();
@@ -218,4 +232,141 @@ async fn a_welcome_that_comes_late_does_not_make_a_sound_member_lost() {
     wire::write(&mut ends.greeted().await, &welcome(5)).await.unwrap();
     beat.await.unwrap().unwrap_err();
     assert!(office.peers.declined().contains_key(&2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_member_acknowledged_is_known_after_a_restart_of_the_leader() {
+    let web = Web::new();
+    let (mut stores, lead) = three(&web).await;
+    web.kill(3, stores.remove(2)).await;
+    let old = web.dir(9);
+    copy(&web.dir(3), &old);
+    let third = web.start(3).await;
+    for task in 10..20 {
+        lead.propose(sample::one_task(task)).await.unwrap();
+    }
+    let last = lead.inner.office.log.last();
+    until(|| lead.inner.office.log.floor(3) == last.map(|last| last.index)).await;
+    // The next commit takes along what is known of the others.
+    lead.propose(sample::one_task(20)).await.unwrap();
+    web.kill(3, third).await;
+    let me = lead.inner.office.me.member;
+    drop(lead);
+    let at = stores.iter().position(|store| store.inner.office.me.member == me).unwrap();
+    web.kill(me, stores.remove(at)).await;
+    let restarted = web.start(me).await;
+    assert!(restarted.inner.office.log.floor(3) >= last.map(|last| last.index));
+    stores.push(restarted);
+    let at = leader(&stores).await;
+    if stores[at].inner.office.me.member != me {
+        stores[at].hand_over(Some(me)).await.unwrap();
+    }
+    let lead = stores.pop().unwrap();
+    until(|| lead.leadership().borrow().here).await;
+    copy(&old, &web.dir(3));
+    for _ in 0..3 {
+        files::start_and_stop(&Dir::new(&web.dir(3)), id(3)).unwrap();
+    }
+    let back = web.start_in(3, &web.dir(3)).await.unwrap();
+    until(|| lead.members().lost.contains(&3)).await;
+    still_leads(&lead, 30).await;
+    assert_eq!(back.snapshot().tasks.len(), 0, "it was let in");
+}
+
+/// 1 and 2 acknowledge without 3; then 2 loses its log, 1 is away, and 3 is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_member_whose_log_is_gone_helps_nobody_to_lead() {
+    let web = Web::new();
+    let mut stores = web.cluster(3).await;
+    until(|| stores[0].leadership().borrow().leader.is_some()).await;
+    let at = leader(&stores).await;
+    if at != 0 {
+        stores[at].hand_over(Some(1)).await.unwrap();
+    }
+    leader(&stores[..1]).await;
+    web.kill(3, stores.pop().unwrap()).await;
+    for task in 30..40 {
+        stores[0].propose(sample::one_task(task)).await.unwrap();
+    }
+    web.kill(2, stores.pop().unwrap()).await;
+    web.kill(1, stores.pop().unwrap()).await;
+    let log = web.dir(2).join("raft/log.redb");
+    let good = fs::read(&log).unwrap();
+    fs::remove_file(&log).unwrap();
+    let third = web.start(3).await;
+    let message = format!("{:#}", web.start_in(2, &web.dir(2)).await.err().unwrap());
+    assert!(message.contains("log.redb is gone") && message.contains("demote"), "{message}");
+    // With its log, it has what was acknowledged, and so has whoever leads.
+    fs::write(&log, good).unwrap();
+    let both = [web.start(2).await, third];
+    let at = leader(&both).await;
+    assert_eq!(both[at].read().await.unwrap().tasks.len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_state_too_large_for_a_snapshot_keeps_its_log() {
+    let web = Web::new();
+    let stores = web.cluster(1).await;
+    let mut machine = stores[0].inner.machine.clone();
+    machine.snapshot_max = 10;
+    for task in 10..15 {
+        stores[0].propose(sample::one_task(task)).await.unwrap();
+    }
+    let built = machine.build_snapshot().await.unwrap();
+    assert_eq!(built.meta.last_log_id, None);
+    assert!(!web.dir(1).join("raft/snapshot").exists());
+    assert!(machine.try_create_snapshot_builder(false).await.is_none(), "it is tried again at once");
+    assert!(machine.try_create_snapshot_builder(true).await.is_some());
+    drop(machine);
+    let mut stores = stores;
+    web.kill(1, stores.remove(0)).await;
+    assert_eq!(web.start(1).await.read().await.unwrap().tasks.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn entries_of_many_bytes_may_take_long_to_be_acknowledged() {
+    let web = Web::new();
+    let store = web.start(1).await;
+    let (ends, log) = (Ends::default(), store.inner.office.log.clone());
+    let peers = Peers::new(Vec::new());
+    let office =
+        Arc::new(Office { me: store.inner.office.me, peers, log, transport: Arc::new(ends.clone()) });
+    let vote = Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: true };
+    let mut set = sample::one_task(5);
+    let mut task = sample::task(6);
+    task.status.message = Some("x".repeat(3 << 20));
+    set.create(task);
+    let entry = Entry {
+        log_id: LogId::new(vote.leader_id, 0),
+        payload: openraft::EntryPayload::Normal(Command(Arc::new(set))),
+    };
+    let append = AppendEntriesRequest { vote, prev_log_id: None, entries: vec![entry], leader_commit: None };
+    let mut link = Link::new(office.clone(), 2, site(2));
+    let sent =
+        tokio::spawn(
+            async move { link.append_entries(append, RPCOption::new(Duration::from_millis(400))).await },
+        );
+    let mut end = ends.greeted().await;
+    let life = Life { member: 2, incarnation: 9, starts: 4, process: 77 };
+    wire::write(&mut end, &Welcome::Ok(Welcomed { life, last: None })).await.unwrap();
+    wire::read::<Ask>(&mut end).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    wire::write(&mut end, &Tell::Appended(Appended::Success)).await.unwrap();
+    sent.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_above_the_limit_is_refused_with_its_size() {
+    let web = Web::new();
+    let stores = web.cluster(1).await;
+    let mut set = sample::one_task(5);
+    let mut task = sample::task(6);
+    task.status.message = Some("x".repeat(17 << 20));
+    set.create(task);
+    match stores[0].propose(set).await {
+        Err(ProposeError::TooLarge { bytes, limit }) => assert!(bytes > limit),
+        other => panic!("{other:?}"),
+    }
+    assert!(stores[0].snapshot().tasks.is_empty());
+    stores[0].propose(sample::one_task(5)).await.unwrap();
 }
