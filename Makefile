@@ -5,6 +5,7 @@
 #   make check       what needs no root and writes nothing but the build directory
 #   make fix         formats, and fixes what can be fixed
 #   make hostile     attacks a small cluster on the loopback interface for a minute, as strangers may
+#   make chaos       managers whose disks and links stall at random, for some minutes
 #   make bench       measures, beside Docker Swarm
 
 SHELL := /bin/bash
@@ -13,10 +14,10 @@ LAB = $${CARGO_TARGET_DIR:-target}/debug/raftup-lab
 TIMED = change:: faults:: lanes:: moves:: wire::
 WAITING = moves::a_host_behind_a_nat wire::a_new_key
 
-.PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab hostile fix bench
+.PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab hostile fix chaos bench
 
 help:
-	@sed -n '3,8s/^# *//p' Makefile
+	@sed -n '3,9s/^# *//p' Makefile
 
 setup:
 	tests/setup.sh
@@ -76,6 +77,9 @@ layering:
 fix:
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+chaos:
+	cargo test --locked -p raftup-daemon --lib chaos -- --ignored --nocapture
 
 # Figures are of release builds; ARGS="--rounds 20", or names of measures: idle, begin, start, mesh, fabric, rules, faults,
 # dns, lossless, plan.

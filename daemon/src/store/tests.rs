@@ -1,5 +1,6 @@
 //! Several stores with real files in one process.
 
+mod chaos;
 mod disk;
 mod guard;
 mod scenes;
