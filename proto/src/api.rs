@@ -54,6 +54,7 @@ use crate::{
     id::{ClusterId, NodeId, ServiceId, StackId, TaskId},
     name::{ServiceName, StackName},
     peer::{Platform, Role, TaskState},
+    secret::Secret,
     spec::{
         FailureAction, MONITOR, Mode, PortSpec, Ratio, ServiceSpec, StackSpec, UpdateOrder, UpdatePolicy,
     },
@@ -188,7 +189,7 @@ pub enum Managers {
 #[serde(deny_unknown_fields)]
 pub struct Join {
     /// The token.
-    pub token: String,
+    pub token: Secret<String>,
     /// Address that other nodes reach this one at; found out where not given.
     #[serde(default)]
     pub advertise: Option<IpAddr>,
@@ -209,9 +210,9 @@ pub struct Leave {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
     /// For a node that may become a manager; the usual one.
-    pub manager: String,
+    pub manager: Secret<String>,
     /// For a node that only ever runs tasks.
-    pub worker: String,
+    pub worker: Secret<String>,
 }
 
 /// Whether a node can run tasks.

@@ -5,6 +5,7 @@
 //! | [`id`] | one id type per noun |
 //! | [`name`] | names that people choose, checked |
 //! | [`mod@unit`] | sizes, CPU shares and times with their unit in the type |
+//! | [`secret`] | values that are never shown |
 //! | [`spec`] | what a user asks for: stacks, services, networks, volumes |
 //! | [`compose`] | a compose file to a [`spec::StackSpec`]; pure |
 //! | [`refusal`] | the one error that reaches people |
@@ -22,6 +23,7 @@ pub mod id;
 pub mod name;
 pub mod peer;
 pub mod refusal;
+pub mod secret;
 pub mod spec;
 pub mod token;
 pub mod unit;

@@ -12,6 +12,7 @@ use crate::{
     api::{Credential, Finding},
     id::{NodeId, TaskId},
     refusal::Refusal,
+    secret::Secret,
     spec::Protocol,
     unit::{CpuMillis, MemBytes, UnixMillis},
     view::{Digests, Revision, ViewPart, ViewUpdate},
@@ -237,7 +238,7 @@ pub enum Request {
         /// The member's id in Raft, never used before.
         member: u64,
         /// Key that unseals what managers keep sealed.
-        key: [u8; 32],
+        key: Secret<[u8; 32]>,
     },
     /// Give the replicated state up; only the leader asks.
     LeaveManagers {

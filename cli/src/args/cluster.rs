@@ -7,7 +7,10 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use ipnet::Ipv4Net;
-use raftup_proto::api::{FabricMode, Managers};
+use raftup_proto::{
+    api::{FabricMode, Managers},
+    secret::Secret,
+};
 
 /// `raftup init`.
 #[derive(Debug, Args)]
@@ -53,7 +56,7 @@ Examples:
   raftup join TOKEN --via 192.0.2.10:7238    if the token's addresses are old")]
 pub(crate) struct Join {
     /// The token that `raftup init` or `raftup token` showed
-    pub(crate) token: String,
+    pub(crate) token: Secret<String>,
     /// Address that the other servers reach this one at; found out, and followed, where not given
     #[arg(long, value_name = "IP")]
     pub(crate) advertise_addr: Option<IpAddr>,

@@ -23,7 +23,9 @@ pub(super) async fn init(client: &Client, args: Init) -> Result<(), Failure> {
         "Cluster {} is made, and this server is its node {}.\n\n\
          To add a server, run there:\n\n    raftup join {}\n\n\
          `raftup token` shows this command again.",
-        member.cluster, member.node, tokens.manager
+        member.cluster,
+        member.node,
+        tokens.manager.expose()
     ))?;
     Ok(())
 }
@@ -57,9 +59,9 @@ pub(super) async fn token(client: &Client, args: Token) -> Result<(), Failure> {
     };
     let token = if args.worker { tokens.worker } else { tokens.manager };
     if args.quiet {
-        show::answer(token)?
+        show::answer(token.expose())?
     } else {
-        show::answer(format!("raftup join {token}"))?
+        show::answer(format!("raftup join {}", token.expose()))?
     }
     if args.rotate {
         show::note(format!("the old {role} token is refused from now on"));

@@ -25,7 +25,7 @@ fn status() -> Status {
 }
 
 fn tokens() -> Tokens {
-    Tokens { manager: "TOKEN-M".to_owned(), worker: "TOKEN-W".to_owned() }
+    Tokens { manager: "TOKEN-M".to_owned().into(), worker: "TOKEN-W".to_owned().into() }
 }
 
 fn task(state: TaskState) -> TaskView {

@@ -183,7 +183,7 @@ impl<O: Orders> Quorum<O> {
     }
 
     async fn enlist(&mut self, member: u64, site: Site) -> anyhow::Result<()> {
-        let request = Request::BecomeManager { term: self.term(), member, key: *self.key.bytes() };
+        let request = Request::BecomeManager { term: self.term(), member, key: (*self.key.bytes()).into() };
         let again = self.failures.contains_key(&site.node);
         match self.order(site.node, request).await {
             Ok(()) => self.store.add_learner(member, site).await,

@@ -136,7 +136,7 @@ mod tests {
         let requests = [
             Request::Probe { about: NodeId::new(1), at: from },
             Request::Renew { csr: Vec::new() },
-            Request::BecomeManager { term: 1, member: 1, key: [0; 32] },
+            Request::BecomeManager { term: 1, member: 1, key: [0; 32].into() },
             Request::LeaveManagers { term: 1, member: 1 },
             Request::Leave,
             Request::Credential { task: TaskId::from_random(1) },

@@ -295,7 +295,7 @@ async fn without_a_certificate_only_a_join_request_is_heard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_makes_no_managers_calls() {
     let (_cluster, a, b) = cluster_of_two();
-    let become_manager = Request::BecomeManager { term: 1, member: 1, key: [0; 32] };
+    let become_manager = Request::BecomeManager { term: 1, member: 1, key: [0; 32].into() };
     match b.net.call(a.peer, become_manager.clone()).await {
         Err(CallError::Refused(refusal)) => assert_eq!(refusal.code, Code::Forbidden),
         other => panic!("{other:?}"),

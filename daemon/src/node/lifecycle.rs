@@ -303,7 +303,7 @@ impl Lifecycle for Host {
         let host = self;
         let mut running = host.inner.running.lock().await;
         host.refuse_member()?;
-        let token: Token = join.token.parse()?;
+        let token: Token = join.token.expose().parse()?;
         host.check_engine().await?;
         let managers = if join.via.is_empty() { token.managers.clone() } else { join.via };
         let named = join.advertise.or(host.inner.config.advertise);

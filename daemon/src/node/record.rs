@@ -4,6 +4,7 @@ use std::{net::IpAddr, path::Path};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::{disk, secret::Key};
 
@@ -56,7 +57,7 @@ impl Record {
 
     pub(super) fn save(&self, dir: &Path) -> anyhow::Result<()> {
         let path = dir.join(FILE);
-        let bytes = serde_json::to_vec(self)?;
+        let bytes = Zeroizing::new(serde_json::to_vec(self)?);
         disk::write(&path, &bytes, 0o600).with_context(|| format!("writing `{}`", path.display()))
     }
 

@@ -121,7 +121,8 @@ impl Serve for Router {
                 renew(&manager, &caller, &csr).await
             }
             Request::BecomeManager { term, member, key } => {
-                let work = async |running: &Running| running.become_manager(term, member, key).await;
+                let work =
+                    async |running: &Running| running.become_manager(term, member, *key.expose()).await;
                 self.manage(self.host.with_running(work)).await
             }
             Request::LeaveManagers { term, member } => {

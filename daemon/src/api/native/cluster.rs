@@ -83,6 +83,7 @@ fn print(manager: &Manager, cluster: &Cluster) -> Result<Tokens, Refusal> {
         .collect();
     let secrets = tokens::open(info, &manager.key)?;
     let ca_digest = ca::digest(&info.ca_certificate);
-    let text = |role, secret| Token { ca_digest, role, secret, managers: managers.clone() }.to_string();
+    let text =
+        |role, secret| Token { ca_digest, role, secret, managers: managers.clone() }.to_string().into();
     Ok(Tokens { manager: text(Role::Manager, secrets.manager), worker: text(Role::Worker, secrets.worker) })
 }

@@ -41,8 +41,8 @@ impl Orders for Nodes {
     async fn order(&self, to: Peer, request: Request) -> Result<(), CallError> {
         let node = to.node.number();
         match &request {
-            &Request::BecomeManager { term, member, key } => {
-                assert!(term > 0);
+            Request::BecomeManager { term, member, key } => {
+                assert!(*term > 0);
                 let fails = self.failing.lock().unwrap().get(&node).copied();
                 if fails.is_some() {
                     self.refused.lock().unwrap().push(node);
@@ -62,9 +62,9 @@ impl Orders for Nodes {
                     return Ok(());
                 }
                 let refused = |error: anyhow::Error| Refusal::new(Code::Conflict, format!("{error:#}"));
-                store::create(&self.web.dir(node), to.node, member).map_err(refused)?;
+                store::create(&self.web.dir(node), to.node, *member).map_err(refused)?;
                 let store = self.web.start_in(node, &self.web.dir(node)).await.map_err(refused)?;
-                self.run(node, store, Key::from_bytes(key));
+                self.run(node, store, Key::from_bytes(*key.expose()));
             }
             &Request::LeaveManagers { term, member } => {
                 assert!(term > 0 && member > 0);

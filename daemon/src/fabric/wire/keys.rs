@@ -187,7 +187,12 @@ impl Keys {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::*;
+    use data_encoding::HEXLOWER;
+
+    use super::{
+        super::spec::{Order, TunnelSpec},
+        *,
+    };
 
     #[test]
     fn keys_stay_and_are_for_root_alone() {
@@ -236,8 +241,22 @@ mod tests {
     #[test]
     fn a_private_key_is_not_shown() {
         let key = PrivateKey::random();
-        let shown = format!("{key:?}");
-        assert!(!shown.contains(&BASE64.encode(&key.0)) && shown.contains(&key.public().to_string()));
+        let keys = Keys { keys: vec![Made { private: key.clone(), at: UnixMillis(1) }], turn: 0 };
+        let spec = TunnelSpec {
+            listen: "0.0.0.0:7239".parse().unwrap(),
+            address: "10.64.0.1".parse().unwrap(),
+            keys: keys.private(),
+            alone: 0,
+            peers: Vec::new(),
+        };
+        let order = Order::Set(spec.clone());
+        let shown = format!("{key:?} {key:#?} {keys:?} {keys:#?} {spec:?} {spec:#?} {order:?} {order:#?}");
+        assert!(shown.contains(&key.public().to_string()), "{shown}");
+        let compact: String = shown.to_lowercase().split_whitespace().collect();
+        let decimal: Vec<String> = key.0.iter().map(u8::to_string).collect();
+        for form in [BASE64.encode(&key.0), HEXLOWER.encode(&key.0), decimal.join(",")] {
+            assert!(!compact.contains(&form.to_lowercase()[..12]), "{shown}");
+        }
     }
 
     #[test]
