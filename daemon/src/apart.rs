@@ -1,7 +1,7 @@
 //! Parts of the daemon that are processes of their own, and outlive it: `raftupd PART`.
 //!
-//! Owns: how one is started and spoken to. Leaves alone: what is said. Holds: only root can open its socket; killed or
-//! upgraded, the daemon finds the part again at its socket.
+//! Owns: how one is started and spoken to. Leaves alone: what is said. Holds: only root can connect to its socket, at every
+//! moment; killed or upgraded, the daemon finds the part again at its socket.
 //!
 //! A part has a socket that listens as its standard input. One JSON value a line goes over it: the part greets whoever
 //! connects, and then answers each order with one value.
@@ -10,14 +10,17 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::PermissionsExt, net::UnixListener},
+        unix::net::UnixListener,
     },
     path::Path,
     process::Stdio,
     time::Duration,
 };
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
@@ -25,6 +28,8 @@ use tokio::{
     time::timeout,
 };
 use zeroize::Zeroizing;
+
+use crate::unix_socket;
 
 /// What one process runs. A daemon that finds another version in a part has it replaced.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -36,10 +41,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 ///
 /// Errors: the socket cannot be made, or the program not be started. Panics: outside of a tokio runtime.
 pub fn start(part: &str, socket: &Path) -> io::Result<()> {
-    // Of one that is gone.
-    let _ = std::fs::remove_file(socket);
-    let listener = UnixListener::bind(socket)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    let listener = unix_socket::listen(socket, 0o600, None)?;
     let program = std::env::current_exe()?;
     let mut command = if in_a_unit_of_systemd() {
         // It would be ended with the daemon's unit, and so has one of its own.
@@ -78,18 +80,28 @@ pub fn say(stream: &std::os::unix::net::UnixStream, value: &impl Serialize) -> i
     (&mut &*stream).write_all(&line(value)?)
 }
 
-/// Gives one order to the part at `socket` whose answer is not a value, as another part does that takes its place. What
-/// is read from the stream next is that answer. Errors: it does not answer.
+/// Gives one order to the part at `socket`, after which something is handed over. What is read from the stream next is the
+/// answer to it. Errors: the part does not answer.
 pub fn order(socket: &Path, order: &impl Serialize) -> io::Result<std::os::unix::net::UnixStream> {
     let stream = std::os::unix::net::UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER))?;
-    // Byte by byte up to the end of the greeting: what is handed over comes right after the order.
-    let mut byte = [0];
-    while byte != *b"\n" {
-        (&stream).read_exact(&mut byte)?;
-    }
+    stream.set_write_timeout(Some(ANSWER))?;
+    let _: IgnoredAny = hear(&stream)?;
     say(&stream, order)?;
     Ok(stream)
+}
+
+/// The next value that the other end says, and not a byte more: what is handed over may come right after it. Errors: none
+/// comes in time, or one that is not understood.
+pub fn hear<T: DeserializeOwned>(stream: &std::os::unix::net::UnixStream) -> io::Result<T> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    loop {
+        (&mut &*stream).read_exact(&mut byte)?;
+        if byte == *b"\n" {
+            return Ok(serde_json::from_slice(&line)?);
+        }
+        line.extend(byte);
+    }
 }
 
 /// Values may hold keys: no copy stays in memory.

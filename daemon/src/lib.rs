@@ -10,6 +10,8 @@
 //! | --- | --- |
 //! | [`disk`] | files that are whole or not there; below all layers |
 //! | [`apart`] | parts that are processes of their own; below all layers |
+//! | [`privileges`] | what the process may do, and who may read its memory; below all layers |
+//! | [`unix_socket`] | local sockets with their mode from the start; below all layers |
 //! | [`pace`] | how exactly timers fire; below all layers |
 //! | `netlink` | what the kernel tells of changes; below all layers |
 //! | [`model`] | the replicated state as data |
@@ -47,5 +49,7 @@ mod netlink;
 pub mod node;
 pub mod pace;
 pub mod plan;
+pub mod privileges;
 pub mod secret;
 pub mod store;
+pub mod unix_socket;

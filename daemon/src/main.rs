@@ -9,7 +9,7 @@ use raftup_daemon::{
     dns,
     fabric::wire,
     node::Node,
-    pace, store,
+    pace, privileges, store,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
@@ -59,6 +59,7 @@ fn start(flags: Settings) -> anyhow::Result<()> {
     let config = Config::load(flags)?;
     start_log(&config)?;
     abort_on_panic();
+    forbid_core_dumps();
     raise_file_limit();
     // One: all that happens is short, and workers that wake each other for it are most of what an idle daemon costs.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -69,6 +70,7 @@ fn start_part(run: fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let config = Config::load(Settings::default())?;
     start_log(&config)?;
     abort_on_panic();
+    forbid_core_dumps();
     pace::calm();
     run()
 }
@@ -83,6 +85,13 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
         LogFormat::Json => lines.json().init(),
     }
     Ok(())
+}
+
+/// Each of our processes holds keys, or what containers ask for.
+fn forbid_core_dumps() {
+    if let Err(error) = privileges::forbid_core_dumps() {
+        tracing::warn!(%error, "core dumps of this process cannot be forbidden; they would have keys in them");
+    }
 }
 
 fn raise_file_limit() {

@@ -9,8 +9,9 @@ use std::{
 };
 
 /// Each layer may import those before it, and itself only within one folder.
-const LAYERS: [&[&str]; 7] = [
-    &["disk", "apart", "netlink", "config", "pace", "compute"],
+const LAYERS: [&[&str]; 8] = [
+    &["disk", "netlink", "config", "pace", "compute", "privileges", "unix_socket"],
+    &["apart"],
     &["model"],
     &["plan"],
     &["engine", "net", "gossip", "fabric", "mesh", "dns", "secret"],

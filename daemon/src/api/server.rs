@@ -1,7 +1,6 @@
 //! The router, and the two places that it answers at: the local socket and streams from other nodes.
 
 use std::{
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::{Lifecycle, Member, native, refuse::Refused};
-use crate::net::Stream;
+use crate::{net::Stream, unix_socket};
 
 /// Largest body of a request, in bytes. A stack of thousands of services fits.
 pub(super) const BODY_MAX: usize = 16 << 20;
@@ -109,19 +108,10 @@ async fn bind(path: &Path, group: &str) -> anyhow::Result<UnixListener> {
     if tokio::net::UnixStream::connect(path).await.is_ok() {
         anyhow::bail!("another raftupd answers at `{shown}`; stop it first, or choose another --run-dir");
     }
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("removing the old socket `{shown}`")),
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("making the socket `{shown}`"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
-        .with_context(|| format!("setting the mode of `{shown}`"))?;
-    if let Some(id) = group_id(group) {
-        std::os::unix::fs::chown(path, None, Some(id))
-            .with_context(|| format!("giving `{shown}` to `{group}`"))?;
-    }
-    Ok(listener)
+    let listener = unix_socket::listen(path, 0o660, group_id(group))
+        .with_context(|| format!("making the socket `{shown}`"))?;
+    listener.set_nonblocking(true)?;
+    Ok(UnixListener::from_std(listener)?)
 }
 
 /// Id of a group by name, from the local file; such a group need not exist.

@@ -1,7 +1,8 @@
-//! From the resolver of one version to that of another: the sockets themselves, so that no question is lost.
+//! From the resolver of one version to the daemon, and from the daemon to a resolver: the sockets themselves, so that no
+//! question is lost.
 //!
 //! One message for each gateway with its two sockets, then one of the address 0.0.0.0 without. The older one reads on
-//! until all of them are handed over; both answer from the same names meanwhile.
+//! until all of them are handed over; what is asked then waits in them.
 
 use std::{
     io::{self, IoSlice, IoSliceMut},

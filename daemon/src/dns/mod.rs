@@ -19,7 +19,7 @@
 //!                         └ UDP and TCP port 53 of each gateway
 //! ```
 //!
-//! [`Resolver`] is the daemon's side and [`process::run`] the other one. There, `Names` (pure) is built anew for each
+//! [`Resolver`] is the daemon's side, which opens the sockets, and [`process::run`] the other one, which has no rights. There, `Names` (pure) is built anew for each
 //! change, `answer` (pure) works on bytes, `server` has the sockets.
 
 mod answer;

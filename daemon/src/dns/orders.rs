@@ -1,6 +1,6 @@
 //! What daemon and resolver say to each other; pure.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::Ipv4Net;
@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub(super) enum Order {
     /// Answer with this from now on.
     Set(Change),
+    /// Answer at sockets as well that are handed over after [`Answer::Ready`].
+    Adopt,
     /// Hand the sockets over to who asks: nothing but them comes as an answer.
     HandOver,
     /// End.
@@ -23,14 +25,12 @@ pub(super) enum Order {
 pub(super) struct Change {
     /// All of our addresses.
     pub(super) pool: Ipv4Net,
-    /// Where to listen, and nowhere else.
+    /// Where to answer, and nowhere else.
     pub(super) gateways: BTreeSet<Ipv4Addr>,
     /// Networks and services.
     pub(super) update: ViewUpdate,
     /// As [`View::outgoing`] says.
     pub(super) outgoing: BTreeSet<Ipv4Addr>,
-    /// Where one of another version answers that has the sockets.
-    pub(super) older: Option<PathBuf>,
 }
 
 /// What the resolver answers.
@@ -38,8 +38,10 @@ pub(super) struct Change {
 pub(super) enum Answer {
     /// First of all: the program that it runs, and the generation of its names, if it was told any.
     Hello { version: String, generation: Option<Revision> },
-    /// It was done, but for these matters, one line each.
-    Done(Vec<String>),
+    /// It was done, but there are no sockets of these gateways.
+    Done(BTreeSet<Ipv4Addr>),
+    /// The sockets can come.
+    Ready,
     /// It cannot be done.
     Failed(String),
 }

@@ -1,12 +1,14 @@
 //! The resolver as a process: `raftupd names`.
 //!
 //! It does what is asked at its socket, and answers on when the daemon does not. Orders are carried out beside the
-//! thread that answers, so that no question waits for them.
+//! thread that answers, so that no question waits for them. Holds: it has no rights from its start on, as it reads what
+//! containers and the host's resolvers send; the daemon opens its sockets and hands them over.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader},
+    net::Ipv4Addr,
     os::unix::net::UnixStream,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
@@ -21,7 +23,10 @@ use super::{
     orders::{Answer, Change, Order},
     server::Dns,
 };
-use crate::apart::{self, VERSION};
+use crate::{
+    apart::{self, VERSION},
+    privileges,
+};
 
 /// The one resolver of this process.
 struct Resolver {
@@ -40,6 +45,9 @@ struct State {
 /// Answers questions, and orders on the socket that is the standard input, for ever. Errors: that is no socket.
 pub fn run() -> anyhow::Result<()> {
     let listener = apart::listener().context("taking the socket over")?;
+    if let Err(error) = privileges::give_up() {
+        warn!(%error, "the resolver keeps rights that it does not need");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let resolver = Arc::new(Resolver { runtime: runtime.handle().clone(), state: Mutex::default() });
     let (ended, end) = tokio::sync::oneshot::channel();
@@ -75,6 +83,13 @@ impl Resolver {
                     let failed = |error| Answer::Failed(format!("{error:#}"));
                     apart::say(stream, &done.map_or_else(failed, Answer::Done))?;
                 }
+                Order::Adopt => {
+                    apart::say(stream, &Answer::Ready)?;
+                    let taken = handover::take(stream).context("the sockets do not come")?;
+                    let adopted = taken.into_iter().try_for_each(|sockets| self.state().dns.adopt(sockets));
+                    let failed = |error| Answer::Failed(format!("the sockets cannot be used: {error}"));
+                    apart::say(stream, &adopted.map_or_else(failed, |()| Answer::Done(BTreeSet::new())))?;
+                }
                 Order::HandOver => self.hand_over(stream)?,
                 Order::Stop => {
                     info!("names are answered no more");
@@ -101,30 +116,14 @@ impl Resolver {
 }
 
 impl State {
-    fn set(&mut self, change: Change) -> anyhow::Result<Vec<String>> {
+    /// Answers the gateways that there are no sockets of.
+    fn set(&mut self, change: Change) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
         let mut view = self.view.take().unwrap_or_default();
         let fits = view.update(change.update);
         // Names first: whoever asks at a new socket finds them.
         self.dns.set_names(Names::of(&view, change.outgoing), change.pool);
         self.view = Some(view);
         fits?;
-        if let Some(older) = change.older
-            && let Err(error) = self.take_over(&older)
-        {
-            warn!(error = format!("{error:#}"), "the older resolver does not hand over; it is ended");
-            // The answer is its end.
-            let _ = apart::order(&older, &Order::Stop).map(|stream| BufReader::new(stream).lines().count());
-        }
-        Ok(self.dns.listen_on(&change.gateways))
-    }
-
-    fn take_over(&mut self, older: &Path) -> anyhow::Result<()> {
-        let stream = apart::order(older, &Order::HandOver)
-            .with_context(|| format!("asking at `{}`", older.display()))?;
-        for sockets in handover::take(&stream).context("the sockets do not come")? {
-            self.dns.adopt(sockets).context("using the sockets")?;
-        }
-        info!("goes on where the older resolver was");
-        Ok(())
+        Ok(self.dns.keep(&change.gateways))
     }
 }

@@ -12,7 +12,11 @@ use ipnet::Ipv4Net;
 use raftup_proto::view::{Revision, View};
 use tracing::{info, warn};
 
-use super::orders::{Answer, Change, Order, outgoing_differs, update};
+use super::{
+    handover::{self, Sockets},
+    orders::{Answer, Change, Order, outgoing_differs, update},
+    server,
+};
 use crate::apart::{self, Link, VERSION};
 
 /// The process, as `raftupd` is told it.
@@ -102,26 +106,17 @@ impl Resolver {
             return Ok(Vec::new());
         }
         let generation = update.generation;
-        let older = self.older();
-        let change = Change {
-            pool,
-            gateways: gateways.clone(),
-            update,
-            outgoing: outgoing.clone(),
-            older: older.clone(),
-        };
+        let change = Change { pool, gateways: gateways.clone(), update, outgoing: outgoing.clone() };
         match self.ask(&Order::Set(change)).await? {
-            Answer::Done(problems) => {
-                if let Some(older) = older {
-                    let _ = std::fs::remove_file(older);
-                }
+            Answer::Done(missing) => {
+                let problems = self.provide(missing).await?;
                 let view = Arc::clone(view);
                 self.told =
                     Some(Told { view, generation, pool, gateways, outgoing, problems: problems.clone() });
                 Ok(problems)
             }
             Answer::Failed(reason) => Err(ResolverError::Refused(reason)),
-            Answer::Hello { .. } => Err(self.lost(io::ErrorKind::InvalidData.into())),
+            Answer::Hello { .. } | Answer::Ready => Err(self.lost(io::ErrorKind::InvalidData.into())),
         }
     }
 
@@ -190,6 +185,20 @@ impl Resolver {
         self.greeted(link).await.map(|_| None)
     }
 
+    /// Hands it the sockets of `missing`: those that one of another version has, which ends with it, and new ones. Answers
+    /// as [`Resolver::set`].
+    async fn provide(&mut self, missing: BTreeSet<Ipv4Addr>) -> Result<Vec<String>, ResolverError> {
+        let older = self.older();
+        if missing.is_empty() && older.is_none() {
+            return Ok(Vec::new());
+        }
+        let socket = self.socket.clone();
+        // The other ends are waited for.
+        let provided = tokio::task::spawn_blocking(move || provide(&socket, older.as_deref(), missing));
+        let provided = provided.await.map_err(io::Error::other).and_then(|provided| provided);
+        provided.map_err(|error| self.lost(error))
+    }
+
     /// Where one of another version answers, if it was not replaced yet.
     fn older(&self) -> Option<PathBuf> {
         let path = self.socket.with_extension(OLDER);
@@ -203,7 +212,9 @@ impl Resolver {
                 self.link = Some(link);
                 Ok((version, generation))
             }
-            Ok(Answer::Done(_) | Answer::Failed(_)) => Err(self.lost(io::ErrorKind::InvalidData.into())),
+            Ok(Answer::Done(_) | Answer::Ready | Answer::Failed(_)) => {
+                Err(self.lost(io::ErrorKind::InvalidData.into()))
+            }
             Err(error) => Err(self.lost(error)),
         }
     }
@@ -222,5 +233,56 @@ impl Resolver {
     fn lost(&mut self, source: io::Error) -> ResolverError {
         self.forget();
         ResolverError::Silent { socket: self.socket.clone(), source }
+    }
+}
+
+/// Opens sockets of `missing`, as far as the resolver at `older` does not hand them over, and hands them to the one at
+/// `socket`. Blocks for some seconds at most.
+fn provide(socket: &Path, older: Option<&Path>, mut missing: BTreeSet<Ipv4Addr>) -> io::Result<Vec<String>> {
+    let mut sockets = older.map(take_over).unwrap_or_default();
+    sockets.retain(|sockets| missing.remove(&sockets.gateway));
+    let mut problems = Vec::new();
+    for gateway in missing {
+        match server::open(gateway, server::PORT) {
+            Ok(opened) => sockets.push(opened),
+            Err(error) => {
+                warn!(%gateway, %error, "names cannot be answered");
+                problems
+                    .push(format!("names cannot be answered on {gateway} port {}: {error}", server::PORT));
+            }
+        }
+    }
+    if !sockets.is_empty() {
+        give(socket, &sockets)?;
+    }
+    if let Some(older) = older {
+        info!("goes on where the older resolver was");
+        let _ = std::fs::remove_file(older);
+    }
+    Ok(problems)
+}
+
+/// The sockets of an older resolver. What is asked meanwhile waits in them.
+fn take_over(older: &Path) -> Vec<Sockets> {
+    let taken = apart::order(older, &Order::HandOver).and_then(|stream| handover::take(&stream));
+    taken.unwrap_or_else(|error| {
+        warn!(%error, "the older resolver does not hand over; it is ended");
+        // The answer is its end.
+        let _ = apart::order(older, &Order::Stop).and_then(|stream| apart::hear::<Answer>(&stream));
+        Vec::new()
+    })
+}
+
+/// Hands sockets to the resolver at `socket`.
+fn give(socket: &Path, sockets: &[Sockets]) -> io::Result<()> {
+    let stream = apart::order(socket, &Order::Adopt)?;
+    if !matches!(apart::hear(&stream)?, Answer::Ready) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    handover::give(&stream, sockets)?;
+    match apart::hear(&stream)? {
+        Answer::Done(_) => Ok(()),
+        Answer::Failed(reason) => Err(io::Error::other(reason)),
+        Answer::Hello { .. } | Answer::Ready => Err(io::ErrorKind::InvalidData.into()),
     }
 }

@@ -29,7 +29,8 @@ use super::{
     handover::Sockets,
 };
 
-const PORT: u16 = 53;
+/// Where names are asked for.
+pub(super) const PORT: u16 = 53;
 
 /// Questions that wait for the host's resolvers; above it the answer is a failure at once, and memory stays small.
 const MOST_FORWARDED: u32 = 512;
@@ -96,23 +97,10 @@ impl Dns {
         self.shared.names.store(Arc::new(names));
     }
 
-    /// Listens on these addresses and no others; a bridge need not be there yet.
-    ///
-    /// Answers what an operator should know, one line a matter; those are tried again next time. Panics: outside of a
-    /// tokio runtime.
-    pub(super) fn listen_on(&mut self, gateways: &BTreeSet<Ipv4Addr>) -> Vec<String> {
+    /// Answers at these gateways and no others. Answers those that there are no sockets of.
+    pub(super) fn keep(&mut self, gateways: &BTreeSet<Ipv4Addr>) -> BTreeSet<Ipv4Addr> {
         self.gateways.retain(|gateway, _| gateways.contains(gateway));
-        let mut problems = Vec::new();
-        for gateway in gateways {
-            if self.gateways.contains_key(gateway) {
-                continue;
-            }
-            if let Err(error) = open(*gateway, PORT).and_then(|sockets| self.adopt(sockets)) {
-                warn!(%gateway, %error, "names cannot be answered");
-                problems.push(format!("names cannot be answered on {gateway} port {PORT}: {error}"));
-            }
-        }
-        problems
+        gateways.iter().filter(|gateway| !self.gateways.contains_key(gateway)).copied().collect()
     }
 
     /// Reads these sockets from now on. Panics: outside of a tokio runtime.
@@ -153,7 +141,8 @@ impl Dns {
     }
 }
 
-fn open(gateway: Ipv4Addr, port: u16) -> io::Result<Sockets> {
+/// Makes the sockets of a gateway; its bridge need not be there yet. Takes rights that the process which reads them has not.
+pub(super) fn open(gateway: Ipv4Addr, port: u16) -> io::Result<Sockets> {
     let udp = bind(gateway, port, Type::DGRAM)?;
     rustix::net::sockopt::set_socket_recv_buffer_size_force(&udp, WAITING_BYTES)?;
     let tcp = bind(gateway, port, Type::STREAM)?;
@@ -393,13 +382,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_addresses_that_are_named_are_listened_on() {
+    async fn only_the_gateways_that_are_named_are_kept() {
         let (mut dns, sockets) = server(2);
         let udp = sockets.udp.local_addr().unwrap();
         dns.adopt(sockets).unwrap();
-        assert!(dns.listen_on(&BTreeSet::from([HERE])).is_empty(), "it has it");
+        let other = Ipv4Addr::new(127, 0, 0, 2);
+        assert_eq!(dns.keep(&BTreeSet::from([HERE, other])), BTreeSet::from([other]), "it has no sockets of it");
         assert_eq!(over_udp(udp, &question("web.", RecordType::A)).await.answers.len(), 1);
-        dns.listen_on(&BTreeSet::new());
+        assert!(dns.keep(&BTreeSet::new()).is_empty());
         let closed = async {
             while std::net::UdpSocket::bind(udp).is_err() {
                 tokio::task::yield_now().await;

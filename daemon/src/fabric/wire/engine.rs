@@ -93,23 +93,33 @@ pub(super) struct Engine {
     handed: AtomicBool,
 }
 
-impl Engine {
-    /// Opens the socket and begins. Errors: the port is taken, or a thread cannot be started.
-    pub(super) fn start(tun: Tun, listen: SocketAddr) -> io::Result<Arc<Self>> {
+/// What an engine works on. Making it takes rights; working on it takes none.
+pub(super) struct Parts {
+    tun: Tun,
+    socket: UdpSocket,
+    old: Option<Old>,
+}
+
+impl Parts {
+    /// A device, and a new socket. Errors: the port is taken.
+    pub(super) fn open(tun: Tun, listen: SocketAddr) -> io::Result<Self> {
         let socket = UdpSocket::bind(listen)?;
         // More than `rmem_max` allows to others; without it bursts are lost.
         rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER)?;
         rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?;
-        Self::with(tun, socket, None)
+        Ok(Self { tun, socket, old: None })
     }
 
-    /// Goes on with device and socket of an older process, which answers `stream`. Errors: it does not hand them over.
-    pub(super) fn take_over(stream: &UnixStream) -> io::Result<Arc<Self>> {
+    /// Device and socket of an older process, which answers `stream`. Errors: it does not hand them over.
+    pub(super) fn take_over(stream: &UnixStream) -> io::Result<Self> {
         let (device, segments, socket, old) = handover::take(stream)?;
-        Self::with(Tun::adopt(device, segments), UdpSocket::from(socket), Some(old))
+        Ok(Self { tun: Tun::adopt(device, segments), socket: UdpSocket::from(socket), old: Some(old) })
     }
+}
 
-    fn with(tun: Tun, socket: UdpSocket, old: Option<Old>) -> io::Result<Arc<Self>> {
+impl Engine {
+    /// Begins. Errors: a thread cannot be started.
+    pub(super) fn start(Parts { tun, socket, old }: Parts) -> io::Result<Arc<Self>> {
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let engine = Arc::new(Self {
             tun,

@@ -1,10 +1,11 @@
 //! The tunnel as a process: `raftupd fabric`.
 //!
 //! It is given a socket that listens as its standard input, does what is asked there, and lives on when the daemon does
-//! not. Only root can open the socket.
+//! not. Only root can open the socket. Holds: once device and socket are there it has no rights, as it reads what anybody
+//! sends. Rights belong to threads, so all others are started after that.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Lines},
     os::unix::net::UnixStream,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -16,11 +17,14 @@ use tracing::{info, warn};
 
 use super::{
     TunnelSpec,
-    engine::Engine,
+    engine::{Engine, Parts},
     spec::{Answer, Order},
     tun::Tun,
 };
-use crate::apart::{self, VERSION};
+use crate::{
+    apart::{self, VERSION},
+    privileges,
+};
 
 /// The threads, and what they were told to be, once they were told.
 type Running = (Arc<Engine>, Option<TunnelSpec>);
@@ -31,34 +35,70 @@ struct Tunnel {
     running: Mutex<Option<Running>>,
 }
 
+/// A daemon, and the orders that it gives.
+struct Orders {
+    stream: UnixStream,
+    lines: Lines<BufReader<UnixStream>>,
+}
+
 /// Answers on the socket that is the standard input, for ever. Errors: that is no socket.
 pub fn run() -> anyhow::Result<()> {
     let listener = apart::listener().context("taking the socket over")?;
     let tunnel = Arc::new(Tunnel::default());
+    let mut begun = false;
     loop {
         let (stream, _) = listener.accept().context("standard input is not a socket that listens")?;
-        let tunnel = Arc::clone(&tunnel);
-        thread::Builder::new().name("orders".to_owned()).spawn(move || {
-            if let Err(error) = tunnel.serve(&stream) {
-                warn!(error = format!("{error:#}"), "a daemon was not answered");
+        let mut orders = match Orders::begin(stream) {
+            Ok(orders) => orders,
+            Err(error) => {
+                unanswered(&error);
+                continue;
             }
-        })?;
+        };
+        // One daemon after the other, on this thread, until the tunnel runs.
+        let mut more = true;
+        while !begun && more {
+            more = tunnel.next(&mut orders).inspect_err(unanswered).unwrap_or(false);
+            begun = tunnel.runs();
+        }
+        if !more {
+            continue;
+        }
+        let tunnel = Arc::clone(&tunnel);
+        thread::Builder::new()
+            .name("orders".to_owned())
+            .spawn(move || while tunnel.next(&mut orders).inspect_err(unanswered).unwrap_or(false) {})?;
+    }
+}
+
+fn unanswered(error: &anyhow::Error) {
+    warn!(error = format!("{error:#}"), "a daemon was not answered");
+}
+
+impl Orders {
+    fn begin(stream: UnixStream) -> anyhow::Result<Self> {
+        apart::say(&stream, &Answer::Hello { version: VERSION.to_owned() })?;
+        let lines = BufReader::new(stream.try_clone()?).lines();
+        Ok(Self { stream, lines })
     }
 }
 
 impl Tunnel {
-    fn serve(&self, stream: &UnixStream) -> anyhow::Result<()> {
-        apart::say(stream, &Answer::Hello { version: VERSION.to_owned() })?;
-        for line in BufReader::new(stream).lines() {
-            let line = zeroize::Zeroizing::new(line?);
-            let order: Order = serde_json::from_str(&line).context("an order that is not understood")?;
-            if matches!(order, Order::HandOver) {
-                self.hand_over(stream)?;
-            } else {
-                apart::say(stream, &self.carry_out(order))?;
-            }
+    /// Carries out the next order; false if there is none.
+    fn next(&self, orders: &mut Orders) -> anyhow::Result<bool> {
+        let Some(line) = orders.lines.next() else { return Ok(false) };
+        let line = zeroize::Zeroizing::new(line?);
+        let order: Order = serde_json::from_str(&line).context("an order that is not understood")?;
+        if matches!(order, Order::HandOver) {
+            self.hand_over(&orders.stream)?;
+        } else {
+            apart::say(&orders.stream, &self.carry_out(order))?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn runs(&self) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Helps whoever has asked until that one needs no help, and ends then. Errors: there is nothing to hand over.
@@ -107,8 +147,9 @@ fn set(running: &mut Option<Running>, spec: TunnelSpec) -> anyhow::Result<()> {
         None => {
             let tun = Tun::make().context("making the device (is there a `/dev/net/tun`?)")?;
             let segments = tun.segments;
-            let engine = Engine::start(tun, spec.listen)
-                .with_context(|| format!("listening on UDP {}", spec.listen))?;
+            let parts =
+                Parts::open(tun, spec.listen).with_context(|| format!("listening on UDP {}", spec.listen))?;
+            let engine = start(parts)?;
             info!(listen = %spec.listen, segments, "the tunnel begins");
             engine
         }
@@ -122,7 +163,15 @@ fn set(running: &mut Option<Running>, spec: TunnelSpec) -> anyhow::Result<()> {
 fn take_over(path: &Path) -> anyhow::Result<Arc<Engine>> {
     let stream =
         apart::order(path, &Order::HandOver).with_context(|| format!("asking at `{}`", path.display()))?;
-    let engine = Engine::take_over(&stream).context("device and socket are not handed over")?;
+    let engine = start(Parts::take_over(&stream).context("device and socket are not handed over")?)?;
     info!("goes on where the older tunnel was");
     Ok(engine)
+}
+
+/// Begins to work on `parts`, without rights from now on.
+fn start(parts: Parts) -> anyhow::Result<Arc<Engine>> {
+    if let Err(error) = privileges::give_up() {
+        warn!(%error, "the tunnel keeps rights that it does not need");
+    }
+    Engine::start(parts).context("starting the threads of the tunnel")
 }
