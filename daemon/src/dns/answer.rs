@@ -10,6 +10,7 @@ use hickory_proto::{
     },
 };
 use ipnet::IpNet;
+use raftup_proto::id::NetworkId;
 
 use super::names::{Found, Names};
 
@@ -22,13 +23,19 @@ const MOST_RECORDS: usize = 1000;
 /// Largest answer over UDP that we promise to take ourselves; fits into one packet of every link.
 const UDP_MAX: u16 = 1232;
 
+/// Bytes before the questions of a message.
+pub(super) const HEADER: usize = 12;
+
+/// Records beside a question: what is asked for extended DNS, a cookie, a signature.
+const MOST_BESIDE: u16 = 4;
+
 /// What to do with a question.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Send these bytes.
     Answer(Vec<u8>),
-    /// Others know, or nobody.
-    Forward,
+    /// Others know, or nobody; the asker is of this network.
+    Forward(NetworkId),
     /// Not even a question; say nothing.
     Ignore,
 }
@@ -42,39 +49,65 @@ pub(super) enum Carrier {
 
 /// What to do with `question`, asked from `asker`.
 pub(super) fn answer(names: &Names, asker: Ipv4Addr, question: &[u8], carrier: Carrier) -> Verdict {
-    let message = match Message::from_vec(question) {
-        Ok(message) => message,
-        Err(_) => return failure(question, ResponseCode::FormErr),
-    };
-    if message.metadata.message_type != hickory_proto::op::MessageType::Query {
-        return Verdict::Ignore;
+    match header(question) {
+        Some(Header { is_answer: true, .. }) | None => return Verdict::Ignore,
+        Some(Header { is_query: false, .. }) => return failure(question, ResponseCode::NotImp),
+        Some(Header { is_plain: false, .. }) => return failure(question, ResponseCode::FormErr),
+        Some(_) => {}
     }
-    if message.metadata.op_code != OpCode::Query {
-        return failure(question, ResponseCode::NotImp);
-    }
+    // Others would have us ask for them, or send to whoever's address they forge.
+    let Some(network) = names.network_of(asker) else { return failure(question, ResponseCode::Refused) };
+    let Ok(message) = Message::from_vec(question) else { return failure(question, ResponseCode::FormErr) };
     let [query] = message.queries.as_slice() else { return failure(question, ResponseCode::FormErr) };
     let ours = query.query_class() == DNSClass::IN;
     match ours.then(|| find(names, asker, query, message.metadata.id)).flatten() {
         Some(records) => Verdict::Answer(encode(&message, query, records, carrier)),
         None if names.is_shut_in(asker) => failure(question, ResponseCode::ServFail),
-        None => Verdict::Forward,
+        None => Verdict::Forward(network),
     }
 }
 
-/// An answer that only says what went wrong.
+/// An answer that only says what went wrong, not longer than the question.
 pub(super) fn failure(question: &[u8], code: ResponseCode) -> Verdict {
-    let (Some(id), Some(flags)) = (question.get(..2), question.get(2)) else { return Verdict::Ignore };
-    if flags & 0x80 != 0 {
-        return Verdict::Ignore;
-    }
-    let id = u16::from_be_bytes([id[0], id[1]]);
-    let mut message = Message::error_msg(id, OpCode::Query, code);
+    let Some(header) = header(question).filter(|header| !header.is_answer) else { return Verdict::Ignore };
+    let mut message = Message::error_msg(header.id, OpCode::Query, code);
     message.metadata.recursion_available = true;
-    if let Ok(question) = Message::from_vec(question) {
+    if header.is_plain
+        && let Ok(question) = Message::from_vec(question)
+    {
         message.metadata.recursion_desired = question.metadata.recursion_desired;
         message.add_queries(question.queries);
     }
-    message.to_vec().map_or(Verdict::Ignore, Verdict::Answer)
+    let mut bytes = message.to_vec();
+    if bytes.as_ref().is_ok_and(|bytes| bytes.len() > question.len()) {
+        // Its name is written short.
+        message.queries.clear();
+        bytes = message.to_vec();
+    }
+    bytes.map_or(Verdict::Ignore, Verdict::Answer)
+}
+
+/// What the first bytes of a message say.
+struct Header {
+    id: u16,
+    is_answer: bool,
+    /// Not a change, a notification or something else.
+    is_query: bool,
+    /// One question, and not more beside it than there is a use for. Others are not even read: thousands of names take time.
+    is_plain: bool,
+}
+
+/// None: it is shorter.
+fn header(message: &[u8]) -> Option<Header> {
+    let (fields, _) = message.split_first_chunk::<HEADER>()?;
+    let number = |at: usize| u16::from_be_bytes([fields[at], fields[at + 1]]);
+    let [questions, answers, authorities, additionals] = [4, 6, 8, 10].map(number);
+    Some(Header {
+        id: number(0),
+        is_answer: fields[2] & 0x80 != 0,
+        is_query: fields[2] & 0x78 == 0,
+        is_plain: questions == 1 && answers == 0 && authorities == 0 && additionals <= MOST_BESIDE,
+    })
 }
 
 /// The records that answer a question.

@@ -1,6 +1,7 @@
 //! Passes questions on to the host's resolvers.
 //!
-//! Bytes go through as they are, but for the id, which is drawn anew; over the carrier that the container chose.
+//! Bytes go through as they are, but for the id, which is drawn anew; over the carrier that the container chose. Names in
+//! answers are not followed. An answer counts if it comes from where the question went, and is one to it.
 //! `/etc/resolv.conf` is looked at again when a question comes and a second has passed since.
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use hickory_proto::op::Message;
 use ipnet::Ipv4Net;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::answer::Carrier;
+use super::answer::{Carrier, HEADER};
 
 /// Resolvers that are asked at most, as the C library has it.
 const MOST_RESOLVERS: usize = 3;
@@ -33,8 +35,14 @@ const IMPATIENCE: Duration = Duration::from_millis(300);
 /// How long a look at the file counts.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Bytes before the questions of a message.
-const HEADER: usize = 12;
+/// Longest answer over UDP that is passed on, as longest question that is taken; of a longer one, that it is longer.
+pub(super) const DATAGRAM_MAX: usize = 4096;
+
+/// What takes no more over UDP than that takes this much.
+const PAYLOAD_LEAST: usize = 512;
+
+/// Flag: the answer is not whole.
+const TRUNCATED: u8 = 0x02;
 
 /// Response codes after which another resolver may know better: SERVFAIL, NOTIMP, REFUSED.
 const UNWILLING: [u8; 3] = [2, 4, 5];
@@ -68,7 +76,11 @@ impl Forwarder {
         carrier: Carrier,
         pool: Option<Ipv4Net>,
     ) -> io::Result<Vec<u8>> {
-        ask_all(&self.resolvers(pool), question, carrier).await
+        let answer = ask_all(&self.resolvers(pool), question, carrier).await?;
+        Ok(match carrier {
+            Carrier::Udp => fitted(question, answer),
+            Carrier::Tcp => answer,
+        })
     }
 
     fn resolvers(&self, pool: Option<Ipv4Net>) -> Arc<[SocketAddr]> {
@@ -142,7 +154,8 @@ async fn over_udp(resolver: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> 
     socket.connect(resolver).await?;
     let sent = with_id(question, rand::random())?;
     socket.send(&sent).await?;
-    let mut buffer = vec![0; 4096];
+    // One byte more, to tell an answer that is too long.
+    let mut buffer = vec![0; DATAGRAM_MAX + 1];
     loop {
         let length = socket.recv(&mut buffer).await?;
         // Anybody can send us something; only an answer to this very question counts.
@@ -183,6 +196,26 @@ fn with_id(message: &[u8], id: u16) -> io::Result<Vec<u8>> {
     Ok([&id.to_be_bytes(), &message[2..]].concat())
 }
 
+/// The answer; where it is longer than the asker takes over UDP, the word that it has to ask over TCP.
+fn fitted(question: &[u8], answer: Vec<u8>) -> Vec<u8> {
+    if answer.len() <= PAYLOAD_LEAST {
+        return answer;
+    }
+    let most = Message::from_vec(question).map_or(PAYLOAD_LEAST, |message| message.max_payload().into());
+    if answer.len() <= most.min(DATAGRAM_MAX) {
+        return answer;
+    }
+    let mut short = answer.get(..HEADER).unwrap_or_default().to_vec();
+    if let Some(flags) = short.get_mut(2) {
+        *flags |= TRUNCATED;
+    }
+    // One question, and nothing besides.
+    short.truncate(4);
+    short.extend([0, 1, 0, 0, 0, 0, 0, 0]);
+    short.extend(question.get(HEADER..question_end(question)).unwrap_or_default());
+    short
+}
+
 /// Same id, an answer, and the same question; letters may differ in case.
 fn answers(answer: &[u8], question: &[u8]) -> bool {
     let end = question_end(question);
@@ -191,15 +224,22 @@ fn answers(answer: &[u8], question: &[u8]) -> bool {
         _ => false,
     };
     let is_answer = answer.get(2).is_some_and(|flags| flags & 0x80 != 0);
-    // A resolver that cannot read the question may leave it out.
-    let bare = answer.get(4..6) == Some(&[0, 0]);
-    answer.get(..2) == question.get(..2) && is_answer && (bare || same(HEADER..end))
+    let failed = answer.get(3).is_some_and(|flags| flags & 0x0f != 0);
+    // A resolver that cannot read the question may leave it out, and has no records then either.
+    let bare = failed && answer.get(4..HEADER) == Some(&[0; 8]);
+    let asked = answer.get(4..6) == Some(&[0, 1]) && same(HEADER..end);
+    answer.get(..2) == question.get(..2) && is_answer && (bare || asked)
 }
 
 /// Where the first question ends: after its labels, type and class.
 fn question_end(message: &[u8]) -> usize {
     let mut at = HEADER;
     while let Some(&length) = message.get(at) {
+        if length >= 0xc0 {
+            // A pointer ends a name.
+            at += 2;
+            break;
+        }
         at += 1 + usize::from(length);
         if length == 0 {
             break;
@@ -210,6 +250,8 @@ fn question_end(message: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -319,6 +361,74 @@ mod tests {
         assert!(!answers(&answer, question));
         for length in 0..question.len() {
             assert!(!answers(&answer[..length], question));
+        }
+        let mut bare = question[..HEADER].to_vec();
+        bare[2] |= 0x80;
+        bare[5] = 0;
+        assert!(!answers(&bare, question), "no question, and no failure");
+        bare[3] = 1;
+        assert!(answers(&bare, question), "it could not read it");
+        bare[7] = 1;
+        bare.extend(b"\0\0\x01\0\x01\0\0\0\x3c\0\x04\xc0\0\x02\x07");
+        assert!(!answers(&bare, question), "a record of who knows what");
+    }
+
+    #[tokio::test]
+    async fn an_answer_from_elsewhere_does_not_count() {
+        let question = b"\x12\x34\x01\x00\x00\x01\0\0\0\0\0\0\x03web\x00\x00\x01\x00\x01";
+        let (resolver, other) =
+            (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let at = resolver.local_addr().unwrap();
+        let answering = tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            let (length, from) = resolver.recv_from(&mut buffer).await.unwrap();
+            let mut answer = buffer[..length].to_vec();
+            answer[2] |= 0x80;
+            // All of it is right, but for where it comes from.
+            other.send_to(&[&answer[..], b"forged"].concat(), from).await.unwrap();
+            resolver.send_to(&answer, from).await.unwrap();
+        });
+        let mut answer = question.to_vec();
+        answer[2] |= 0x80;
+        assert_eq!(over_udp(at, question).await.unwrap(), answer);
+        answering.await.unwrap();
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_says_so() {
+        let question = b"\x12\x34\x01\x00\x00\x01\0\0\0\0\0\0\x03web\x00\x00\x01\x00\x01".to_vec();
+        // The same with extended DNS, which takes 1232 bytes.
+        let mut extended = [&question[..], b"\0\0\x29\x04\xd0\0\0\0\0\0\0"].concat();
+        extended[11] = 1;
+        let answer = |length: usize| {
+            let mut answer = question.clone();
+            answer[2] |= 0x80;
+            answer[7] = 9;
+            answer.resize(length, 7);
+            answer
+        };
+        for (question, most) in [(&question, 512), (&extended, 1232)] {
+            assert_eq!(fitted(question, answer(most)), answer(most));
+            for length in [most + 1, DATAGRAM_MAX, DATAGRAM_MAX + 1] {
+                let short = fitted(question, answer(length));
+                let message = Message::from_vec(&short).unwrap();
+                assert!(
+                    message.metadata.truncation && message.answers.is_empty() && message.queries.len() == 1
+                );
+                assert_eq!(short[..2], question[..2]);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_strange(
+            question in prop::collection::vec(any::<u8>(), 0..80),
+            answer in prop::collection::vec(any::<u8>(), 0..700),
+        ) {
+            let _ = (answers(&answer, &question), with_id(&answer, 7));
+            prop_assert!(question_end(&question) <= question.len());
+            prop_assert!(fitted(&question, answer.clone()).len() <= answer.len().max(PAYLOAD_LEAST));
         }
     }
 }

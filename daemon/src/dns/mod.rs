@@ -2,8 +2,9 @@
 //!
 //! Owns: port 53 of each network's gateway on this node. Answers with addresses of services and tasks, as far as the
 //! asking task shares a network with them; all else is passed on to the host's resolvers, but not for those on internal
-//! networks alone. Leaves alone: the engine's own resolver, which hands its containers' questions to this one.
-//! Holds: a name of a service that exists is never said not to exist, whatever state its tasks are in.
+//! networks alone, and only for containers of our networks. Leaves alone: the engine's own resolver, which hands its containers' questions to this one.
+//! Holds: a name of a service that exists is never said not to exist, whatever state its tasks are in; a container cannot use
+//! up what its host can ask of others at a time.
 //!
 //! | name | is |
 //! | --- | --- |
@@ -30,6 +31,7 @@ mod orders;
 pub mod process;
 mod resolver;
 mod server;
+mod shares;
 
 pub use resolver::{Resolver, ResolverError};
 

@@ -181,7 +181,8 @@ impl Names {
         }
     }
 
-    fn network_of(&self, address: Ipv4Addr) -> Option<NetworkId> {
+    /// The network that an address is of, whether anybody has it or not.
+    pub(super) fn network_of(&self, address: Ipv4Addr) -> Option<NetworkId> {
         let (_, (subnet, network)) = self.subnets.range(..=address).next_back()?;
         subnet.contains(&address).then_some(*network)
     }

@@ -16,7 +16,6 @@ use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,24 +24,26 @@ use tracing::{debug, warn};
 use super::{
     Names,
     answer::{Carrier, Verdict, answer, failure},
-    forward::{Forwarder, framed},
+    forward::{DATAGRAM_MAX, Forwarder, framed},
     handover::Sockets,
+    shares::{Place, Shares},
 };
 
 /// Where names are asked for.
 pub(super) const PORT: u16 = 53;
 
-/// Questions that wait for the host's resolvers; above it the answer is a failure at once, and memory stays small.
+/// Questions that wait for the host's resolvers; above it, or above a container's share of it, the answer is a failure at
+/// once, and memory stays small.
 const MOST_FORWARDED: u32 = 512;
 
-/// Connections that are open; above it new ones are closed.
+/// Connections that are open; above it, or above a container's share of it, new ones are closed.
 const MOST_CONNECTIONS: u32 = 128;
 
 /// Room for questions that wait while this process does not run, which the kernel doubles: 2,700 of them. A machine may
 /// stand still for seconds, and whoever asked does so once more only after five.
 const WAITING_BYTES: usize = 1 << 20;
 
-/// A connection without a question for so long is closed.
+/// A connection without a whole question for so long is closed, as is one whose other end takes so long to read an answer.
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Questions that came before a hand-over have their answers by then, or never.
@@ -60,8 +61,8 @@ struct Shared {
     names: ArcSwap<Names>,
     pool: ArcSwap<Option<Ipv4Net>>,
     forwarder: Forwarder,
-    forwarded: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    forwarded: Arc<Shares>,
+    connections: Arc<Shares>,
 }
 
 /// The sockets of one gateway, which are read until this is dropped.
@@ -85,8 +86,8 @@ impl Dns {
             names: ArcSwap::default(),
             pool: ArcSwap::default(),
             forwarder: Forwarder::new(resolv_conf),
-            forwarded: Arc::new(Semaphore::new(MOST_FORWARDED as usize)),
-            connections: Arc::new(Semaphore::new(MOST_CONNECTIONS as usize)),
+            forwarded: Shares::new("questions that wait for the host's resolvers", MOST_FORWARDED),
+            connections: Shares::new("connections to the resolver", MOST_CONNECTIONS),
         };
         Self { shared: Arc::new(shared), gateways: BTreeMap::new() }
     }
@@ -131,9 +132,9 @@ impl Dns {
     pub(super) async fn drain(&mut self) {
         self.gateways.clear();
         let all = async {
-            // Closed by nobody; and with all permits in hand, no question is on its way.
-            let _forwarded = self.shared.forwarded.acquire_many(MOST_FORWARDED).await;
-            let _connections = self.shared.connections.acquire_many(MOST_CONNECTIONS).await;
+            // Nothing is read any more, so no place is taken anew.
+            self.shared.forwarded.all_free().await;
+            self.shared.connections.all_free().await;
         };
         if timeout(DRAINED, all).await.is_err() {
             warn!("some questions have no answer");
@@ -160,7 +161,7 @@ fn bind(gateway: Ipv4Addr, port: u16, kind: Type) -> io::Result<Socket> {
 }
 
 async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, stop: CancellationToken) {
-    let mut buffer = vec![0; 4096];
+    let mut buffer = vec![0; DATAGRAM_MAX];
     // Cancel-safe: a question is taken whole or not at all.
     while let Some(received) = stop.run_until_cancelled(socket.recv_from(&mut buffer)).await {
         let (length, from) = match received {
@@ -172,17 +173,17 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, stop: Cancellati
                 continue;
             }
         };
-        let question = &buffer[..length];
-        match shared.verdict(from, question, Carrier::Udp) {
+        let (question, IpAddr::V4(asker)) = (&buffer[..length], from.ip()) else { continue };
+        match shared.verdict(asker, question, Carrier::Udp) {
             Verdict::Answer(bytes) => reply(&socket, from, &bytes).await,
             Verdict::Ignore => {}
-            Verdict::Forward => match Arc::clone(&shared.forwarded).try_acquire_owned() {
-                Ok(permit) => {
+            Verdict::Forward(network) => match shared.forwarded.take(asker, network) {
+                Some(place) => {
                     let question = question.to_vec();
                     let (shared, socket) = (Arc::clone(&shared), Arc::clone(&socket));
-                    tokio::spawn(forward_udp(shared, socket, from, question, permit));
+                    tokio::spawn(forward_udp(shared, socket, from, question, place));
                 }
-                Err(_) => {
+                None => {
                     if let Verdict::Answer(bytes) = failure(question, ResponseCode::ServFail) {
                         reply(&socket, from, &bytes).await;
                     }
@@ -197,12 +198,12 @@ async fn forward_udp(
     socket: Arc<UdpSocket>,
     to: SocketAddr,
     question: Vec<u8>,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) {
     if let Some(answer) = shared.forward(&question, Carrier::Udp).await {
         reply(&socket, to, &answer).await;
     }
-    drop(permit);
+    drop(place);
 }
 
 async fn reply(socket: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
@@ -216,8 +217,11 @@ async fn serve_tcp(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: Cancel
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, from)) => {
-                if let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() {
-                    tokio::spawn(converse(Arc::clone(&shared), stream, from, permit));
+                let IpAddr::V4(asker) = from.ip() else { continue };
+                // Strangers are not even read.
+                let network = shared.names.load().network_of(asker);
+                if let Some(place) = network.and_then(|network| shared.connections.take(asker, network)) {
+                    tokio::spawn(converse(Arc::clone(&shared), stream, asker, place));
                 }
             }
             Err(error) => {
@@ -228,18 +232,13 @@ async fn serve_tcp(shared: Arc<Shared>, listener: Arc<TcpListener>, stop: Cancel
     }
 }
 
-async fn converse(
-    shared: Arc<Shared>,
-    mut stream: TcpStream,
-    from: SocketAddr,
-    permit: OwnedSemaphorePermit,
-) {
+async fn converse(shared: Arc<Shared>, mut stream: TcpStream, asker: Ipv4Addr, place: Place) {
     // Ends with the first thing that is not a question in time.
-    while let Ok(Ok(question)) = timeout(IDLE, read_question(&mut stream)).await {
-        let answer = match shared.verdict(from, &question, Carrier::Tcp) {
+    while let Ok(Ok(question)) = timeout(IDLE, read_message(&mut stream, DATAGRAM_MAX)).await {
+        let answer = match shared.verdict(asker, &question, Carrier::Tcp) {
             Verdict::Answer(bytes) => Some(bytes),
             Verdict::Ignore => None,
-            Verdict::Forward => shared.forward(&question, Carrier::Tcp).await,
+            Verdict::Forward(_) => shared.forward(&question, Carrier::Tcp).await,
         };
         let Some(answer) = answer else { break };
         match timeout(IDLE, stream.write_all(&framed(&answer))).await {
@@ -247,21 +246,23 @@ async fn converse(
             Ok(Err(_)) | Err(_) => break,
         }
     }
-    drop(permit);
+    drop(place);
 }
 
-async fn read_question(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut question = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut question).await?;
-    Ok(question)
+/// Errors: the other end is gone, or its message has more than `most` bytes.
+async fn read_message(stream: &mut TcpStream, most: usize) -> io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length > most {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut message = vec![0; length];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
 }
 
 impl Shared {
-    fn verdict(&self, from: SocketAddr, question: &[u8], carrier: Carrier) -> Verdict {
-        match from.ip() {
-            IpAddr::V4(asker) => answer(&self.names.load(), asker, question, carrier),
-            IpAddr::V6(_) => Verdict::Ignore,
-        }
+    fn verdict(&self, asker: Ipv4Addr, question: &[u8], carrier: Carrier) -> Verdict {
+        answer(&self.names.load(), asker, question, carrier)
     }
 
     /// The resolvers' answer, or that they failed.
@@ -273,7 +274,7 @@ impl Shared {
                 debug!(%error, "no resolver of the host answered");
                 match failure(question, ResponseCode::ServFail) {
                     Verdict::Answer(bytes) => Some(bytes),
-                    Verdict::Forward | Verdict::Ignore => None,
+                    Verdict::Forward(_) | Verdict::Ignore => None,
                 }
             }
         }
@@ -323,7 +324,7 @@ mod tests {
         // One connection serves several questions.
         for _ in 0..3 {
             stream.write_all(&framed(&question)).await.unwrap();
-            let answer = read_question(&mut stream).await.unwrap();
+            let answer = read_message(&mut stream, usize::from(u16::MAX)).await.unwrap();
             assert_eq!(Message::from_vec(&answer).unwrap().answers.len(), 400);
         }
     }
@@ -334,6 +335,73 @@ mod tests {
         let udp = sockets.udp.local_addr().unwrap();
         dns.adopt(sockets).unwrap();
         let answer = over_udp(udp, &question("example.com.", RecordType::A)).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    }
+
+    /// A connection of this address that asks for `web` and has its answer, if it is served.
+    async fn served(to: SocketAddr, from: [u8; 4]) -> Option<TcpStream> {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let mut stream = socket.connect(to).await.unwrap();
+        // It may be closed already.
+        let _ = stream.write_all(&framed(&question("web.", RecordType::A))).await;
+        read_message(&mut stream, DATAGRAM_MAX).await.ok().map(|_| stream)
+    }
+
+    #[tokio::test]
+    async fn a_container_with_many_connections_leaves_some_to_others() {
+        let (mut dns, sockets) = server(2);
+        let tcp = sockets.tcp.local_addr().unwrap();
+        dns.adopt(sockets).unwrap();
+        let mut held = Vec::new();
+        for _ in 0..MOST_CONNECTIONS {
+            held.extend(served(tcp, [127, 0, 0, 1]).await);
+        }
+        assert_eq!(held.len(), MOST_CONNECTIONS as usize / 4);
+        for other in 2..10 {
+            assert!(served(tcp, [127, 0, 0, other]).await.is_some(), "{other}");
+        }
+        assert!(served(tcp, [127, 9, 0, 1]).await.is_none(), "a stranger");
+        // A question that is too long ends the connection.
+        let mut stream = held.pop().unwrap();
+        stream.write_all(&[0xff, 0xff]).await.unwrap();
+        assert!(read_message(&mut stream, DATAGRAM_MAX).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_container_with_many_questions_leaves_room_for_those_of_others() {
+        // A resolver that is silent.
+        let silent = UdpSocket::bind("127.0.53.7:53").await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("resolv.conf");
+        std::fs::write(&file, "nameserver 127.0.53.7\n").unwrap();
+        let mut dns = Dns::new(file.to_str().unwrap());
+        let view = View::of(Revision(1), [Item::Network(network(1, "127.0.0.0/19"))]);
+        dns.set_names(Names::of(&view, Default::default()), "10.0.0.0/8".parse().unwrap());
+        let sockets = open(HERE, 0).unwrap();
+        let at = sockets.udp.local_addr().unwrap();
+        dns.adopt(sockets).unwrap();
+        let ask = async |from: [u8; 4], name: &str, times: usize| {
+            let socket = UdpSocket::bind((Ipv4Addr::from(from), 0)).await.unwrap();
+            for _ in 0..times {
+                socket.send_to(&question(name, RecordType::A), at).await.unwrap();
+            }
+            socket
+        };
+        let greedy = ask([127, 0, 0, 1], "greedy.example.", 400).await;
+        let _other = ask([127, 0, 0, 2], "other.example.", 1).await;
+        let mut buffer = [0; 512];
+        let (mut asked, mut heard) = (0, false);
+        while !heard {
+            let length =
+                timeout(IDLE, silent.recv(&mut buffer)).await.expect("the other's question").unwrap();
+            heard = buffer[..length].windows(5).any(|part| part == b"other");
+            asked += usize::from(!heard);
+        }
+        assert!(asked <= MOST_FORWARDED as usize / 4, "{asked}");
+        // The rest fails at once.
+        let length = timeout(IDLE, greedy.recv(&mut buffer)).await.expect("a failure").unwrap();
+        let answer = Message::from_vec(&buffer[..length]).unwrap();
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     }
 
@@ -387,7 +455,11 @@ mod tests {
         let udp = sockets.udp.local_addr().unwrap();
         dns.adopt(sockets).unwrap();
         let other = Ipv4Addr::new(127, 0, 0, 2);
-        assert_eq!(dns.keep(&BTreeSet::from([HERE, other])), BTreeSet::from([other]), "it has no sockets of it");
+        assert_eq!(
+            dns.keep(&BTreeSet::from([HERE, other])),
+            BTreeSet::from([other]),
+            "it has no sockets of it"
+        );
         assert_eq!(over_udp(udp, &question("web.", RecordType::A)).await.answers.len(), 1);
         assert!(dns.keep(&BTreeSet::new()).is_empty());
         let closed = async {

@@ -113,7 +113,7 @@ fn ask(asker: &str, name: &str, kind: RecordType) -> String {
             }
             text
         }
-        Verdict::Forward => format!("{name} {kind}: forward\n"),
+        Verdict::Forward(_) => format!("{name} {kind}: forward\n"),
         Verdict::Ignore => format!("{name} {kind}: ignore\n"),
     }
 }
@@ -260,7 +260,7 @@ fn other_kinds() {
 fn a_task_sees_the_networks_that_it_is_on() {
     use RecordType::{A, PTR};
     let all = [("db.", A), ("web.", A), ("data.", A), ("4.64.64.10.in-addr.arpa.", PTR)];
-    // A task of `web`, on both; a task that no view names yet, on the first; a task of `db`, on the second.
+    // A task of `web`, on both; a task that no view names yet, on the first; a task of `db`, on the second; a stranger.
     check(
         "10.64.32.2",
         &all,
@@ -304,10 +304,10 @@ fn a_task_sees_the_networks_that_it_is_on() {
         "192.0.2.1",
         &all,
         expect![[r#"
-        db. A: forward
-        web. A: forward
-        data. A: forward
-        4.64.64.10.in-addr.arpa. PTR: Non-Existent Domain
+        db. A: Query Refused
+        web. A: Query Refused
+        data. A: Query Refused
+        4.64.64.10.in-addr.arpa. PTR: Query Refused
     "#]],
     );
 }
@@ -324,7 +324,7 @@ fn a_long_answer_is_cut_over_udp_only() {
         let asker = "10.64.32.2".parse().unwrap();
         match answer(&names, asker, &question("tasks.web.", RecordType::A), carrier) {
             Verdict::Answer(bytes) => (bytes.len(), Message::from_vec(&bytes).unwrap()),
-            other @ (Verdict::Forward | Verdict::Ignore) => panic!("{other:?}"),
+            other @ (Verdict::Forward(_) | Verdict::Ignore) => panic!("{other:?}"),
         }
     };
     let (length, message) = ask(Carrier::Udp);
@@ -333,20 +333,128 @@ fn a_long_answer_is_cut_over_udp_only() {
     assert!(!message.metadata.truncation && message.answers.len() == 400);
 }
 
+/// A question under an id of its own, with these counts of questions, answers, authorities and additionals.
+fn raw(counts: [u16; 4], body: &[u8]) -> Vec<u8> {
+    let counts: Vec<u8> = counts.into_iter().flat_map(u16::to_be_bytes).collect();
+    [b"\x12\x34\x01\x00", &counts[..], body].concat()
+}
+
+fn code(asker: &str, question: &[u8]) -> String {
+    match answer(&names(), asker.parse().unwrap(), question, Carrier::Udp) {
+        Verdict::Answer(bytes) => {
+            assert!(
+                bytes.len() <= question.len().max(HEADER),
+                "{} bytes for {}",
+                bytes.len(),
+                question.len()
+            );
+            Message::from_vec(&bytes).unwrap().metadata.response_code.to_string()
+        }
+        Verdict::Forward(_) => "forward".to_owned(),
+        Verdict::Ignore => "ignore".to_owned(),
+    }
+}
+
+#[test]
+fn odd_messages_are_refused_without_being_read() {
+    let here = "10.64.32.2";
+    let name = b"\x07example\x03com\x00\x00\x01\x00\x01";
+    assert_eq!(code(here, &raw([1, 0, 0, 0], name)), "forward");
+    let two = [&name[..], name].concat();
+    for counts in [[2, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 5], [0, 0, 0, 0], [u16::MAX; 4]] {
+        assert_eq!(code(here, &raw(counts, &two)), "Form Error", "{counts:?}");
+    }
+    // Names that point to each other, to themselves, ahead or nowhere; labels that are too long or of unknown kinds.
+    for body in [
+        &b"\xc0\x0c\x00\x01\x00\x01"[..],
+        b"\x01a\xc0\x0c\x00\x01\x00\x01",
+        b"\xc0\x0e\xc0\x0c\x00\x01\x00\x01",
+        b"\xff\xff\x00\x01\x00\x01",
+        b"\x40a\x00\x00\x01\x00\x01",
+        b"\x3fa",
+        b"",
+    ] {
+        assert_eq!(code(here, &raw([1, 0, 0, 0], body)), "Form Error", "{body:?}");
+    }
+    let long = [&[63; 64 * 5][..], b"\x00\x00\x01\x00\x01"].concat();
+    assert_eq!(code(here, &raw([1, 0, 0, 0], &long)), "Form Error");
+    let mut question = raw([1, 0, 0, 0], name);
+    question[2] |= 0x80;
+    assert_eq!(
+        code(here, &question),
+        "ignore",
+        "an answer; two resolvers would never end to answer each other"
+    );
+    question[2] = 0x28;
+    assert_eq!(code(here, &question), "Not Implemented", "a change");
+    for length in 0..HEADER {
+        assert_eq!(code(here, &question[..length]), "ignore");
+    }
+}
+
+#[test]
+fn names_with_odd_bytes_are_no_names_of_ours() {
+    let ask = |name: &[u8]| code("10.64.32.2", &raw([1, 0, 0, 0], &[name, b"\x00\x00\x01\x00\x01"].concat()));
+    // `web.shop` as one label; a zero byte; a line end; escapes; bytes that are no text.
+    for name in [
+        &b"\x08web.shop"[..],
+        b"\x04web\0",
+        b"\x04web\n",
+        b"\x05web\\.",
+        b"\x04\xff\xfe\x80w",
+        b"\x01.\x03web",
+    ] {
+        assert_eq!(ask(name), "forward", "{name:?}");
+    }
+    assert_eq!(ask(b""), "forward", "the root");
+}
+
+#[test]
+fn strangers_are_not_asked_for() {
+    let questions = [question("example.com.", RecordType::A), question("web.", RecordType::ANY)];
+    for stranger in ["192.0.2.1", "127.0.0.1", "10.64.96.1", "10.63.255.255", "0.0.0.0", "255.255.255.255"] {
+        for question in &questions {
+            assert_eq!(code(stranger, question), "Query Refused", "{stranger}");
+        }
+    }
+}
+
+/// What everybody may rely on, whatever is asked and from wherever.
+fn holds(asker: Ipv4Addr, question: &[u8]) {
+    for carrier in [Carrier::Udp, Carrier::Tcp] {
+        let verdict = answer(&names(), asker, question, carrier);
+        let Verdict::Answer(bytes) = verdict else { continue };
+        assert_eq!(bytes[..2], question[..2], "the same id");
+        assert!(bytes[2] & 0x80 != 0 && bytes.len() <= usize::from(UDP_MAX), "{}", bytes.len());
+        if names().network_of(asker).is_none() {
+            assert!(bytes.len() <= question.len(), "more than was sent, to an address that may be forged");
+        }
+    }
+}
+
 proptest! {
     #[test]
-    fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-        let _ = answer(&names(), Ipv4Addr::new(10, 64, 32, 2), &bytes, Carrier::Udp);
+    fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..600), asker: [u8; 4]) {
+        holds(Ipv4Addr::new(10, 64, 32, 2), &bytes);
+        holds(asker.into(), &bytes);
     }
 
     #[test]
-    fn no_damaged_question_is_too_strange(at in 0_usize..30, byte in any::<u8>(), cut in 0_usize..30) {
+    fn no_damaged_question_is_too_strange(
+        damage in prop::collection::vec((0_usize..60, any::<u8>()), 0..4),
+        cut in 0_usize..60,
+        more in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
         let mut bytes = question("3.web.shop.internal.", RecordType::SRV);
-        if let Some(place) = bytes.get_mut(at) {
-            *place = byte;
-        }
         bytes.truncate(bytes.len() - cut.min(bytes.len()));
-        let _ = answer(&names(), Ipv4Addr::new(10, 64, 32, 2), &bytes, Carrier::Udp);
+        bytes.extend(more);
+        for (at, byte) in damage {
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+        }
+        holds(Ipv4Addr::new(10, 64, 32, 2), &bytes);
+        holds(Ipv4Addr::new(192, 0, 2, 1), &bytes);
     }
 }
 
@@ -368,7 +476,7 @@ fn who_is_shut_in_asks_nobody_outside() {
         Carrier::Udp,
     ) {
         Verdict::Answer(bytes) => Message::from_vec(&bytes).unwrap().metadata.response_code.to_string(),
-        Verdict::Forward => "forward".to_owned(),
+        Verdict::Forward(_) => "forward".to_owned(),
         Verdict::Ignore => "ignore".to_owned(),
     };
     let both = |asker| [ask(asker, "web."), ask(asker, "example.com.")];
