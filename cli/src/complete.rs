@@ -5,7 +5,10 @@
 use std::{ffi::OsStr, time::Duration};
 
 use clap_complete::CompletionCandidate;
-use raftup_proto::api::{NodeView, ServiceView, StackView};
+use raftup_proto::{
+    api::{NodeView, ServiceView, StackView},
+    printable,
+};
 use serde::de::DeserializeOwned;
 
 use crate::client::{Client, Host, Path};
@@ -31,7 +34,9 @@ pub(crate) fn services(typed: &OsStr) -> Vec<CompletionCandidate> {
 
 fn candidates(typed: &OsStr, names: impl Iterator<Item = String>) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy();
-    names.filter(|name| name.starts_with(&*typed)).map(CompletionCandidate::new).collect()
+    // The shell would take a line end for the next candidate, and a terminal the rest for commands.
+    let clean = |name: &String| printable::line(name) == *name;
+    names.filter(clean).filter(|name| name.starts_with(&*typed)).map(CompletionCandidate::new).collect()
 }
 
 fn list<T: DeserializeOwned>(what: &str) -> Vec<T> {

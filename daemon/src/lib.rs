@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | [`disk`] | files that are whole or not there; below all layers |
 //! | [`apart`] | parts that are processes of their own; below all layers |
+//! | [`log_lines`] | the daemon's own log; below all layers |
 //! | [`privileges`] | what the process may do, and who may read its memory; below all layers |
 //! | [`unix_socket`] | local sockets with their mode from the start; below all layers |
 //! | [`pace`] | how exactly timers fire; below all layers |
@@ -42,6 +43,7 @@ pub mod dns;
 pub mod engine;
 pub mod fabric;
 pub mod gossip;
+pub mod log_lines;
 pub mod mesh;
 pub mod model;
 pub mod net;

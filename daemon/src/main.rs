@@ -8,11 +8,11 @@ use raftup_daemon::{
     config::{Config, LogFormat, Settings},
     dns,
     fabric::wire,
+    log_lines,
     node::Node,
     pace, privileges, store,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing_subscriber::EnvFilter;
 
 /// Files that the daemon may have open, where the system lets it: two sockets hold each published port, and connections
 /// over IPv6 are carried.
@@ -76,15 +76,7 @@ fn start_part(run: fn() -> anyhow::Result<()>) -> anyhow::Result<()> {
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Parts outlive whoever reads their log.
-    let lines = lines.log_internal_errors(false);
-    match config.log_format {
-        LogFormat::Text => lines.with_ansi(false).init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
+    log_lines::start(&config.log, config.log_format == LogFormat::Json)
 }
 
 /// Each of our processes holds keys, or what containers ask for.

@@ -8,6 +8,7 @@
 //! | [`secret`] | values that are never shown |
 //! | [`spec`] | what a user asks for: stacks, services, networks, volumes |
 //! | [`compose`] | a compose file to a [`spec::StackSpec`]; pure |
+//! | [`printable`] | text that cannot control a terminal or forge a line |
 //! | [`refusal`] | the one error that reaches people |
 //! | [`api`] | requests and answers of the native HTTP API |
 //! | [`token`] | the string that lets a node join |
@@ -22,6 +23,7 @@ pub mod compose;
 pub mod id;
 pub mod name;
 pub mod peer;
+pub mod printable;
 pub mod refusal;
 pub mod secret;
 pub mod spec;

@@ -10,7 +10,7 @@ use std::{
 
 /// Each layer may import those before it, and itself only within one folder.
 const LAYERS: [&[&str]; 8] = [
-    &["disk", "netlink", "config", "pace", "compute", "privileges", "unix_socket"],
+    &["disk", "netlink", "config", "pace", "compute", "privileges", "unix_socket", "log_lines"],
     &["apart"],
     &["model"],
     &["plan"],

@@ -10,7 +10,7 @@ use crate::{
     args::{Doctor, Init, Join, Leave, Status, Token},
     client::{Client, Path},
     failure::Failure,
-    show::{self, Look},
+    show::{self, Look, Text},
 };
 
 pub(super) async fn init(client: &Client, args: Init) -> Result<(), Failure> {
@@ -19,14 +19,14 @@ pub(super) async fn init(client: &Client, args: Init) -> Result<(), Failure> {
     let status: api::Status = client.send(Method::POST, Path::new(["init"]), &body).await?;
     let member = member(status)?;
     let tokens: Tokens = client.get(Path::new(["tokens"])).await?;
-    show::answer(format!(
+    show::answer(Text::lines(format!(
         "Cluster {} is made, and this server is its node {}.\n\n\
          To add a server, run there:\n\n    raftup join {}\n\n\
          `raftup token` shows this command again.",
         member.cluster,
         member.node,
         tokens.manager.expose()
-    ))?;
+    )))?;
     Ok(())
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn token(client: &Client, args: Token) -> Result<(), Failure> {
     };
     let token = if args.worker { tokens.worker } else { tokens.manager };
     if args.quiet {
-        show::answer(token.expose())?
+        show::answer(token.expose().as_str())?
     } else {
         show::answer(format!("raftup join {}", token.expose()))?
     }

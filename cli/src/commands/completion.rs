@@ -3,7 +3,11 @@
 use clap_complete::env::Shells;
 use raftup_proto::refusal::{Code, Refusal};
 
-use crate::{args::Shell, failure::Failure, show};
+use crate::{
+    args::Shell,
+    failure::Failure,
+    show::{self, Text},
+};
 
 /// The program as the shell finds it.
 const PROGRAM: &str = "raftup";
@@ -21,5 +25,5 @@ pub(super) fn print(shell: Shell) -> Result<(), Failure> {
         .ok_or_else(|| Refusal::new(Code::Internal, format!("there is no completion for {name}")))?;
     let mut script = Vec::new();
     completer.write_registration("COMPLETE", PROGRAM, PROGRAM, PROGRAM, &mut script)?;
-    Ok(show::answer(String::from_utf8_lossy(&script))?)
+    Ok(show::answer(Text::lines(String::from_utf8_lossy(&script)))?)
 }

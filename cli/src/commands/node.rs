@@ -13,7 +13,7 @@ use crate::{
     client::{Client, Path},
     failure::Failure,
     follow::{Change, Kind, follow},
-    show::{self, Look},
+    show::{self, Look, Text},
 };
 
 pub(super) async fn run(client: &Client, command: NodeCommand) -> Result<(), Failure> {
@@ -51,8 +51,8 @@ async fn inspect(client: &Client, names: &[String], json: bool) -> Result<(), Fa
         show::json(&nodes.done)?;
     } else {
         let look = Look::stdout();
-        let texts: Vec<String> = nodes.done.iter().map(|node| show::node(node, look)).collect();
-        show::answer(texts.join("\n"))?;
+        let texts: Vec<Text> = nodes.done.iter().map(|node| show::node(node, look)).collect();
+        show::answer(Text::below_each_other(&texts))?;
     }
     nodes.end()
 }

@@ -12,7 +12,7 @@ use crate::{
     client::{Client, Path},
     failure::Failure,
     follow::{Change, Kind, follow},
-    show::{self, Log, Look},
+    show::{self, Log, Look, Text},
 };
 
 pub(super) async fn run(client: &Client, command: ServiceCommand) -> Result<(), Failure> {
@@ -75,8 +75,8 @@ async fn inspect(client: &Client, names: &[String], json: bool) -> Result<(), Fa
         show::json(&services.done)?;
     } else {
         let look = Look::stdout();
-        let texts: Vec<String> = services.done.iter().map(|service| show::service(service, look)).collect();
-        show::answer(texts.join("\n"))?;
+        let texts: Vec<Text> = services.done.iter().map(|service| show::service(service, look)).collect();
+        show::answer(Text::below_each_other(&texts))?;
     }
     services.end()
 }

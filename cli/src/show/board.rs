@@ -11,7 +11,10 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use raftup_proto::api::{ServiceProgress, UpdateState};
 
-use super::tell;
+use super::{
+    tell,
+    text::{Text, line},
+};
 
 /// Time between two pictures of the spinner.
 const TICK: Duration = Duration::from_millis(120);
@@ -39,7 +42,9 @@ impl Board {
     pub(crate) fn update(&mut self, change: usize, services: &[ServiceProgress]) {
         match self {
             Self::Live(live) => live.update(change, services),
-            Self::Plain(plain) => plain.update(change, services).iter().for_each(|line| tell(line)),
+            Self::Plain(plain) => {
+                plain.update(change, services).into_iter().for_each(|line| tell(&line.into()))
+            }
         }
     }
 
@@ -47,8 +52,8 @@ impl Board {
     pub(crate) fn note(&mut self, text: &str) {
         match self {
             // Nobody is left to tell if the terminal is gone.
-            Self::Live(live) => drop(live.lines.println(text)),
-            Self::Plain(_) => tell(text),
+            Self::Live(live) => drop(live.lines.println(line(text))),
+            Self::Plain(_) => tell(&Text::line(text)),
         }
     }
 
@@ -91,7 +96,8 @@ impl Live {
             if let Some(bar) = self.rows.get(&key) {
                 bar.set_length(u64::from(service.desired));
                 bar.set_position(u64::from(service.running));
-                bar.set_message(if self.removing { left(service) } else { reasons(service).join("; ") });
+                let message = if self.removing { left(service) } else { reasons(service).join("; ") };
+                bar.set_message(line(message));
             }
         }
         for ((_, _), bar) in self
@@ -101,9 +107,9 @@ impl Live {
         {
             bar.set_message("gone");
         }
-        let width = self.rows.keys().map(|(_, name)| name.chars().count()).max().unwrap_or(0);
+        let width = self.rows.keys().map(|(_, name)| line(name).chars().count()).max().unwrap_or(0);
         for ((_, name), bar) in &self.rows {
-            bar.set_prefix(format!("{name:<width$}"));
+            bar.set_prefix(format!("{:<width$}", line(name)));
         }
     }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 use raftup_proto::api::ControllerView;
 
 use super::{
-    Look,
+    Look, Text,
     table::{Table, Tone, cell},
 };
 
 /// The table of controllers.
-pub(crate) fn controllers(controllers: &[ControllerView], look: Look) -> String {
+pub(crate) fn controllers(controllers: &[ControllerView], look: Look) -> Text {
     let mut table = Table::new(["CONTROLLER", "RUNS", "WOKEN BY", "TOOK", "LAST RUN"]);
     for controller in controllers {
         table.row([

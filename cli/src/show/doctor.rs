@@ -3,12 +3,13 @@
 use raftup_proto::api::{Finding, Health};
 
 use super::{
-    Look,
+    Look, Text,
     table::{Table, Tone, cell},
+    text::line,
 };
 
 /// The table of findings, and below it what there is to do.
-pub(crate) fn findings(findings: &[Finding], look: Look) -> String {
+pub(crate) fn findings(findings: &[Finding], look: Look) -> Text {
     let mut table = Table::new(["CHECK", "NODE", "RESULT", "FOUND"]);
     for finding in findings {
         let tone = match finding.health {
@@ -25,11 +26,11 @@ pub(crate) fn findings(findings: &[Finding], look: Look) -> String {
     }
     let advice = findings.iter().filter_map(|finding| {
         let next = finding.next.as_ref()?;
-        Some(format!("{}, {}: {next}\n", whose(finding), finding.check))
+        Some(format!("{}\n", line(format!("{}, {}: {next}", whose(finding), finding.check))))
     });
     let advice: String = advice.collect();
     let advice = if advice.is_empty() { advice } else { format!("\n\nWhat to do:\n{advice}") };
-    format!("{}{advice}", table.render(look))
+    Text::of_parts(format!("{}{advice}", table.render(look)))
 }
 
 fn whose(finding: &Finding) -> String {

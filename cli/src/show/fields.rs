@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use super::text::{Text, line};
+
 /// Fields in the order they were put.
 #[derive(Default)]
 pub(super) struct Fields {
@@ -28,7 +30,7 @@ impl Fields {
         name: &'static str,
         values: impl IntoIterator<Item = T>,
     ) -> Self {
-        let values: Vec<String> = values.into_iter().map(|value| value.to_string()).collect();
+        let values: Vec<String> = values.into_iter().map(line).collect();
         if !values.is_empty() {
             self.rows.push((name, values));
         }
@@ -36,7 +38,7 @@ impl Fields {
     }
 
     /// The text, one line a value, with a line end.
-    pub(super) fn render(self) -> String {
+    pub(super) fn render(self) -> Text {
         let width = self.rows.iter().map(|(name, _)| name.len() + 1).max().unwrap_or(0);
         let mut text = String::new();
         for (name, values) in self.rows {
@@ -47,6 +49,6 @@ impl Fields {
                 label.clear();
             }
         }
-        text
+        Text::of_parts(text)
     }
 }

@@ -1,10 +1,12 @@
-//! Lines that containers wrote.
+//! Lines that containers wrote, as they wrote them; whose they are is not theirs to say.
 
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 use raftup_proto::api::LogLine;
+
+use super::text::line as clean;
 
 /// Colours that tell tasks apart; red is left to errors.
 const COLOURS: [AnsiColor; 5] =
@@ -37,7 +39,7 @@ impl Log {
         if self.raw {
             return format!("{time}{}\n", line.line);
         }
-        let source = format!("{}@{}", line.source, line.hostname);
+        let source = clean(format!("{}@{}", line.source, line.hostname));
         self.width = self.width.max(source.chars().count());
         let style = colour(&line.source);
         format!("{time}{style}{source:<width$}{style:#} | {}\n", line.line, width = self.width)

@@ -1,7 +1,8 @@
 //! Everything that people see: the only code that prints.
 //!
 //! Owns: tables, fields, progress, words for times, colours. Holds: standard output gets the answer alone; colour
-//! only on terminals and not under NO_COLOR; what a table shows is a function of the data and a [`Look`].
+//! only on terminals and not under NO_COLOR; what a table shows is a function of the data and a [`Look`]; text of others
+//! controls no terminal, as [`Text`] is all that is printed.
 
 mod board;
 mod debug;
@@ -18,6 +19,7 @@ mod table;
 mod task;
 #[cfg(test)]
 mod tests;
+mod text;
 mod time;
 
 use std::{
@@ -25,7 +27,7 @@ use std::{
     io::{self, Write},
 };
 
-use raftup_proto::{compose::Diagnostic, refusal::Refusal};
+use raftup_proto::{compose::Diagnostic, printable, refusal::Refusal};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -40,10 +42,14 @@ pub(crate) use service::{inspect as service, list as services, problems, updates
 pub(crate) use stack::{changes, list as stacks};
 pub(crate) use status::status;
 pub(crate) use task::list as tasks;
+pub(crate) use text::Text;
 
 /// Prints an answer, with a line end if it has none.
-pub(crate) fn answer(text: impl Display) -> io::Result<()> {
-    let text = text.to_string();
+pub(crate) fn answer(text: impl Into<Text>) -> io::Result<()> {
+    print(text.into().as_ref())
+}
+
+fn print(text: &str) -> io::Result<()> {
     let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     let mut out = anstream::stdout().lock();
     write!(out, "{text}{end}")?;
@@ -52,22 +58,22 @@ pub(crate) fn answer(text: impl Display) -> io::Result<()> {
 
 /// Prints an answer as JSON.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    answer(serde_json::to_string_pretty(value).map_err(io::Error::other)?)
+    print(&printable::json(&serde_json::to_string_pretty(value).map_err(io::Error::other)?))
 }
 
 /// Prints an answer as JSON on one line.
 pub(crate) fn json_line(value: &impl Serialize) -> io::Result<()> {
-    answer(serde_json::to_string(value).map_err(io::Error::other)?)
+    print(&printable::json(&serde_json::to_string(value).map_err(io::Error::other)?))
 }
 
 /// Prints an answer line by line.
 pub(crate) fn lines<T: Display>(lines: impl IntoIterator<Item = T>) -> io::Result<()> {
-    answer(lines.into_iter().map(|line| format!("{line}\n")).collect::<String>())
+    print(&lines.into_iter().map(|line| format!("{}\n", Text::line(line))).collect::<String>())
 }
 
 /// Tells a person something beside the answer.
 pub(crate) fn note(text: impl Display) {
-    tell(&text.to_string());
+    tell(&Text::line(text));
 }
 
 /// Tells why a command failed.
@@ -83,7 +89,7 @@ pub(crate) fn refusal(refusal: &Refusal) {
 /// Tells what is odd and stops nothing.
 pub(crate) fn warnings<'a>(warnings: impl IntoIterator<Item = &'a Diagnostic>) {
     for warning in warnings {
-        tell(&error::warning(warning));
+        tell(&error::warning_in_full(warning));
     }
 }
 
@@ -93,8 +99,8 @@ pub(crate) fn warning(text: impl Display) {
 }
 
 /// Writes to standard error. Nobody is left to tell if that fails.
-fn tell(text: &str) {
-    if !text.is_empty() {
+fn tell(text: &Text) {
+    if !text.as_ref().is_empty() {
         drop(writeln!(anstream::stderr().lock(), "{text}"));
     }
 }

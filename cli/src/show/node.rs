@@ -6,14 +6,14 @@ use raftup_proto::{
 };
 
 use super::{
-    Look,
+    Look, Text,
     fields::Fields,
     table::{Table, Tone, cell},
     time,
 };
 
 /// The table of nodes.
-pub(crate) fn list(nodes: &[NodeView], look: Look) -> String {
+pub(crate) fn list(nodes: &[NodeView], look: Look) -> Text {
     let mut table = Table::new([
         "ID",
         "HOSTNAME",
@@ -66,7 +66,7 @@ fn two_nodes(nodes: &[NodeView]) -> Option<String> {
 }
 
 /// All there is to know about a node.
-pub(crate) fn inspect(node: &NodeView, look: Look) -> String {
+pub(crate) fn inspect(node: &NodeView, look: Look) -> Text {
     let platform = &node.platform;
     Fields::default()
         .put("ID", node.id)

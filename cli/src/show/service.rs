@@ -9,7 +9,7 @@ use raftup_proto::{
 };
 
 use super::{
-    Look,
+    Look, Text,
     fields::Fields,
     table::{Table, Tone, cell},
     time,
@@ -21,7 +21,7 @@ fn full_name(service: &ServiceView) -> String {
 }
 
 /// The table of services.
-pub(crate) fn list(services: &[ServiceView], look: Look) -> String {
+pub(crate) fn list(services: &[ServiceView], look: Look) -> Text {
     let mut table = Table::new(["ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"]);
     for service in services {
         let tone = if service.running < service.desired { Tone::Waiting } else { Tone::Plain };
@@ -63,7 +63,7 @@ pub(crate) fn updates(services: &[ServiceView]) -> Vec<String> {
 }
 
 /// All there is to know about a service.
-pub(crate) fn inspect(service: &ServiceView, look: Look) -> String {
+pub(crate) fn inspect(service: &ServiceView, look: Look) -> Text {
     let head = Fields::default()
         .put("ID", service.id)
         .put("Name", full_name(service))

@@ -3,13 +3,14 @@
 use raftup_proto::api::{Action, ChangeView, StackView};
 
 use super::{
-    Look,
+    Look, Text,
     table::{Table, Tone, cell},
+    text::line,
     time,
 };
 
 /// The table of stacks.
-pub(crate) fn list(stacks: &[StackView], look: Look) -> String {
+pub(crate) fn list(stacks: &[StackView], look: Look) -> Text {
     let mut table = Table::new(["NAME", "ID", "SERVICES", "TASKS", "UPDATED", "STATUS"]);
     for stack in stacks {
         let (status, tone) = match (stack.removing, stack.running >= stack.desired) {
@@ -30,11 +31,11 @@ pub(crate) fn list(stacks: &[StackView], look: Look) -> String {
 }
 
 /// What was done to each object, one line an object.
-pub(crate) fn changes(changes: &[ChangeView]) -> String {
-    changes
-        .iter()
-        .map(|change| format!("{} {} {}\n", verb(change.action), change.kind, change.name))
-        .collect()
+pub(crate) fn changes(changes: &[ChangeView]) -> Text {
+    let each = |change: &ChangeView| {
+        format!("{} {} {}\n", verb(change.action), line(&change.kind), line(&change.name))
+    };
+    Text::of_parts(changes.iter().map(each).collect())
 }
 
 fn verb(action: Action) -> &'static str {

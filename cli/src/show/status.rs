@@ -6,10 +6,10 @@ use raftup_proto::{
     refusal::Refusal,
 };
 
-use super::{fields::Fields, node};
+use super::{Text, fields::Fields, node};
 
 /// What the daemon says of itself, and of its cluster if it is in one.
-pub(crate) fn status(status: &Status, nodes: Option<Result<&[NodeView], &Refusal>>) -> String {
+pub(crate) fn status(status: &Status, nodes: Option<Result<&[NodeView], &Refusal>>) -> Text {
     let fields = Fields::default().put("Version", &status.version);
     let fields = match &status.member {
         None => fields.put("Cluster", "none (`raftup init` makes one, `raftup join TOKEN` joins one)"),

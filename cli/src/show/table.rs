@@ -1,8 +1,10 @@
 //! Tables in Docker's manner: upper-case headers, three blanks between columns, no lines.
 
+use std::fmt::Display;
+
 use comfy_table::{Cell, ColumnConstraint, ContentArrangement, Width, presets};
 
-use super::Look;
+use super::{Look, Text, text::line};
 
 /// Blanks between two columns.
 const GAP: u16 = 3;
@@ -27,8 +29,8 @@ pub(super) enum Tone {
 }
 
 /// A cell.
-pub(super) fn cell(text: impl ToString, tone: Tone) -> Cell {
-    let cell = Cell::new(text);
+pub(super) fn cell(text: impl Display, tone: Tone) -> Cell {
+    let cell = Cell::new(line(text));
     match tone {
         Tone::Plain => cell,
         Tone::Waiting => cell.fg(comfy_table::Color::Yellow),
@@ -48,7 +50,7 @@ impl Table {
     }
 
     /// The text. On a terminal the last column is wrapped, the others keep their width; elsewhere nothing is.
-    pub(super) fn render(mut self, look: Look) -> String {
+    pub(super) fn render(mut self, look: Look) -> Text {
         self.inner.force_no_tty();
         if look.colour {
             self.inner.enforce_styling();
@@ -65,6 +67,6 @@ impl Table {
                 ColumnConstraint::ContentWidth
             });
         }
-        self.inner.trim_fmt()
+        Text::of_parts(self.inner.trim_fmt())
     }
 }

@@ -3,13 +3,13 @@
 use raftup_proto::{api::TaskView, peer::TaskState};
 
 use super::{
-    Look,
+    Look, Text,
     table::{Table, Tone, cell},
     time,
 };
 
 /// The table of tasks; an older attempt at the slot above it is set off with `\_`, as Docker does.
-pub(crate) fn list(tasks: &[TaskView], look: Look) -> String {
+pub(crate) fn list(tasks: &[TaskView], look: Look) -> Text {
     let mut table = Table::new(["ID", "NAME", "IMAGE", "NODE", "DESIRED STATE", "CURRENT STATE", "MESSAGE"]);
     let mut above: Option<&TaskView> = None;
     for task in tasks {

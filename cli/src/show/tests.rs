@@ -175,7 +175,7 @@ fn progress(name: &str, running: u32, desired: u32, waiting: &[&str]) -> Service
 }
 
 fn failure(failure: &Failure) -> String {
-    anstream::adapter::strip_str(&error::failure(failure)).to_string()
+    anstream::adapter::strip_str(error::failure(failure).as_ref()).to_string()
 }
 
 #[test]
@@ -416,8 +416,9 @@ fn a_terminal_wraps_the_last_column_and_colours() {
                                                                                                     short of memory"#]],
     );
     let coloured = super::tasks(&tasks(), Look { colour: true, ..PLAIN });
-    assert!(coloured.contains("\u{1b}["), "{coloured:?}");
-    assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), super::tasks(&tasks(), PLAIN));
+    assert!(coloured.as_ref().contains("\u{1b}["), "{coloured:?}");
+    let stripped = anstream::adapter::strip_str(coloured.as_ref()).to_string();
+    assert_eq!(stripped, super::tasks(&tasks(), PLAIN).as_ref());
 }
 
 #[test]
@@ -624,4 +625,100 @@ fn findings_of_the_doctor() {
         web1 -> web2, fabric: is UDP 7239 open?
     "#]],
     );
+}
+
+/// Clears the screen, sets the title, hides what follows, forges a row, reverses text.
+const NASTY: &str = "x\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}8m\r\nn9  forged\tReady\u{202e}\u{7f}\u{200b}\0";
+
+/// No control character but the line ends of `lines` lines, and colours.
+fn harmless(text: impl AsRef<str>, lines: usize) {
+    let text = anstream::adapter::strip_str(text.as_ref()).to_string();
+    let bad = |c: char| (c.is_control() && c != '\n') || ['\u{202e}', '\u{200b}'].contains(&c);
+    assert!(!text.contains(bad), "{text:?}");
+    assert!(text.contains("n9  forged"), "{text:?}");
+    assert_eq!(text.trim_end().lines().count(), lines, "{text}");
+}
+
+#[test]
+fn text_of_others_controls_no_terminal() {
+    let nasty = || NASTY.to_owned();
+    for look in [PLAIN, Look { colour: true, ..PLAIN }] {
+        let mut bad = node(1, Some(ManagerState::Leader));
+        bad.hostname = nasty();
+        bad.version = nasty();
+        bad.message = Some(nasty());
+        bad.problems = vec![nasty()];
+        bad.labels = BTreeMap::from([(nasty(), nasty())]);
+        bad.platform.engine = Some(nasty());
+        bad.platform.engine_labels = vec![nasty()];
+        bad.platform.kernel = nasty();
+        harmless(super::nodes(std::slice::from_ref(&bad), look), 2);
+        harmless(super::node(&bad, look), 18);
+        let mut down = bad.clone();
+        down.state = NodeState::Down;
+        let member = Membership {
+            cluster: ClusterId::from_random(7),
+            node: bad.id,
+            manager: true,
+            leader: Some(bad.id),
+        };
+        let status = Status { version: nasty(), member: Some(member), problems: vec![nasty()] };
+        harmless(super::status(&status, Some(Ok(&[bad, down]))), 8);
+        harmless(super::status(&status, Some(Err(&Refusal::new(Code::Unavailable, NASTY)))), 6);
+
+        let mut web = service("web", 1, 1);
+        web.image = nasty();
+        web.waiting = vec![nasty()];
+        web.problems = vec![nasty()];
+        web.spec.container.env = BTreeMap::from([(nasty(), nasty())]);
+        web.spec.container.command = Some(vec![nasty()]);
+        web.versions.truncate(1);
+        harmless(super::services(std::slice::from_ref(&web), look), 2);
+        harmless(super::service(&web, look), 22);
+
+        let failed = TaskView {
+            message: Some(nasty()),
+            hostname: Some(nasty()),
+            image: nasty(),
+            ..task(1, 1, TaskState::Failed)
+        };
+        harmless(super::tasks(&[failed], look), 2);
+        let controller =
+            ControllerView { name: nasty(), runs: 1, woken_by: nasty(), took_us: 1, last: nasty() };
+        harmless(super::controllers(&[controller], look), 2);
+        let finding = Finding { node: nasty(), to: Some(nasty()), ..Finding::problem(NASTY, NASTY, NASTY) };
+        harmless(super::findings(&[finding], look), 5);
+        let change = ChangeView { kind: nasty(), name: nasty(), action: Action::Created };
+        harmless(super::changes(&[change]), 1);
+    }
+    let refusal = Refusal::new(Code::Conflict, NASTY).hint(NASTY);
+    harmless(error::failure(&Failure::Refused(refusal)), 2);
+    harmless(error::failure(&Failure::Interrupted(nasty())), 2);
+    harmless(error::warning(NASTY), 1);
+    harmless(super::Text::from(NASTY), 1);
+    let problem = Diagnostic {
+        file: PathBuf::from("compose.yaml"),
+        line: 1,
+        column: 1,
+        path: "services".to_owned(),
+        message: "\u{1b}[2J n9  forged".to_owned(),
+        help: None,
+        excerpt: None,
+    };
+    harmless(error::warning_in_full(&problem), 1);
+}
+
+#[test]
+fn whose_a_log_line_is_cannot_be_forged_but_the_line_is_the_containers() {
+    let line = LogLine {
+        task: TaskId::from_random(1),
+        source: "web\u{1b}[2J".to_owned(),
+        hostname: "a\nb".to_owned(),
+        stderr: false,
+        at_nanos: 0,
+        line: "\u{1b}[32mgreen".to_owned(),
+    };
+    let text = Log::new(false, false).text(&line);
+    assert!(text.contains("web\\u{1b}[2J@a\\nb") && text.ends_with(" | \u{1b}[32mgreen\n"), "{text:?}");
+    assert_eq!(Log::new(true, false).text(&line), "\u{1b}[32mgreen\n");
 }

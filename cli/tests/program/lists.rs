@@ -187,3 +187,27 @@ async fn completion_asks_the_daemon_and_is_silent_without_one() {
     let ran = crate::run::end(complete.spawn().unwrap()).await;
     assert_eq!((ran.status, ran.stderr.as_str()), (Some(0), ""));
 }
+
+#[tokio::test]
+async fn text_of_others_controls_no_terminal() {
+    const NASTY: &str = "x\u{1b}[2J\u{9b}8m\u{7f}\u{202e}\nforged";
+    let mut task = task(TaskState::Failed);
+    task.message = Some(NASTY.to_owned());
+    task.hostname = Some(NASTY.to_owned());
+    let refusal = raftup_proto::refusal::Refusal::new(raftup_proto::refusal::Code::Conflict, NASTY);
+    let daemon = Daemon::start()
+        .on("GET /tasks", [Reply::json([&task])])
+        .on("DELETE /stacks/shop", [Reply::refusal(refusal)]);
+    let control = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    for (args, lines) in
+        [(&["ps", "-a"][..], 2), (&["ps", "-a", "--json"], 20), (&["stack", "rm", "shop"], 1)]
+    {
+        let ran = run(&daemon, args).await;
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(said.contains("forged") && !said.contains(control), "{said:?}");
+        assert!(said.lines().count() <= lines, "{said}");
+    }
+    let json = run(&daemon, &["ps", "-a", "--json"]).await.stdout;
+    let tasks: Vec<TaskView> = serde_json::from_str(&json).unwrap();
+    assert_eq!(tasks, [task]);
+}
