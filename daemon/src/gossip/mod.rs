@@ -10,7 +10,7 @@
 //! `wire` allow. What is said of a node counts if it says so itself, else within narrow bounds (`watcher`). A node that
 //! was paused itself, or has just lost most of the others at once, accuses nobody ([`Sightings::impaired`]). The
 //! addresses that it sends to never come from gossip, only from the peers that were given and from those who called.
-//! A cluster has at most [`MOST_NODES`] nodes: all of them have to fit into a message.
+//! A cluster has at most [`MAX_NODES`] nodes: all of them have to fit into a message.
 
 mod engine;
 mod exchange;
@@ -40,14 +40,16 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wire::{Malformed, Message};
 
+use crate::plan::nodes::MAX_NODES;
+
 /// How often a node gossips with a few others, and judges who is alive.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// See [`Sighting::silent`]: four times that a healthy node gossips.
 pub const SILENT: Duration = INTERVAL.saturating_mul(4);
 
-/// Most nodes of a cluster: chitchat's messages hold an entry for each, and have 64 KiB.
-pub const MOST_NODES: usize = 1000;
+/// Nodes that gossip: chitchat's messages hold an entry for each, and have 64 KiB. Clusters have no more.
+const MOST_NODES: usize = MAX_NODES;
 
 /// Wait before chitchat is started again after it has ended.
 const RESTART: Duration = Duration::from_secs(1);

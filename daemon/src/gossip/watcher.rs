@@ -244,9 +244,10 @@ impl Watcher {
         true
     }
 
-    /// Others may be told that of a node: it is what is believed, and it has moved lately.
+    /// Others may be told that of a node: the state has it, it is what is believed, and it has moved lately.
     pub(super) fn is_current(&self, now: Instant, entry: &Entry) -> bool {
-        let process = self.tracks.get(&entry.node).and_then(|track| track.process.as_ref());
+        let track = self.tracks.get(&entry.node).filter(|track| track.peer);
+        let process = track.and_then(|track| track.process.as_ref());
         process.is_some_and(|process| {
             process.generation == entry.generation && now.duration_since(process.at) < CURRENT
         })

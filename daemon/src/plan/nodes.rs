@@ -21,6 +21,9 @@ use crate::model::{ChangeSet, Cluster, ClusterInfo, Meta, Node, Task};
 
 use super::{addresses, claims, level};
 
+/// Most nodes of a cluster. Gossip tells of all of them in one message (`gossip`).
+pub const MAX_NODES: usize = 1000;
+
 /// Admits a node, and says under which id. A repeated attempt of the same node gets the same id and changes nothing.
 /// The token must have been checked. Errors: the pool has no address left, or what the node says of itself is refused.
 pub fn admit(
@@ -41,6 +44,10 @@ pub fn admit(
     let info = cluster.info.as_ref().ok_or_else(Refusal::no_cluster)?;
     let plain = cluster.networks.values().any(|network| network.spec.encrypted == Some(false));
     check_underlay(info.fabric, plain, request.info.underlay)?;
+    if cluster.nodes.len() >= MAX_NODES {
+        let what = format!("the cluster has {MAX_NODES} nodes, and can have no more");
+        return Err(Refusal::new(Code::Conflict, what).hint("`raftup node rm` nodes that are gone"));
+    }
     let id = NodeId::new(info.next_node);
     let exhausted = |error| Refusal::new(Code::Conflict, error).hint("`raftup node rm` nodes that are gone");
     let fabric = addresses::fabric(cluster, info.pool, id).map_err(exhausted)?;
