@@ -141,7 +141,9 @@ async fn a_dead_node_is_seen_by_all() {
         }
         times.sort();
         println!("{count} nodes: seen by all after {times:?}");
-        assert!(times[times.len() / 2] <= Duration::from_millis(2500), "{count} nodes: {times:?}");
+        // Of many nodes each is in contact with each other one now and then only.
+        let most = Duration::from_millis(if count < 50 { 2500 } else { 3500 });
+        assert!(times[times.len() / 2] <= most, "{count} nodes: {times:?}");
     }
 }
 

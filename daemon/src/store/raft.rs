@@ -828,7 +828,9 @@ async fn follow(inner: Arc<Inner>) {
     let mut pulse = Pulse::default();
     loop {
         data.borrow_watched();
-        match servers.borrow_watched().state {
+        // Not held over the next look: Raft waits to write there, and further readers wait behind it.
+        let state = servers.borrow_watched().state;
+        match state {
             ServerState::Leader => pulse.hear(inner.answered()),
             ServerState::Learner | ServerState::Follower | ServerState::Candidate | ServerState::Shutdown => {
                 pulse = Pulse::default();
