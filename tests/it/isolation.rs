@@ -127,9 +127,15 @@ fn a_container_reaches_its_networks_and_nothing_else() {
 
     // Someone turns off that bridges pass their packets to the rules: that is set again.
     let h1 = lab.host("h1");
-    let flags = "/sys/class/net/ru-0*/bridge/nf_call_iptables";
-    h1.sh(&format!("for flag in {flags}; do echo 0 > $flag; done")).unwrap();
-    let set = || Ok((!h1.sh(&format!("cat {flags}"))?.contains('0')).then_some(()));
+    let bridges = "ip -o link show type bridge | grep -o 'ru-0[^:]*'";
+    h1.sh(&format!(
+        "for bridge in $({bridges}); do ip link set $bridge type bridge nf_call_iptables 0; done"
+    ))
+    .unwrap();
+    let off = format!(
+        "for bridge in $({bridges}); do ip -d link show $bridge | grep -c 'nf_call_iptables 0'; done"
+    );
+    let set = || Ok((!h1.sh(&format!("{off}; true"))?.contains('1')).then_some(()));
     wait_for(SOON, "bridges whose packets pass the rules", set).unwrap();
 
     // A neighbour of the hosts who knows the way.

@@ -1,4 +1,4 @@
-//! What chitchat is given of the messages of others, and what is sent of its own; pure, time is an argument.
+//! What chitchat is given of the messages of others, and what is sent of its own; pure, time and chance are arguments.
 //!
 //! An exchange is up to three messages: both ends tell what they know of the life of all nodes, and each gets the values
 //! that it lacks of the other one. chitchat holds what was heard and answers; what it hears is checked here, and its own
@@ -93,11 +93,11 @@ impl Exchange {
     }
 
     /// Whom to call now. Called once in each interval.
-    pub(super) fn call(&mut self, now: Instant) -> Vec<NodeId> {
-        let mut nodes = self.watcher.call(now, CALLS);
+    pub(super) fn call(&mut self, now: Instant, chance: &mut dyn FnMut() -> u32) -> Vec<NodeId> {
+        let mut nodes = self.watcher.call(now, CALLS, chance);
         if now.duration_since(self.tried) >= CALL_QUIET {
             self.tried = now;
-            nodes.extend(self.watcher.call_quiet(now, CALLS_QUIET));
+            nodes.extend(self.watcher.call_quiet(now, CALLS_QUIET, chance));
             nodes.sort_unstable();
             nodes.dedup();
         }

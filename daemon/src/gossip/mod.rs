@@ -320,7 +320,7 @@ async fn converse(
             _ = tick.tick() => {
                 let now = Instant::now();
                 shared.show(exchange.look(now));
-                exchange.call(now).into_iter().for_each(|node| engine.call(node));
+                exchange.call(now, &mut rand::random).into_iter().for_each(|node| engine.call(node));
             }
             Some(letter) = letters.recv() => {
                 let (from, addr) = (letter.from, letter.addr);

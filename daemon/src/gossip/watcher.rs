@@ -1,4 +1,4 @@
-//! What to believe of the other nodes; pure, time is an argument.
+//! What to believe of the other nodes; pure, time and chance are arguments.
 //!
 //! A message of the node itself is first-hand: the transport has checked the sender's certificate. What others say of it
 //! is hearsay, which any member can invent. It is needed all the same: in a large cluster, a node is called by each other
@@ -26,7 +26,6 @@ use std::{
 };
 
 use raftup_proto::id::NodeId;
-use rand::seq::IndexedRandom;
 use tokio::time::Instant;
 
 use super::{
@@ -259,14 +258,14 @@ impl Watcher {
     }
 
     /// Whom to call now: those who are alive and were in contact longest ago, or any if none is alive.
-    pub(super) fn call(&mut self, now: Instant, most: usize) -> Vec<NodeId> {
+    pub(super) fn call(&mut self, now: Instant, most: usize, chance: &mut dyn FnMut() -> u32) -> Vec<NodeId> {
         let fresh = |at: Option<Instant>| at.is_some_and(|at| now.duration_since(at) < FRESH);
         let none_alive = !self.tracks.values().any(|track| track.peer && track.alive);
         let due = self.tracks.iter().filter(|(_, track)| {
             track.peer && (track.alive || none_alive) && !fresh(track.greeted) && !fresh(track.called)
         });
         let mut due: Vec<_> =
-            due.map(|(node, track)| (track.met.max(track.called), rand::random::<u32>(), *node)).collect();
+            due.map(|(node, track)| (track.met.max(track.called), chance(), *node)).collect();
         if due.len() > most {
             due.select_nth_unstable(most);
             due.truncate(most);
@@ -275,15 +274,20 @@ impl Watcher {
     }
 
     /// Some of those that give no sign of life, to try whether they are back.
-    pub(super) fn call_quiet(&mut self, now: Instant, most: usize) -> Vec<NodeId> {
-        let quiet: Vec<_> = self
+    pub(super) fn call_quiet(
+        &mut self,
+        now: Instant,
+        most: usize,
+        chance: &mut dyn FnMut() -> u32,
+    ) -> Vec<NodeId> {
+        let mut quiet: Vec<_> = self
             .tracks
             .iter()
             .filter(|(_, track)| track.peer && !track.alive)
-            .map(|(node, _)| *node)
+            .map(|(node, _)| (chance(), *node))
             .collect();
-        let some = quiet.sample(&mut rand::rng(), most).copied().collect();
-        self.calls(now, some)
+        quiet.sort_unstable();
+        self.calls(now, quiet.into_iter().take(most).map(|(_, node)| node).collect())
     }
 
     fn calls(&mut self, now: Instant, nodes: Vec<NodeId>) -> Vec<NodeId> {

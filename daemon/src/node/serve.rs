@@ -48,9 +48,6 @@ const HAND_OVER_LIMIT: Duration = Duration::from_secs(20);
 /// How long a node that is asked for may take to answer.
 const PROBE_LIMIT: Duration = Duration::from_millis(700);
 
-/// How long what a node has found of itself is told to others before it looks again.
-const EXAMINATION_LIFE: Duration = Duration::from_secs(3);
-
 /// Certificates that one node is given; it needs one in weeks, and one more when its role changes.
 const RENEWALS: Rate = Rate { burst: 8, interval: Duration::from_secs(120) };
 
@@ -133,7 +130,7 @@ impl Serve for Router {
             Request::Credential { task } => self.credential(&caller, task),
             Request::Examine => {
                 let examine = async || doctor::examine(&self.host).await;
-                let findings = self.examined.get(EXAMINATION_LIFE, examine).await;
+                let findings = self.examined.get(examine).await;
                 Ok(Reply::Examined { now: ca::now(), findings })
             }
         }
@@ -220,22 +217,24 @@ impl Router {
     }
 }
 
-/// Something that takes a while to find out, found out once for all who ask at about the same time.
+/// Something that takes a while to find out: once at a time, and for all together who asked before it began.
 #[derive(Default)]
 struct Shared<T>(tokio::sync::Mutex<Option<(Instant, T)>>);
 
 impl<T: Clone> Shared<T> {
-    /// What `find` has found in the last `life`, or finds now. Others wait meanwhile. Cancel-safe: the next one who waits
-    /// takes over.
-    async fn get(&self, life: Duration, find: impl AsyncFnOnce() -> T) -> T {
+    /// What `find` finds, begun no earlier than this was asked: what was mended before does not count as broken. Others wait
+    /// meanwhile. Cancel-safe: the next one who waits takes over.
+    async fn get(&self, find: impl AsyncFnOnce() -> T) -> T {
+        let asked = Instant::now();
         let mut last = self.0.lock().await;
-        if let Some((at, found)) = &*last
-            && at.elapsed() < life
+        if let Some((begun, found)) = &*last
+            && *begun >= asked
         {
             return found.clone();
         }
+        let begun = Instant::now();
         let found = find().await;
-        *last = Some((Instant::now(), found.clone()));
+        *last = Some((begun, found.clone()));
         found
     }
 }
@@ -345,7 +344,7 @@ async fn wait_until_no_manager(manager: &Manager, node: NodeId) -> Result<(), Re
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::time::{advance, sleep};
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -353,7 +352,7 @@ mod tests {
     async fn those_who_ask_at_once_share_an_examination() {
         let (examined, begun) = (Shared::default(), AtomicUsize::new(0));
         let ask = || {
-            examined.get(EXAMINATION_LIFE, async || {
+            examined.get(async || {
                 let nth = begun.fetch_add(1, Ordering::Relaxed);
                 sleep(Duration::from_secs(5)).await;
                 nth
@@ -361,11 +360,9 @@ mod tests {
         };
         let all = futures_util::future::join_all((0..64).map(|_| ask())).await;
         assert_eq!(all, [0; 64]);
-        advance(EXAMINATION_LIFE - Duration::from_millis(1)).await;
-        assert_eq!(ask().await, 0);
-        advance(Duration::from_millis(1)).await;
+        assert_eq!(ask().await, 1, "what was found before is not told");
         // One that is dropped while it looks leaves it to the next.
         assert!(tokio::time::timeout(Duration::from_secs(1), ask()).await.is_err());
-        assert_eq!(ask().await, 2);
+        assert_eq!(ask().await, 3);
     }
 }
