@@ -232,7 +232,8 @@ pub(crate) fn traces(host: &Host) -> Vec<String> {
     let counts_up = |line: &str| line.trim().starts_with("elements = { 0x0");
     // iptables makes its chain with the first rule there, and never removes it; what is in it is looked at.
     let built_in = |line: &str| {
-        line == "\tchain INPUT {" || line == "\t\ttype filter hook input priority filter; policy accept;"
+        let heads = ["\tchain INPUT {", "\t\ttype filter hook input priority filter; policy accept;"];
+        heads.contains(&line) || ["", "}"].contains(&line.trim())
     };
     let lines = seen.lines().filter(|line| !counts_up(line) && !built_in(line));
     let mut lines: Vec<String> = lines.map(str::to_owned).collect();
