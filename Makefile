@@ -5,7 +5,8 @@
 #   make check       what needs no root and writes nothing but the build directory
 #   make fix         formats, and fixes what can be fixed
 #   make hostile     attacks a small cluster on the loopback interface for a minute, as strangers may
-#   make chaos       managers whose disks and links stall at random, for some minutes
+#   make overlap     1,000 changes on managers whose disks and links stall at random; three quarters of an hour
+#   make chaos       the same for the replicated state alone, for some minutes
 #   make bench       measures, beside Docker Swarm
 
 SHELL := /bin/bash
@@ -17,7 +18,7 @@ WAITING = moves::a_host_behind_a_nat wire::a_new_key
 .PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab hostile fix chaos bench
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,11s/^# *//p' Makefile
 
 setup:
 	tests/setup.sh
@@ -40,7 +41,7 @@ test: setup-all build check unit lab
 unit:
 	cargo test --locked --workspace --lib --bins
 
-# 1,000 changes on three managers whose disks and links stall at random: 15 minutes. OVERLAP_SEED=7 repeats a run.
+# OVERLAP_SEED=7 repeats a run, OVERLAP_CHANGES=100 is a short one.
 overlap:
 	cargo test --locked -p raftup-daemon --lib -- --ignored --nocapture control::tests::overlap
 
