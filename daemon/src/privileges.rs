@@ -1,7 +1,7 @@
 //! What this process may do, and who may read its memory.
 //!
 //! Owns: core dumps, user, groups and capabilities of the process. Holds: keys in memory are in no core dump; a helper process
-//! that has what it needs runs as [`NOBODY`] without capabilities, for good.
+//! that has what it needs runs as `NOBODY` without capabilities, for good.
 
 use std::{fs, io};
 

@@ -1,7 +1,7 @@
 //! How a node stays in: a new certificate in the middle of each one's life.
 //!
 //! Every renewal is for a fresh key. Holds: a certificate is on disk before it is used; whatever the clocks of this node
-//! and of the managers say, renewals are hours apart ([`Schedule`]).
+//! and of the managers say, renewals are hours apart (`Schedule`).
 
 use std::{
     path::{Path, PathBuf},

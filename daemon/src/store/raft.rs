@@ -213,7 +213,7 @@ impl Turn<'_> {
 
     /// Makes `set`, which was worked out from [`Turn::cluster`]. The state here has it when this returns.
     ///
-    /// Errors: see [`Store::propose`].
+    /// Errors: see [`ProposeError`].
     pub async fn propose(self, set: ChangeSet) -> Result<Revision, ProposeError> {
         self.store.propose(ChangeSet { base: Some(self.cluster.revision), ..set }).await
     }
