@@ -532,10 +532,13 @@ impl Store {
             let _ = inner.pending.subscribe().wait_for(|pending| pending.is_settled(term)).await;
             only
         };
+        // What the wait gives is a lock on the channel, which must not last into the answer: that reads the channel again,
+        // and a writer that waits in between would stop both for ever.
+        let lost = async { drop(leadership.wait_for(|now| !now.here).await) };
         // Nothing is lost when one of these is dropped: a lock, a time-out, and watch channels.
         let only = tokio::select! {
             biased;
-            _ = leadership.wait_for(|now| !now.here) => return Err(inner.not_leader()),
+            () = lost => return Err(inner.not_leader()),
             only = timeout(AGREE_LIMIT, free) => only,
         };
         let Ok(only) = only else {
