@@ -183,8 +183,13 @@ impl Agent {
             watch::channel(Platform { engine: None, ..config.info.platform.clone() });
         let (news, news_come) = mpsc::channel(NEWS);
         let (gone, gone_come) = mpsc::channel(GONE);
-        let networks =
-            Networks::new(engine.clone(), (config.cluster, config.node), view_now.clone(), mtu_now);
+        let networks = Networks::new(
+            engine.clone(),
+            (config.cluster, config.node),
+            view_now.clone(),
+            mtu_now,
+            platform_now.clone(),
+        );
         let images = Images::new(engine.clone(), credentials);
         let whose = (config.cluster, config.node);
         let launcher =

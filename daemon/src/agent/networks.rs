@@ -2,7 +2,8 @@
 //!
 //! Owns: making and removing them. Leaves alone: links, routes and rules (`routes`), networks without our label.
 //! Holds: one engine network for a network of the cluster, whoever asks; a network is removed once the cluster has
-//! none of its id and no container is on it.
+//! none of its id and no container is on it. One that an older engine made, and that this engine closes to other hosts,
+//! is made anew as soon as no container is on it.
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +13,7 @@ use std::{
 use ipnet::Ipv4Net;
 use raftup_proto::{
     id::{ClusterId, NetworkId, NodeId},
+    peer::Platform,
     view::{Lane, NetworkItem, View},
 };
 use tokio::sync::{OnceCell, watch};
@@ -26,7 +28,16 @@ pub(super) struct Networks {
     node: NodeId,
     view: watch::Receiver<Arc<View>>,
     mtu: watch::Receiver<BTreeMap<Lane, u32>>,
-    known: Arc<Mutex<BTreeMap<NetworkId, Arc<OnceCell<String>>>>>,
+    platform: watch::Receiver<Platform>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// The engine's ids of networks that are there.
+#[derive(Default)]
+struct Known {
+    /// Of the engine that they were looked up at.
+    version: Option<String>,
+    ids: BTreeMap<NetworkId, Arc<OnceCell<String>>>,
 }
 
 impl Networks {
@@ -35,19 +46,21 @@ impl Networks {
         (cluster, node): (ClusterId, NodeId),
         view: watch::Receiver<Arc<View>>,
         mtu: watch::Receiver<BTreeMap<Lane, u32>>,
+        platform: watch::Receiver<Platform>,
     ) -> Self {
-        Self { engine, cluster, node, view, mtu, known: Arc::default() }
+        Self { engine, cluster, node, view, mtu, platform, known: Arc::default() }
     }
 
     /// The engine's id of a network, which is made if it is not there; waits until the packet size is known.
     pub(super) async fn ensure(&self, item: &NetworkItem) -> Result<String, EngineError> {
-        let cell = self.lock().entry(item.network).or_default().clone();
+        let version = self.platform.borrow().engine.clone();
+        let cell = self.lock().of(version, item.network);
         cell.get_or_try_init(|| self.make(item)).await.cloned()
     }
 
     /// Forgets what is there, because the engine says otherwise.
     pub(super) fn forget(&self, network: NetworkId) {
-        self.lock().remove(&network);
+        self.lock().ids.remove(&network);
     }
 
     /// Removes networks that the cluster does not have any more; whether all could be. `view` must be fresh.
@@ -66,7 +79,7 @@ impl Networks {
 
     /// Removes all networks of the cluster; whether all could be.
     pub(super) async fn remove_all(&self) -> Result<bool, EngineError> {
-        self.lock().clear();
+        self.lock().ids.clear();
         let mut all = true;
         for network in self.engine.networks().await? {
             if network.of.is_some_and(|(cluster, _)| cluster == self.cluster) {
@@ -93,10 +106,13 @@ impl Networks {
         let networks = self.engine.networks().await?;
         let ours = Some((self.cluster, item.network));
         if let Some(found) = networks.iter().find(|network| network.of == ours) {
-            return Ok(found.id.clone());
+            if !found.outdated || !self.remove(found).await? {
+                return Ok(found.id.clone());
+            }
+            tracing::info!(network = found.name, "made by an older engine; it is made anew");
         }
         let plain = format!("{}_{}", item.stack, item.name);
-        let taken = networks.iter().any(|network| network.name == plain);
+        let taken = networks.iter().any(|network| network.name == plain && network.of != ours);
         let name = if taken { format!("{plain}_{}", item.network) } else { plain };
         let mtu = self.mtu(item.lane()).await;
         let settings = NetworkSettings {
@@ -134,8 +150,19 @@ impl Networks {
             .unwrap_or(LEAST_MTU)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<NetworkId, Arc<OnceCell<String>>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Where a network's id is kept. An engine of another version is asked anew; none means that it does not answer now.
+    fn of(&mut self, version: Option<String>, network: NetworkId) -> Arc<OnceCell<String>> {
+        if version.is_some() && self.version != version {
+            self.ids.clear();
+            self.version = version;
+        }
+        self.ids.entry(network).or_default().clone()
     }
 }
 

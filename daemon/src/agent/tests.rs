@@ -336,6 +336,47 @@ async fn networks_of_others_are_left_alone() {
     assert!(matches!(engine.create(&settings_of(&web)).await, Err(EngineError::NotFound { .. })));
 }
 
+/// An engine from 28 on closes networks that an older one made to other hosts.
+#[tokio::test(start_paused = true)]
+async fn networks_of_an_older_engine_are_made_anew_once_nothing_is_on_them() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), fake());
+    let node = Node::start(dir.path(), &engine);
+    let item = network(1);
+    let web = |number: u64, address: &str| {
+        let mut web = task(number, "sleep 1000");
+        web.networks = vec![(item.network, address.parse().unwrap())];
+        web
+    };
+    let (first, second, third) = (web(1, "10.99.32.70"), web(2, "10.99.32.71"), web(3, "10.99.32.72"));
+    let tell = |tasks: &[&TaskItem]| {
+        let tasks = tasks.iter().map(|task| Item::Task(Box::new((*task).clone())));
+        node.tell(std::iter::once(Item::Network(item.clone())).chain(tasks));
+    };
+    tell(&[&first]);
+    node.until_state(&first, TaskState::Running).await;
+    let before = engine.networks().await.unwrap()[0].id.clone();
+    let upgrade = async |version: &str| {
+        engine.set_down(true);
+        node.agent.up.clone().wait_for(|up| !*up).await.unwrap();
+        engine.upgrade(version);
+        engine.set_down(false);
+        node.agent.up.clone().wait_for(|up| *up).await.unwrap();
+    };
+    upgrade("28.0.0").await;
+    tell(&[&first, &second]);
+    node.until_state(&second, TaskState::Running).await;
+    assert_eq!(engine.networks().await.unwrap()[0].id, before, "a container is on it");
+    tell(&[&stopped(&first), &stopped(&second)]);
+    node.until_state(&first, TaskState::Shutdown).await;
+    node.until_state(&second, TaskState::Shutdown).await;
+    upgrade("28.1.0").await;
+    tell(&[&third]);
+    node.until_state(&third, TaskState::Running).await;
+    let after = engine.networks().await.unwrap();
+    assert_eq!(after.len(), 1);
+    assert!(after[0].id != before && !after[0].outdated, "{after:?}");
+}
+
 fn settings_of(task: &TaskItem) -> crate::engine::ContainerSettings {
     let gone =
         crate::engine::Attachment { network: "gone".to_owned(), address: "10.99.32.70".parse().unwrap() };

@@ -29,7 +29,7 @@ use raftup_proto::{api::Credential, id::ClusterId, peer::Platform, unit::UnixMil
 
 use super::{
     Condition, Container, ContainerSettings, Engine, EngineError, Event, Image, LogOptions, LogPart, Network,
-    NetworkSettings, labels,
+    NetworkSettings, labels, version::Version,
 };
 
 /// Most time until a call is answered, but for those that wait for something to happen.
@@ -63,6 +63,12 @@ impl DockerEngine {
         let client = client.negotiate_version().await?;
         *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
         Ok(client)
+    }
+
+    /// The engine's version now; none if it names no number. Asked each time, as it may have been upgraded.
+    async fn version(&self) -> Result<Option<Version>, EngineError> {
+        let version = self.client().await?.version().await;
+        Ok(self.answer(version)?.version.as_deref().and_then(Version::parse))
     }
 
     /// The answer to a call. An engine that gave none may come back as another version.
@@ -180,6 +186,16 @@ impl Engine for DockerEngine {
         }
     }
 
+    async fn process(&self, container: &str) -> Result<Option<u32>, EngineError> {
+        let client = self.client().await?;
+        let inspected = client.inspect_container(container, None::<InspectContainerOptions>).await;
+        match self.answer(inspected) {
+            Ok(found) => Ok(found.state.and_then(read::process)),
+            Err(EngineError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn logs(&self, container: &str, options: LogOptions) -> BoxStream<'static, Result<LogPart, EngineError>> {
         let engine = self.clone();
         let container = container.to_owned();
@@ -201,12 +217,14 @@ impl Engine for DockerEngine {
     }
 
     async fn networks(&self) -> Result<Vec<Network>, EngineError> {
+        let version = self.version().await?;
         let listed = self.client().await?.list_networks(None::<ListNetworksOptions>).await;
-        Ok(self.answer(listed)?.into_iter().filter_map(read::network).collect())
+        Ok(self.answer(listed)?.into_iter().filter_map(|network| read::network(network, version)).collect())
     }
 
     async fn create_network(&self, settings: &NetworkSettings) -> Result<String, EngineError> {
-        let created = self.client().await?.create_network(ask::network(settings)).await;
+        let version = self.version().await?;
+        let created = self.client().await?.create_network(ask::network(settings, version)).await;
         self.answer(created).map(|created| created.id)
     }
 

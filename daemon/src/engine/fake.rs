@@ -48,6 +48,8 @@ struct State {
     down: bool,
     /// Times that it went down; a stream of events ends when this moves.
     downs: u64,
+    /// Of the engine; `fake` if none was set.
+    version: Option<String>,
     made: u64,
     images: BTreeMap<String, Image>,
     pullable: BTreeMap<String, Duration>,
@@ -122,6 +124,13 @@ impl FakeEngine {
     /// A container's process ends by itself, also while the engine is down.
     pub fn exit(&self, name: &str, exit: Exit) {
         self.end(name, exit);
+    }
+
+    /// The engine is of this version now, and closes the networks that are there to other hosts.
+    pub fn upgrade(&self, version: &str) {
+        let mut state = self.lock();
+        state.version = Some(version.to_owned());
+        state.networks.values_mut().for_each(|network| network.network.outdated = true);
     }
 
     /// Names of all containers.
@@ -266,12 +275,12 @@ fn now() -> UnixMillis {
 #[async_trait]
 impl Engine for FakeEngine {
     async fn info(&self) -> Result<Platform, EngineError> {
-        drop(self.up()?);
+        let version = self.up()?.version.clone().unwrap_or_else(|| "fake".to_owned());
         Ok(Platform {
             os: "linux".to_owned(),
             arch: "amd64".to_owned(),
             kernel: "6.0".to_owned(),
-            engine: Some("fake".to_owned()),
+            engine: Some(version),
             engine_labels: Vec::new(),
             cpu: CpuMillis(4000),
             memory: MemBytes(8 << 30),
@@ -398,6 +407,11 @@ impl Engine for FakeEngine {
         Ok(find(&state, container).map(|id| state.containers[&id].condition.clone()))
     }
 
+    async fn process(&self, _: &str) -> Result<Option<u32>, EngineError> {
+        drop(self.up()?);
+        Ok(None)
+    }
+
     fn logs(&self, container: &str, options: LogOptions) -> BoxStream<'static, Result<LogPart, EngineError>> {
         let state = self.lock();
         let Some(id) = find(&state, container) else {
@@ -441,7 +455,7 @@ impl Engine for FakeEngine {
         state.made += 1;
         let id = format!("{:064x}", state.made);
         let of = labels::network(&settings.labels.clone().into_iter().collect());
-        let network = Network { id: id.clone(), name: settings.name.clone(), of };
+        let network = Network { id: id.clone(), name: settings.name.clone(), of, outdated: false };
         state.networks.insert(id.clone(), FakeNetwork { network, settings: settings.clone() });
         Ok(id)
     }

@@ -11,6 +11,7 @@ pub mod labels;
 mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod version;
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
@@ -60,6 +61,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// How a container is; none if it is not there.
     async fn inspect(&self, container: &str) -> Result<Option<Condition>, EngineError>;
+
+    /// Process id of a container's first process; none while it does not run.
+    async fn process(&self, container: &str) -> Result<Option<u32>, EngineError>;
 
     /// What a container wrote.
     fn logs(&self, container: &str, options: LogOptions) -> BoxStream<'static, Result<LogPart, EngineError>>;
@@ -170,6 +174,8 @@ pub struct Network {
     pub name: String,
     /// The cluster's network that its labels say it is.
     pub of: Option<(ClusterId, NetworkId)>,
+    /// Made by an older engine: this one drops what other hosts send to it.
+    pub outdated: bool,
 }
 
 /// A network to make: a plain bridge over all of the network's addresses.

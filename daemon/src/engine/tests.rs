@@ -1,5 +1,6 @@
 //! What every engine must do: one list, carried out on the fake and on a real engine.
 
+mod contract;
 pub(crate) mod real;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -187,7 +188,7 @@ async fn is_on_networks(engine: &dyn Engine) {
     let found = engine.networks().await.unwrap();
     let of = Some((CLUSTER, NetworkId::from_random(1)));
     let name = "shop_net1".to_owned();
-    assert!(found.contains(&Network { id: attachments[0].network.clone(), name, of }));
+    assert!(found.contains(&Network { id: attachments[0].network.clone(), name, of, outdated: false }));
     let first = network(1);
     let settings =
         ContainerSettings::of(CLUSTER, NodeId::new(1), &task, attachments.clone(), Some(first.gateway()));

@@ -32,8 +32,13 @@ fn items(tasks: &[TaskItem]) -> Vec<Item> {
 async fn plainly(engine: &crate::engine::DockerEngine, tasks: &[TaskItem], at_a_time: usize) -> Duration {
     let view = watch::channel(Arc::default()).1;
     let whose = (CLUSTER, NodeId::new(1));
-    let networks =
-        Networks::new(Arc::new(engine.clone()), whose, view, watch::channel([(Lane::Main, 1400)].into()).1);
+    let networks = Networks::new(
+        Arc::new(engine.clone()),
+        whose,
+        view,
+        watch::channel([(Lane::Main, 1400)].into()).1,
+        watch::channel(Platform::default()).1,
+    );
     let id = networks.ensure(&network(1)).await.unwrap();
     let begin = Instant::now();
     stream::iter(tasks)

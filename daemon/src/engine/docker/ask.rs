@@ -16,7 +16,10 @@ use raftup_proto::{
     spec::{Healthcheck, Mount, MountSource},
 };
 
-use super::super::{Attachment, ContainerSettings, NetworkSettings};
+use super::super::{
+    Attachment, ContainerSettings, NetworkSettings,
+    version::{Version, gateway_mode},
+};
 
 /// Billionths of a core in a thousandth of one.
 const NANOS_PER_MILLI: u64 = 1_000_000;
@@ -174,15 +177,19 @@ pub(super) fn connection(container: &str, attachment: &Attachment) -> NetworkCon
     NetworkConnectRequest { container: container.to_owned(), endpoint_config: Some(endpoint(attachment)) }
 }
 
-/// Body of a network's creation: a bridge that neither translates addresses nor hides its containers.
-pub(super) fn network(settings: &NetworkSettings) -> NetworkCreateRequest {
+/// The option that says what of other hosts reaches a network's containers.
+pub(super) const GATEWAY_MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+
+/// Body of a network's creation, for an engine of this version: a bridge that neither translates addresses nor hides its
+/// containers.
+pub(super) fn network(settings: &NetworkSettings, version: Option<Version>) -> NetworkCreateRequest {
     let options = [
         ("com.docker.network.bridge.name", settings.bridge.clone()),
         ("com.docker.network.bridge.enable_ip_masquerade", "false".to_owned()),
         ("com.docker.network.driver.mtu", settings.mtu.to_string()),
-        // Engines from 27 on drop what comes from other hosts without it; older ones do not know it.
-        ("com.docker.network.bridge.gateway_mode_ipv4", "nat-unprotected".to_owned()),
     ];
+    let mode = gateway_mode(version).map(|mode| (GATEWAY_MODE, mode.to_owned()));
+    let options = options.into_iter().chain(mode);
     NetworkCreateRequest {
         name: settings.name.clone(),
         driver: Some("bridge".to_owned()),
@@ -195,7 +202,7 @@ pub(super) fn network(settings: &NetworkSettings) -> NetworkCreateRequest {
             }]),
             ..Ipam::default()
         }),
-        options: Some(options.map(|(key, value)| (key.to_owned(), value)).into()),
+        options: Some(options.map(|(key, value)| (key.to_owned(), value)).collect()),
         labels: Some(settings.labels.clone().into_iter().collect::<HashMap<_, _>>()),
         ..NetworkCreateRequest::default()
     }
@@ -246,7 +253,48 @@ fn signed(amount: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    #[test]
+    fn a_network_is_asked_for_in_words_that_the_engine_knows() {
+        let settings = NetworkSettings {
+            name: "shop_default".to_owned(),
+            labels: BTreeMap::from([("dev.raftup.network".to_owned(), "1".to_owned())]),
+            bridge: "ru-1".to_owned(),
+            subnet: "10.64.32.0/19".parse().unwrap(),
+            range: "10.64.32.1/32".parse().unwrap(),
+            gateway: "10.64.32.1".parse().unwrap(),
+            mtu: 1370,
+        };
+        let mode = |version| {
+            let mut options = network(&settings, Version::parse(version)).options.unwrap();
+            let mode = options.remove(GATEWAY_MODE);
+            let rest: BTreeMap<_, _> = options.into_iter().collect();
+            let same = [
+                ("com.docker.network.bridge.enable_ip_masquerade", "false"),
+                ("com.docker.network.bridge.name", "ru-1"),
+                ("com.docker.network.driver.mtu", "1370"),
+            ];
+            let same = same.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            assert_eq!(rest, BTreeMap::from(same), "{version}");
+            mode
+        };
+        for (version, expected) in [
+            ("20.10.24+dfsg1", None),
+            ("24.0.7", None),
+            ("26.1.5+dfsg1", None),
+            ("27.0.1", None),
+            ("27.5.1", None),
+            ("28.0.0", Some("nat-unprotected")),
+            ("28.5.2+dfsg1", Some("nat-unprotected")),
+            ("29.1.0", Some("nat-unprotected")),
+            ("dev", Some("nat-unprotected")),
+        ] {
+            assert_eq!(mode(version).as_deref(), expected, "{version}");
+        }
+    }
 
     #[test]
     fn images_are_split_where_the_registry_ends() {

@@ -13,7 +13,13 @@ use raftup_proto::{
     unit::{CpuMillis, MemBytes},
 };
 
-use super::super::{Condition, Event, EventKind, Exit, Health, Image, LogPart, Network, labels};
+use super::{
+    super::{
+        Condition, Event, EventKind, Exit, Health, Image, LogPart, Network, labels,
+        version::{Version, gateway_mode},
+    },
+    ask::GATEWAY_MODE,
+};
 
 /// Longest line of a log, in bytes; longer ones are cut into several.
 const LINE_MAX: usize = 256 << 10;
@@ -85,6 +91,11 @@ pub(super) fn condition(state: ContainerState) -> Condition {
     }
 }
 
+/// The first process of a container that runs.
+pub(super) fn process(state: ContainerState) -> Option<u32> {
+    state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0)
+}
+
 fn health(state: ContainerState) -> Health {
     let Some(health) = state.health else { return Health::Unchecked };
     match health.status {
@@ -116,9 +127,12 @@ pub(super) fn event(message: EventMessage) -> Option<Event> {
     Some(Event { container: actor.id?, task: labels::task(&attributes)?, kind })
 }
 
-pub(super) fn network(network: ApiNetwork) -> Option<Network> {
+/// A network, as an engine of this version lists it.
+pub(super) fn network(network: ApiNetwork, version: Option<Version>) -> Option<Network> {
     let of = network.labels.as_ref().and_then(labels::network);
-    Some(Network { id: network.id?, name: network.name?, of })
+    let mode = network.options.as_ref().and_then(|options| options.get(GATEWAY_MODE));
+    let outdated = gateway_mode(version).is_some_and(|needed| mode.is_none_or(|mode| mode != needed));
+    Some(Network { id: network.id?, name: network.name?, of, outdated })
 }
 
 pub(super) fn image(image: &ImageInspect) -> Image {
