@@ -49,7 +49,8 @@ overlap:
 
 # Suites with load and times have the machine to themselves; the others wait for containers most of the time, and two for
 # minutes until a router or a peer forgets.
-# ENGINE=sid or ENGINE=mixed runs the suites that are not about one kind on other engines.
+# ENGINE= runs the suites that are not about one kind on other engines: trixie (26.1), plucky (27.5), sid (28.5), resolute (29.1),
+# nftables (29.1 with that backend), mixed (20.10 and 28.5).
 lab: build
 	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 2 $(TIMED:%=--skip %)
 	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 1 $(TIMED) $(WAITING:%=--skip %)

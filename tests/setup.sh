@@ -15,11 +15,12 @@ needs=(
     "mkfs.ext4   e2fsprogs       the disks of lab hosts"
     "losetup     mount           the disks of lab hosts"
     "nsenter     util-linux      entering lab hosts"
-    "debootstrap debootstrap     a second, newer engine (Debian sid)"
+    "debootstrap debootstrap     newer engines (Debian 13 and sid, Ubuntu)"
     "busybox     busybox-static  an image for tests"
     "curl        curl            asking the demo"
     "tcpdump     tcpdump         looking at the wire in tests"
     "conntrack   conntrack       looking at connections in tests"
+    "ufw         ufw             a firewall, inside of lab hosts alone"
     "make        make            make test, make demo"
     "cc          gcc             linking Rust programs"
 )
@@ -83,6 +84,9 @@ export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
 apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "${missing[@]}" >/dev/null
 # The policy holds for now; without this an engine that nobody asked for would start at the next boot.
+if [[ " ${missing[*]} " == *" ufw "* ]] && [ -d /run/systemd/system ]; then
+    systemctl disable --quiet ufw.service
+fi
 if [[ " ${missing[*]} " == *" docker.io "* ]] && [ -d /run/systemd/system ]; then
     systemctl disable --quiet docker.service docker.socket containerd.service
     echo "setup: the engine is not started at boot; for that: systemctl enable --now docker"

@@ -37,9 +37,7 @@ pub(crate) fn template(kind: EngineKind, tool: &Path) -> anyhow::Result<PathBuf>
     fs::create_dir_all(cache()).with_context(|| format!("making {}", cache().display()))?;
     let lock = fs::File::create(cache().join("lock"))?;
     flock(&lock, FlockOperation::LockExclusive)?;
-    if kind == EngineKind::Sid {
-        engine::make_sid_root()?;
-    }
+    engine::make_root(kind)?;
     let images = images::build_all(false)?;
     let lower = kind.lower()?;
     let path = cache().join(format!("disk-{kind}-{:016x}.img", key(&lower, &images)?));
@@ -87,7 +85,7 @@ fn make(kind: EngineKind, lower: &Path, tool: &Path, images: &Path) -> anyhow::R
     };
     let init = boot(tool, &place, &spec)?;
     let entrance = Entrance { init, cgroup: Cgroup::host(&id, "seed"), env: Vec::new() };
-    let filled = fill(&entrance, &files, images).with_context(|| log_tail(&files.log("engine")));
+    let filled = fill(kind, &entrance, &files, images).with_context(|| log_tail(&files.log("engine")));
     halt(&place, "seed")?;
     wait_for(STOP, "end of the seed's cgroup", || Ok(Cgroup::lab(&id).remove().then_some(())))?;
     if let Err(error) = filled {
@@ -97,10 +95,10 @@ fn make(kind: EngineKind, lower: &Path, tool: &Path, images: &Path) -> anyhow::R
     Ok(files)
 }
 
-fn fill(entrance: &Entrance, files: &HostPlace, images: &Path) -> anyhow::Result<()> {
+fn fill(kind: EngineKind, entrance: &Entrance, files: &HostPlace, images: &Path) -> anyhow::Result<()> {
     let socket = files.run().join("docker.sock");
     let pid_file = Path::new("/run/lab-engine.pid");
-    entrance.spawn_daemon(&engine::command(&entrance.cgroup, true), pid_file, &files.log("engine"))?;
+    entrance.spawn_daemon(&engine::command(kind, &entrance.cgroup, true), pid_file, &files.log("engine"))?;
     wait_for(engine::START, "answer of the engine", || Ok(engine::answers(&socket).then_some(())))?;
     engine::load_images(&socket, images)?;
     let pid = fs::read_to_string(files.pid_file("engine"))?;

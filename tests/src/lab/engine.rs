@@ -18,12 +18,16 @@ use super::{cgroup::Cgroup, enter::run, place::cache};
 pub(crate) const SOCKET: &str = "/run/docker.sock";
 /// An engine on two shared cores that starts beside several others.
 pub(crate) const START: Duration = Duration::from_secs(60);
-const SID_PACKAGES: &str = concat!(
-    "--include=ca-certificates,curl,docker.io,docker-cli,docker-compose,",
-    "iptables,nftables,iproute2,procps,tcpdump"
-);
-/// Name of the root made of them in the cache; another one with other packages, as labs may run on the older root.
-const SID_ROOT: &str = "sid-2";
+/// What a root of another release consists of, beside the smallest system.
+const PACKAGES: &str = "ca-certificates,curl,docker.io,iptables,nftables,iproute2,procps,tcpdump";
+/// Debian has the engine's command line in packages of their own.
+const DEBIAN_PACKAGES: &str = "docker-cli,docker-compose";
+
+/// Ubuntu's archive and the key that signs it; Debian has no package with that key. Its fingerprint ends with 871920D1991BC93C.
+const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
+const UBUNTU_KEY: &[u8] = include_bytes!("ubuntu-archive-2018.gpg");
+/// How a root of any release of Ubuntu is made, also of those that are newer than `debootstrap`.
+const UBUNTU_SCRIPT: &str = "/usr/share/debootstrap/scripts/gutsy";
 
 /// Which engine a host has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -31,17 +35,37 @@ const SID_ROOT: &str = "sid-2";
 pub enum EngineKind {
     /// The machine's own package (20.10 on Debian 12).
     Debian,
-    /// That of Debian sid, in a root of its own.
+    /// That of Debian 13 (26.1), in a root of its own, as all that follow.
+    Trixie,
+    /// That of Ubuntu 25.04 (27.5).
+    Plucky,
+    /// That of Debian sid (28.5).
     Sid,
-    /// Of a lab: one host of the first kind, the next of the other, and so on.
+    /// That of Ubuntu 26.04 (29.1).
+    Resolute,
+    /// The same with its backend for nftables.
+    Nftables,
+    /// Of a lab: hosts of `debian` and of `sid` in turn.
     Mixed,
+}
+
+/// A release that a root is made of.
+struct Release {
+    name: &'static str,
+    /// Of the root in the cache: another one with other packages, as labs may run on the older root.
+    root: &'static str,
+    is_ubuntu: bool,
 }
 
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Debian => "debian",
+            Self::Trixie => "trixie",
+            Self::Plucky => "plucky",
             Self::Sid => "sid",
+            Self::Resolute => "resolute",
+            Self::Nftables => "nftables",
             Self::Mixed => "mixed",
         })
     }
@@ -51,59 +75,72 @@ impl EngineKind {
     /// The kind of the host with this index, counted from 0; never `Mixed`.
     pub(crate) fn of_host(self, index: usize) -> Self {
         match self {
-            Self::Debian => Self::Debian,
-            Self::Sid => Self::Sid,
             Self::Mixed if index.is_multiple_of(2) => Self::Debian,
             Self::Mixed => Self::Sid,
+            Self::Debian | Self::Trixie | Self::Plucky | Self::Sid | Self::Resolute | Self::Nftables => self,
         }
     }
 
     /// The root that a host of this kind has below its writable layer.
     pub(crate) fn lower(self) -> anyhow::Result<PathBuf> {
+        if let Some(release) = self.release() {
+            return Ok(cache().join(release.root));
+        }
+        let there = ["/usr/sbin/dockerd", "/usr/bin/dockerd"].iter().any(|path| Path::new(path).exists());
+        ensure!(there, "no Docker Engine on this machine; run `tests/setup.sh` (package docker.io) first");
+        Ok("/".into())
+    }
+
+    fn release(self) -> Option<Release> {
         match self {
-            Self::Debian | Self::Mixed => {
-                let there =
-                    ["/usr/sbin/dockerd", "/usr/bin/dockerd"].iter().any(|path| Path::new(path).exists());
-                ensure!(
-                    there,
-                    "no Docker Engine on this machine; run `tests/setup.sh` (package docker.io) first"
-                );
-                Ok("/".into())
+            Self::Trixie => Some(Release { name: "trixie", root: "trixie-1", is_ubuntu: false }),
+            Self::Plucky => Some(Release { name: "plucky", root: "plucky-1", is_ubuntu: true }),
+            Self::Sid => Some(Release { name: "sid", root: "sid-2", is_ubuntu: false }),
+            Self::Resolute | Self::Nftables => {
+                Some(Release { name: "resolute", root: "resolute-1", is_ubuntu: true })
             }
-            Self::Sid => Ok(sid_root()),
+            Self::Debian | Self::Mixed => None,
         }
     }
 }
 
-fn sid_root() -> PathBuf {
-    cache().join(SID_ROOT)
-}
-
-/// Makes the root of Debian sid unless it is there; takes about a minute and a half. The caller holds the
-/// cache's lock.
-pub(crate) fn make_sid_root() -> anyhow::Result<()> {
-    let root = sid_root();
-    if root.join("usr/sbin/dockerd").exists() {
+/// Makes the root that hosts of this kind have of their own, if they have one, unless it is there; takes about a minute and a
+/// half. The caller holds the cache's lock.
+pub(crate) fn make_root(kind: EngineKind) -> anyhow::Result<()> {
+    let Some(Release { name, root, is_ubuntu }) = kind.release() else { return Ok(()) };
+    let root = cache().join(root);
+    if ["usr/sbin/dockerd", "usr/bin/dockerd"].iter().any(|path| root.join(path).exists()) {
         return Ok(());
     }
-    eprintln!("lab: making a root of Debian sid in {} (once, about 90 s)", root.display());
-    let new = cache().join("sid.new");
+    eprintln!("lab: making a root of {name} in {} (once, about 90 s)", root.display());
+    let new = cache().join(format!("{name}.new"));
     if new.exists() {
         fs::remove_dir_all(&new).with_context(|| format!("removing {}", new.display()))?;
     }
-    let made = run(&["debootstrap", "--variant=minbase", SID_PACKAGES, "sid", &new.display().to_string()]);
-    made.context("making the root of Debian sid; `tests/setup.sh` installs debootstrap")?;
+    let new_text = new.display().to_string();
+    let made = if is_ubuntu {
+        let key = cache().join("ubuntu-archive.gpg");
+        fs::write(&key, UBUNTU_KEY).with_context(|| format!("writing {}", key.display()))?;
+        let (key, packages) = (format!("--keyring={}", key.display()), format!("--include={PACKAGES}"));
+        let components = "--components=main,universe";
+        let variant = "--variant=minbase";
+        run(&["debootstrap", variant, &key, components, &packages, name, &new_text, UBUNTU, UBUNTU_SCRIPT])
+    } else {
+        let packages = format!("--include={PACKAGES},{DEBIAN_PACKAGES}");
+        run(&["debootstrap", "--variant=minbase", &packages, name, &new_text])
+    };
+    made.with_context(|| format!("making the root of {name}; `tests/setup.sh` installs debootstrap"))?;
     for entry in fs::read_dir(new.join("var/cache/apt/archives"))? {
         let path = entry?.path();
         if path.extension().is_some_and(|ending| ending == "deb") {
             fs::remove_file(path)?;
         }
     }
-    fs::rename(&new, &root).context("putting the root of Debian sid in place")
+    fs::rename(&new, &root).with_context(|| format!("putting the root of {name} in place"))
 }
 
 /// The engine's command line inside a host.
-pub(crate) fn command(cgroup: &Cgroup, live_restore: bool) -> Vec<String> {
+pub(crate) fn command(kind: EngineKind, cgroup: &Cgroup, live_restore: bool) -> Vec<String> {
     let parent = cgroup.for_containers();
     let socket = format!("unix://{SOCKET}");
     let live_restore = if live_restore { "--live-restore=true" } else { "--live-restore=false" };
@@ -118,7 +155,10 @@ pub(crate) fn command(cgroup: &Cgroup, live_restore: bool) -> Vec<String> {
         "--host",
         &socket,
     ];
-    words.iter().map(ToString::to_string).collect()
+    // Without a default bridge: at that moment nobody has told the kernel to forward, and this backend leaves that to others.
+    let nftables = ["--firewall-backend=nftables", "--bridge=none"];
+    let more = if kind == EngineKind::Nftables { &nftables[..] } else { &[] };
+    words.iter().chain(more).map(ToString::to_string).collect()
 }
 
 /// Whether an engine answers at `socket`.

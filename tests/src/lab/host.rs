@@ -305,7 +305,11 @@ impl Host {
             What::Engine => {
                 // Of an engine that was killed: its number may be another's by now, and then the engine refuses.
                 let _ = fs::remove_file(self.files().run().join("docker.pid"));
-                engine::command(&self.cgroup(), self.shared.record.live_restore)
+                engine::command(
+                    self.engine.unwrap_or(EngineKind::Debian),
+                    &self.cgroup(),
+                    self.shared.record.live_restore,
+                )
             }
             What::Daemon => self.daemon_command(),
         };

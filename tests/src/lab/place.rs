@@ -126,7 +126,7 @@ impl HostPlace {
     }
 }
 
-/// What is worth keeping between labs: images, file systems with images in them, the root of Debian sid.
+/// What is worth keeping between labs: images, file systems with images in them, roots of other releases.
 pub(crate) fn cache() -> PathBuf {
     std::env::var_os("RAFTUP_LAB_CACHE").map_or("/var/cache/raftup-lab".into(), PathBuf::from)
 }
