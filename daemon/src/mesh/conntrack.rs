@@ -5,12 +5,13 @@
 //! tries.
 //!
 //! The kernel is asked to list only the flows that are meant, and each one is compared again here: kernels before 5.8 ignore
-//! such filters and list all flows.
+//! such filters and list all flows. Later ones refuse filters that they do not know (6.1 is one); all flows are listed then.
 
 use std::{io, net::Ipv4Addr};
 
 use raftup_proto::spec::Protocol;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rustix::io::Errno;
 use tracing::warn;
 
 use super::table::Port;
@@ -102,7 +103,7 @@ async fn change(flows: Vec<Flows>, request: fn(&[u8]) -> Option<Vec<u8>>) {
     let done = tokio::task::spawn_blocking(move || {
         // What is listed is read on one socket while changes are sent on the other.
         let (listing, changes) = (open()?, open()?);
-        flows.iter().try_for_each(|flows| change_each(&listing, &changes, flows, request))
+        change_all(&listing, &changes, &flows, Flows::filter, request)
     });
     match done.await {
         Ok(Ok(())) => {}
@@ -111,15 +112,42 @@ async fn change(flows: Vec<Flows>, request: fn(&[u8]) -> Option<Vec<u8>>) {
     }
 }
 
+fn change_all(
+    listing: &Socket,
+    changes: &Socket,
+    flows: &[Flows],
+    filter: fn(&Flows) -> Vec<u8>,
+    request: fn(&[u8]) -> Option<Vec<u8>>,
+) -> io::Result<()> {
+    for each in flows {
+        match change_each(listing, changes, &filter(each), |flow| each.has(flow), request) {
+            // Once for all of them: this list is long.
+            Err(error) if is_of_the_filter(&error) => {
+                let meant = |flow: &[u8]| flows.iter().any(|flows| flows.has(flow));
+                return change_each(listing, changes, &[], meant, request);
+            }
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// The kernel does not know what it is asked to compare.
+fn is_of_the_filter(error: &io::Error) -> bool {
+    let refusals = [Errno::INVAL, Errno::OPNOTSUPP, Errno::RANGE];
+    refusals.iter().any(|refusal| error.raw_os_error() == Some(refusal.raw_os_error()))
+}
+
 fn change_each(
     listing: &Socket,
     changes: &Socket,
-    flows: &Flows,
+    filter: &[u8],
+    meant: impl Fn(&[u8]) -> bool,
     request: fn(&[u8]) -> Option<Vec<u8>>,
 ) -> io::Result<()> {
     let mut batch = Vec::new();
-    list(listing, &flows.filter(), |flow| {
-        if flows.has(flow) {
+    list(listing, filter, |flow| {
+        if meant(flow) {
             batch.extend(request(flow).unwrap_or_default());
         }
         if batch.len() >= BATCH_BYTES {
@@ -129,6 +157,27 @@ fn change_each(
         Ok(())
     })?;
     send(changes, &batch)
+}
+
+/// How this kernel lists connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// Those that are asked for.
+    Filtered,
+    /// All of them, at some cost where there are many.
+    Whole,
+}
+
+/// Whether connections to an endpoint can be found, so that they can be forgotten. Blocks. Errors: they cannot.
+pub fn try_connections() -> io::Result<Listing> {
+    let socket = open()?;
+    let none = Flows::answered_by(Ipv4Addr::UNSPECIFIED, Protocol::Tcp);
+    let none = Flows { unanswered: true, ..none };
+    match list(&socket, &none.filter(), |_| Ok(())) {
+        Ok(()) => Ok(Listing::Filtered),
+        Err(error) if is_of_the_filter(&error) => list(&socket, &[], |_| Ok(())).map(|()| Listing::Whole),
+        Err(error) => Err(error),
+    }
 }
 
 fn open() -> io::Result<Socket> {
@@ -373,5 +422,22 @@ mod tests {
         assert_eq!(of(Flows::answered_by(ours.into(), Protocol::Udp)), [3]);
         assert_eq!(of(Flows::at(53)), [3, 6]);
         assert_eq!(of(Flows::at(54)), [0; 0]);
+    }
+
+    /// As some kernels refuse the filters above: a part of a tuple is to be compared, and there is no tuple.
+    #[test]
+    fn where_the_kernel_refuses_the_filter_all_flows_are_listed() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let (listing, changes) = (open().unwrap(), open().unwrap());
+        let refused =
+            |_: &Flows| nested(CTA_FILTER, &attribute(CTA_FILTER_ORIG_FLAGS, &COMPARE_IP_SRC.to_ne_bytes()));
+        let flows = [Flows::answered_by(Ipv4Addr::UNSPECIFIED, Protocol::Udp)];
+        let error = list(&listing, &refused(&flows[0]), |_| Ok(())).unwrap_err();
+        assert!(is_of_the_filter(&error), "{error}");
+        change_all(&listing, &changes, &flows, refused, forgotten).unwrap();
+        assert!(try_connections().is_ok());
     }
 }

@@ -22,7 +22,7 @@ mod ruleset;
 mod table;
 
 pub use apply::{Mesh, MeshError, try_rules};
-pub use conntrack::{cut_connections, forget_ended};
+pub use conntrack::{Listing, cut_connections, forget_ended, try_connections};
 pub use found::Found;
 pub use guard::{Changed, Guard};
 pub use ruleset::Ruleset;
