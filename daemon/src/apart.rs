@@ -46,8 +46,7 @@ pub fn start(part: &str, socket: &Path) -> io::Result<()> {
     let mut command = if in_a_unit_of_systemd() {
         // It would be ended with the daemon's unit, and so has one of its own.
         let mut command = Command::new("systemd-run");
-        let description = format!("--description=raftup {part}");
-        command.args(["--scope", "--quiet", "--collect", &description, "--"]).arg(program);
+        command.args(scope(part)).arg(program);
         command
     } else {
         Command::new(program)
@@ -60,6 +59,22 @@ pub fn start(part: &str, socket: &Path) -> io::Result<()> {
         let _ = child.wait().await;
     });
     Ok(())
+}
+
+/// How `systemd-run` is called for a part's scope.
+///
+/// At shutdown units stop in the reverse of the order in which they start. Containers that Docker stops then still need
+/// names and other hosts, so the part stops after Docker, and before the network.
+fn scope(part: &str) -> [String; 7] {
+    [
+        "--scope".to_owned(),
+        "--quiet".to_owned(),
+        "--collect".to_owned(),
+        format!("--description=raftup {part}"),
+        "--property=Before=docker.service".to_owned(),
+        "--property=After=network.target".to_owned(),
+        "--".to_owned(),
+    ]
 }
 
 /// This process belongs to a service of systemd's, all of which is ended together.
