@@ -29,6 +29,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+use super::reach::is_heard;
 use crate::{
     dns::Resolver,
     fabric::{
@@ -200,6 +201,7 @@ impl Applier {
         let saved = view.borrow().generation;
         let mut waits_for_leader = !*fresh.borrow_and_update() && Mesh::has_in_force(saved).await;
         let mut unreachable = self.unreachable.clone();
+        let unheard = Mesh::stands_unheard().await;
         let (mut look, mut ports) = (interval(LINKS), interval(LOOK_AGAIN));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -231,7 +233,11 @@ impl Applier {
             // Each branch only waits, so nothing is lost with the one that is dropped.
             loop {
                 tokio::select! {
-                    _ = look.tick(), if failures == 0 => { self.look_at_links(&now).await; continue }
+                    _ = look.tick(), if failures == 0 => {
+                        self.look_at_links(&now).await;
+                        if !unheard || !self.rules_are_amiss(Changed::Docker).await { continue }
+                        self.forget();
+                    }
                     // Nobody tells when another program lets go of a port, either.
                     _ = ports.tick(), if failures == 0 => if !self.mesh.look_again().await { continue },
                     changed = view.changed() => if changed.is_err() { return },
@@ -330,6 +336,7 @@ impl Applier {
         problems.extend(over_ipv6(cluster, me));
         problems.extend(self.names.set(view, cluster.pool, gateways(view, me)).await?);
         problems.extend(refused);
+        problems.extend(cut_off(view, &unreachable, &self.gossip.borrow()));
         self.found = problems;
         self.tell(Vec::new());
         let took_ms = begun.elapsed().as_millis() as u64;
@@ -397,6 +404,21 @@ impl Applier {
             differs
         });
     }
+}
+
+/// What to say of nodes whose daemons are heard while packets of containers do not get there and back.
+fn cut_off(view: &View, unreachable: &BTreeSet<NodeId>, gossip: &Sightings) -> Vec<String> {
+    let cut_off = view.peers().filter(|peer| unreachable.contains(&peer.node));
+    let heard = cut_off.filter(|peer| is_heard(gossip, peer.node));
+    heard
+        .map(|peer| {
+            format!(
+                "packets of containers do not get to `{}` and back, though its daemon answers: new connections go to other \
+                 tasks; `raftup doctor` looks for the firewall that is in the way",
+                peer.hostname
+            )
+        })
+        .collect()
 }
 
 /// Where nodes say that their fabric is.

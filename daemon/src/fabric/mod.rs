@@ -20,6 +20,6 @@ mod wiring;
 
 pub use guard::Guard;
 pub use kernel::{Fabric, FabricError};
-pub use ping::{largest, ping};
+pub use ping::{answering, largest, ping};
 pub use underlay::{LEAST_LINK_MTU, Underlay};
 pub use wiring::Wiring;

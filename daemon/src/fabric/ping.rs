@@ -1,6 +1,6 @@
 //! Whether another host answers over the fabric: its kernel does, with or without its daemon.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeSet, io, net::Ipv4Addr, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use raftup_proto::view::FABRIC_DEVICE;
@@ -20,6 +20,23 @@ const AROUND: u16 = 28;
 /// Asks the host with this address on the fabric for a sign of life, a few times within `limit`; one answer is enough.
 pub async fn ping(host: Ipv4Addr, limit: Duration) -> bool {
     answers(host, limit, &[]).await
+}
+
+/// Those of `hosts` that answer, asked as [`ping`] does, all at the same time.
+pub async fn answering(hosts: impl IntoIterator<Item = Ipv4Addr>, limit: Duration) -> BTreeSet<Ipv4Addr> {
+    let client = match client() {
+        Ok(client) => client,
+        Err(error) => {
+            debug!(%error, "nothing is reached over the fabric");
+            return BTreeSet::new();
+        }
+    };
+    let asked = hosts.into_iter().map(|host| {
+        let client = &client;
+        async move { (host, answers_to(client, host, limit, &[]).await) }
+    });
+    let answers: FuturesUnordered<_> = asked.collect();
+    answers.filter_map(|(host, answered)| async move { answered.then_some(host) }).collect().await
 }
 
 /// The largest packet up to `most` bytes that comes to the host whole and back, to within a few bytes; none if not even one
@@ -52,14 +69,21 @@ pub async fn largest(host: Ipv4Addr, least: u16, most: u16, limit: Duration) -> 
 const STEP: u16 = 8;
 
 async fn answers(host: Ipv4Addr, limit: Duration, bytes: &[u8]) -> bool {
-    // No other way than that of containers' packets counts.
-    let client = match Client::new(&Config::builder().interface(FABRIC_DEVICE).build()) {
-        Ok(client) => client,
+    match client() {
+        Ok(client) => answers_to(&client, host, limit, bytes).await,
         Err(error) => {
             debug!(%error, "nothing is reached over the fabric");
-            return false;
+            false
         }
-    };
+    }
+}
+
+/// No other way than that of containers' packets counts.
+fn client() -> io::Result<Client> {
+    Client::new(&Config::builder().interface(FABRIC_DEVICE).build())
+}
+
+async fn answers_to(client: &Client, host: Ipv4Addr, limit: Duration, bytes: &[u8]) -> bool {
     let identifier = PingIdentifier(rand::random());
     let tries = (0..PINGS).map(|number| {
         let wait = limit * u32::from(number) / u32::from(PINGS);

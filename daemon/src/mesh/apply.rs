@@ -1,10 +1,10 @@
 //! Applies the rules, with `nft`, and keeps what goes with them.
 
-use std::{collections::BTreeSet, io, path::Path, process::Stdio};
+use std::{collections::BTreeSet, io, path::Path, process::Stdio, time::Duration};
 
 use ipnet::Ipv4Net;
 use raftup_proto::{peer::Deaf, view::Revision};
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{io::AsyncWriteExt, process::Command, time::Instant};
 use tracing::{debug, warn};
 
 use super::{
@@ -52,7 +52,12 @@ pub struct Mesh {
     pool: Option<Ipv4Net>,
     /// Of the table that was seen last.
     docker: Docker,
+    /// When our rules were last put before those of others.
+    came_first: Option<Instant>,
 }
+
+/// Our rules are put before those of others no more often: others may insist on being first as well.
+const COME_FIRST: Duration = Duration::from_secs(10);
 
 impl Mesh {
     /// Others may have changed the rules: replace them as a whole at the next change.
@@ -60,9 +65,20 @@ impl Mesh {
         self.doubted = true;
     }
 
-    /// Docker's chains were changed: makes them lead to our rules again. Answers whether something was missing.
-    pub async fn stand_in_docker(&self) -> Result<bool, MeshError> {
-        self.docker.accept_ours().await
+    /// Docker's chains or the host's own were changed: makes them lead to our rules again. Answers whether something was
+    /// missing.
+    pub async fn stand_in_docker(&mut self) -> Result<bool, MeshError> {
+        let first = self.came_first.is_none_or(|at| at.elapsed() >= COME_FIRST);
+        let amiss = self.docker.accept_ours(first).await?;
+        if amiss && first {
+            self.came_first = Some(Instant::now());
+        }
+        Ok(amiss)
+    }
+
+    /// Whether nobody reports changes of those chains, so that they have to be looked at from time to time.
+    pub async fn stands_unheard() -> bool {
+        Docker::is_unheard().await
     }
 
     /// Whether rules that an earlier process has put in force still are, and are those of `generation` or of a later one.
@@ -87,7 +103,7 @@ impl Mesh {
         let applied = apply_rules(&table, known).await;
         // Docker drops what it does not know; it also makes the chain anew when it is started first. After our table, whose
         // mark the rules there ask for.
-        let accepted = if known.is_none() { self.docker.accept_ours().await } else { Ok(false) };
+        let accepted = if known.is_none() { self.docker.accept_ours(true).await } else { Ok(false) };
         self.doubted = applied.is_err() || accepted.is_err();
         applied.and(accepted)?;
         if let Some(last) = &self.last {
@@ -250,7 +266,6 @@ mod tests {
     use std::{
         collections::BTreeMap,
         net::{TcpListener, TcpStream},
-        time::Duration,
     };
 
     use raftup_proto::{api::FabricMode, spec::Protocol};

@@ -1,9 +1,19 @@
-//! Rules of ours in Docker's chain for users and in the host's chain for input.
+//! Rules of ours in the chains of `iptables`: in Docker's chain for users, and in those for what this host receives and
+//! sends.
 //!
 //! Docker drops what it does not forward itself, and our own table can drop but not accept in Docker's place. So what our
 //! table lets through is accepted here. Everything else that would get into our networks from outside of them is
 //! dropped: whoever deletes our table while the daemon is away closes the networks, and does not open them. Docker keeps
 //! the chain's rules over its restarts; where the chain is missing, or was flushed, it is made, and Docker takes it over.
+//!
+//! The same for a firewall that drops what this host receives or sends, such as ufw: names that containers ask for, packets
+//! between nodes inside of the encrypted links, and pings over the fabric pass, if our table has marked them. Our rules
+//! there come first. They cannot overrule other tables of nftables; `doctor` names those.
+//!
+//! A host without `iptables` has none of these chains: Docker's nftables backend lets other hosts into our networks by
+//! their gateway mode, and only our table closes them.
+
+use std::io;
 
 use raftup_proto::{
     api::FabricMode,
@@ -22,7 +32,7 @@ const CHAIN: &str = "DOCKER-USER";
 pub(super) const TABLE: &str = "filter";
 
 /// The chains that ours depend on.
-pub(super) const CHAINS: [&str; 3] = [CHAIN, "FORWARD", "INPUT"];
+pub(super) const CHAINS: [&str; 4] = [CHAIN, "FORWARD", "INPUT", "OUTPUT"];
 
 /// Where Docker jumps to the chain.
 const JUMP: [&str; 2] = ["-j", CHAIN];
@@ -67,6 +77,8 @@ impl Docker {
         };
         let input = frames.into_iter().chain([
             "-d 127.0.0.0/8 -i ru-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP".to_owned(),
+            "-i ru-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
+            format!("-i ru-+ -m mark --mark {TUNNEL_MARK:#x} -j ACCEPT"),
         ]);
         let user = [
             "-i ru-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
@@ -80,11 +92,23 @@ impl Docker {
         user.chain(input.map(|rule| format!("-A INPUT {rule}"))).collect()
     }
 
-    /// Puts our rules there, first and in order. Answers whether one was missing.
-    pub(super) async fn accept_ours(self) -> Result<bool, MeshError> {
+    /// The same for what this host sends, where someone filters that.
+    fn rules_of_output() -> Vec<String> {
+        vec![
+            "-A OUTPUT -o ru-+ -m conntrack --ctstate RELATED,ESTABLISHED,UNTRACKED -j ACCEPT".to_owned(),
+            format!("-A OUTPUT -o ru-+ -m mark --mark {TUNNEL_MARK:#x} -j ACCEPT"),
+        ]
+    }
+
+    /// Puts our rules there, and in order. Answers whether one was missing. With `first`, also before those of others in the
+    /// host's own chains: a firewall that was started later may have put its rules before ours.
+    pub(super) async fn accept_ours(self, first: bool) -> Result<bool, MeshError> {
+        if !in_use().await? {
+            return Ok(false);
+        }
         // Fails where the chain is there already.
         let _ = iptables(&["-N", CHAIN]).await;
-        let script = self.repair(&found().await?);
+        let script = self.repair(&found().await?, first);
         if let Some(script) = &script {
             restore(script).await?;
         }
@@ -92,10 +116,18 @@ impl Docker {
     }
 
     /// What makes of these rules that are there those that should be; none if they are.
-    fn repair(self, found: &[String]) -> Option<String> {
-        let wanted = self.rules();
+    fn repair(self, found: &[String], first: bool) -> Option<String> {
+        let mut wanted = self.rules();
+        if filters_output(found) {
+            wanted.append(&mut Self::rules_of_output());
+        }
         let there: Vec<&String> = found.iter().filter(|rule| is_ours(rule)).collect();
-        if there.iter().copied().eq(&wanted) {
+        let ahead = ["-A INPUT ", "-A OUTPUT "].iter().all(|chain| {
+            let of_chain = |rules: &[String]| rules.iter().filter(|rule| rule.starts_with(chain)).count();
+            let mut rules = found.iter().filter(|rule| rule.starts_with(chain));
+            rules.by_ref().take(of_chain(&wanted)).all(|rule| is_ours(rule))
+        });
+        if there.iter().copied().eq(&wanted) && (ahead || !first) {
             return None;
         }
         let removed = there.into_iter().map(|rule| rule.replacen("-A", "-D", 1));
@@ -104,13 +136,22 @@ impl Docker {
         Some(lines.join("\n"))
     }
 
-    /// Whether the rules of `iptables`, and so Docker's, can be read. Errors: they cannot, or the program is missing.
+    /// Whether the rules of `iptables`, and so Docker's, can be read, if there are any. Errors: they cannot, or the program is
+    /// missing.
     pub(super) async fn can_be_read() -> Result<(), MeshError> {
-        iptables(&["-S", "FORWARD", "1"]).await.map(drop)
+        in_use().await.map(drop)
+    }
+
+    /// Whether changes of these chains are not reported: old `iptables` does not stand on nftables.
+    pub(super) async fn is_unheard() -> bool {
+        run(PROGRAM, &["--version"], "").await.is_ok_and(|version| version.contains("legacy"))
     }
 
     /// Takes them away.
     pub(super) async fn forget_ours() -> Result<(), MeshError> {
+        if !in_use().await? {
+            return Ok(());
+        }
         let found = found().await.unwrap_or_default();
         let there = found.iter().filter(|rule| is_ours(rule));
         let lines: Vec<String> = there.map(|rule| rule.replacen("-A", "-D", 1)).collect();
@@ -120,21 +161,55 @@ impl Docker {
 
 /// Rules of any of our modes and versions: they name our devices, or are about ports within this host.
 fn is_ours(rule: &str) -> bool {
-    let known = FORMER.contains(&rule) || Docker::default().rules().iter().any(|ours| ours == rule);
+    let current = [Docker::default().rules(), Docker::rules_of_output()].concat();
+    let known = FORMER.contains(&rule) || current.iter().any(|ours| ours == rule);
     let plain = rule.strip_prefix("-A INPUT -p udp -m udp --dport ");
     known || plain.is_some_and(|rest| rest.ends_with(" -m conntrack ! --ctstate UNTRACKED -j DROP"))
 }
 
-/// The rules of Docker's chain and of the one for input.
+/// Someone, other than we, has a say in what this host sends.
+fn filters_output(found: &[String]) -> bool {
+    let of_others = |rule: &String| rule.starts_with("-A OUTPUT ") && !is_ours(rule);
+    found.iter().any(|rule| of_others(rule) || rule.starts_with("-P OUTPUT ") && rule != "-P OUTPUT ACCEPT")
+}
+
+/// Whether this host has rules of `iptables`. Where the program is missing, Docker does without: it would not have started.
+/// Errors: the program is missing and there are such rules all the same, or it cannot read them.
+async fn in_use() -> Result<bool, MeshError> {
+    match iptables(&["-S", "FORWARD", "1"]).await {
+        Ok(_) => Ok(true),
+        Err(MeshError::Program { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            match run("nft", &["list", "chain", "ip", TABLE, "FORWARD"], "").await {
+                Ok(_) => Err(MeshError::Program { program: PROGRAM, source }),
+                Err(_) => Ok(false),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The rules of Docker's chain and of the host's own.
 async fn found() -> Result<Vec<String>, MeshError> {
-    let (user, input) = (iptables(&["-S", CHAIN]).await?, iptables(&["-S", "INPUT"]).await?);
-    Ok(user.lines().chain(input.lines()).map(|line| line.trim_end().to_owned()).collect())
+    let mut found = Vec::new();
+    for chain in [CHAIN, "INPUT", "OUTPUT"] {
+        let rules = iptables(&["-S", chain]).await?;
+        found.extend(rules.lines().map(|line| line.trim_end().to_owned()));
+    }
+    Ok(found)
 }
 
 /// The chain must stand before those that keep bridges apart. Docker puts it there when a network is made, but a
 /// restarted engine puts the others before it, and whoever flushes all rules leaves Docker's refusal of what nobody
 /// accepts. Answers whether it was not called at all.
 async fn come_first() -> Result<bool, MeshError> {
+    // Docker does the same when it makes a network, and either may find that the other was faster.
+    match try_to_come_first().await {
+        Err(MeshError::Refused { .. }) => try_to_come_first().await,
+        done => done,
+    }
+}
+
+async fn try_to_come_first() -> Result<bool, MeshError> {
     let first = iptables(&["-S", "FORWARD", "1"]).await?;
     if first.trim_end().ends_with(&JUMP.join(" ")) {
         return Ok(false);
@@ -170,16 +245,18 @@ mod tests {
     fn missing_and_former_rules_are_put_right_in_order() {
         let users = "-A DOCKER-USER -s 192.0.2.0/24 -j DROP".to_owned();
         let mut found = ENCRYPTED.rules();
-        assert_eq!(ENCRYPTED.repair(&found), None);
-        // Rules of others between ours are none of our business.
+        assert_eq!(ENCRYPTED.repair(&found, true), None);
+        // Rules of others between ours are none of our business there.
         found.insert(2, users.clone());
-        assert_eq!(ENCRYPTED.repair(&found), None);
+        assert_eq!(ENCRYPTED.repair(&found, true), None);
         found.swap(0, 1);
-        assert!(ENCRYPTED.repair(&found).is_some(), "another order means something else");
+        assert!(ENCRYPTED.repair(&found, true).is_some(), "another order means something else");
         let found = [FORMER[1].to_owned(), users, "-N DOCKER-USER".to_owned(), ENCRYPTED.rules()[6].clone()];
         expect![[r#"
             -D DOCKER-USER -o ru-+ -j ACCEPT
             -D INPUT -p udp -m udp --dport 7240:7241 -m conntrack --ctstate UNTRACKED -j ACCEPT
+            -I INPUT -i ru-+ -m mark --mark 0x72370000 -j ACCEPT
+            -I INPUT -i ru-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
             -I INPUT -d 127.0.0.0/8 -i ru-+ -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP
             -I INPUT -p udp -m udp --dport 7239 -m conntrack ! --ctstate UNTRACKED -j DROP
             -I DOCKER-USER ! -i ru-+ -o ru-+ -j DROP
@@ -188,12 +265,46 @@ mod tests {
             -I DOCKER-USER -o ru-+ -m mark --mark 0x72370000 -j ACCEPT
             -I DOCKER-USER -o ru-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
             -I DOCKER-USER -i ru-+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"#]]
-        .assert_eq(&PLAIN.repair(&found).unwrap());
+        .assert_eq(&PLAIN.repair(&found, false).unwrap());
+    }
+
+    /// A firewall that is started later puts its own rules before ours, and cuts what is within this host.
+    #[test]
+    fn in_the_hosts_own_chains_ours_come_first() {
+        let mut found = ENCRYPTED.rules();
+        found.push("-A INPUT -j ufw-before-input".to_owned());
+        assert_eq!(ENCRYPTED.repair(&found, true), None, "after ours");
+        found.insert(6, "-A INPUT -j DROP".to_owned());
+        assert_eq!(ENCRYPTED.repair(&found, false), None);
+        let script = ENCRYPTED.repair(&found, true).unwrap();
+        assert!(script.lines().any(|line| line.starts_with("-D INPUT")), "{script}");
+        assert!(!script.contains("ufw") && !script.contains("INPUT -j DROP"), "{script}");
+    }
+
+    #[test]
+    fn what_this_host_sends_is_accepted_where_someone_filters_that() {
+        let with = |rules: &[&str]| {
+            let mut found = ENCRYPTED.rules();
+            found.extend(rules.iter().map(|rule| (*rule).to_owned()));
+            ENCRYPTED.repair(&found, true)
+        };
+        assert_eq!(with(&["-P OUTPUT ACCEPT"]), None);
+        for filter in ["-P OUTPUT DROP", "-A OUTPUT -j ufw-before-output"] {
+            let script = with(&[filter]).unwrap();
+            assert_eq!(script.matches("-I OUTPUT").count(), 2, "{script}");
+        }
+        let ours = Docker::rules_of_output();
+        let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
+        assert_eq!(with(&[&["-P OUTPUT DROP"], &ours[..]].concat()), None);
+        let script = with(&[&["-P OUTPUT ACCEPT"], &ours[..]].concat()).unwrap();
+        assert_eq!(script.matches("-D OUTPUT").count(), 2, "nobody filters any more: {script}");
+        assert!(!script.contains("-I OUTPUT"), "{script}");
     }
 
     #[test]
     fn rules_of_both_modes_are_known_again() {
-        for rule in ENCRYPTED.rules().iter().chain(&PLAIN.rules()) {
+        let all = [ENCRYPTED.rules(), PLAIN.rules(), Docker::rules_of_output()].concat();
+        for rule in &all {
             assert!(is_ours(rule), "{rule}");
         }
         for rule in ["-P INPUT DROP", "-A INPUT -p udp -m udp --dport 53 -j DROP", "-A DOCKER-USER -j RETURN"]

@@ -1,7 +1,8 @@
-//! Sees when someone else changes our rules: a firewall that is reloaded, `nft flush ruleset`, an engine that starts.
+//! Detects changes that other programs make to our nftables rules, or to chains that they depend on: a firewall that is
+//! started or reloaded, `nft flush ruleset`, an engine that starts.
 //!
-//! The kernel tells every change of nftables on a socket, ours as well; those are told before the program that made them
-//! ends, and [`Guard::settle`] passes over them. Rules of old `iptables` (without nftables) are not told of.
+//! The kernel reports every nftables change on a netlink socket, including our own. Ours arrive before `nft` exits, so
+//! [`Guard::settle`] discards what was received until then. Changes made by legacy `iptables` are not reported.
 
 use std::io;
 
@@ -16,7 +17,9 @@ const NFNLGRP_NFTABLES: u32 = 7;
 // Messages and attributes, from linux/netfilter/nf_tables.h.
 const SUBSYSTEM: u16 = 10;
 const DEL_TABLE: u8 = 2;
+const NEW_CHAIN: u8 = 3;
 const DEL_CHAIN: u8 = 5;
+const NEW_RULE: u8 = 6;
 const DEL_RULE: u8 = 8;
 /// The table's name, in messages of every kind that has one.
 const ATTR_TABLE: u16 = 1;
@@ -31,7 +34,8 @@ pub struct Guard(Listener);
 /// What was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Changed {
-    /// Chains of Docker's that our rules are in, or are reached from. Docker does so itself whenever a network is made.
+    /// Chains of Docker's, or of the host's, that our rules are in or are reached from: rules that go or come, and policies.
+    /// Docker does so itself whenever a network is made.
     Docker,
     /// Our table, or more than can be told.
     Ours,
@@ -54,7 +58,7 @@ impl Guard {
     }
 }
 
-/// Whether the messages are about our table, or take away what ours needs elsewhere.
+/// Whether the messages are about our table, or about chains that ours depends on elsewhere.
 fn changed(mut messages: &[u8]) -> Option<Changed> {
     let mut most = None;
     while let Some((message, rest)) = cut(messages, 0, 4) {
@@ -69,8 +73,9 @@ fn changed(mut messages: &[u8]) -> Option<Changed> {
         let table = text(attributes, ATTR_TABLE);
         let chain = match verb {
             DEL_TABLE => None,
-            DEL_CHAIN => text(attributes, ATTR_CHAIN_NAME),
-            DEL_RULE => text(attributes, ATTR_RULE_CHAIN),
+            // A policy that changes is reported as a new chain.
+            NEW_CHAIN | DEL_CHAIN => text(attributes, ATTR_CHAIN_NAME),
+            NEW_RULE | DEL_RULE => text(attributes, ATTR_RULE_CHAIN),
             _ => Some(""),
         };
         let of_docker =
@@ -119,16 +124,17 @@ mod tests {
         };
         let (ours, docker) = (Some(Changed::Ours), Some(Changed::Docker));
         assert_eq!(of(DEL_TABLE, "raftup", &[]), ours);
-        assert_eq!(of(6, "raftup", &[]), ours, "a rule that was added");
+        assert_eq!(of(NEW_RULE, "raftup", &[]), ours, "a rule that was added");
         assert_eq!(of(DEL_TABLE, "filter", &[]), docker);
         assert_eq!(of(DEL_RULE, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER-USER")]), docker);
         assert_eq!(of(DEL_CHAIN, "filter", &[attribute(ATTR_CHAIN_NAME, "DOCKER-USER")]), docker);
         assert_eq!(of(DEL_RULE, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER")]), None);
-        assert_eq!(
-            of(6, "filter", &[attribute(ATTR_RULE_CHAIN, "DOCKER-USER")]),
-            None,
-            "a rule of the user's"
-        );
+        let chain = |name| [attribute(ATTR_RULE_CHAIN, name)];
+        assert_eq!(of(NEW_RULE, "filter", &chain("INPUT")), docker, "perhaps before ours");
+        assert_eq!(of(NEW_RULE, "filter", &chain("ufw-user-input")), None);
+        let policy = [attribute(ATTR_CHAIN_NAME, "INPUT")];
+        assert_eq!(of(NEW_CHAIN, "filter", &policy), docker, "perhaps its policy is to drop now");
+        assert_eq!(of(NEW_CHAIN, "filter", &[attribute(ATTR_CHAIN_NAME, "ufw-user-input")]), None);
         assert_eq!(of(DEL_TABLE, "nat", &[]), None);
         let elsewhere = message(1, DEL_TABLE, &[attribute(ATTR_TABLE, "raftup")]);
         assert_eq!(changed(&elsewhere), None, "another subsystem");

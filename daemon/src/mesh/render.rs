@@ -13,7 +13,8 @@
 //!              back as well, and with any the kernel looks up their route each time. Isolation: chain of the network
 //!              that a packet comes from, or of the one that it goes to. What is accepted here for one of our devices
 //!              gets a mark, without which Docker's chain drops it (`docker`): nothing passes when this table is gone
-//! reaching     (filter) the same for packets to this node
+//! reaching     (filter) the same for packets to this node; pings between nodes and questions for names get the mark, so that
+//!              firewalls which drop what this host receives let them in (`docker`)
 //! sending      (filter) the same for programs of this node; what they send to containers gets a mark, without which the
 //!              packets around it would be taken for those of a program that pretends to be the fabric
 //! leaving      (nat) who must look like this node: containers that go outside, nodes as clients, a container that
@@ -590,7 +591,8 @@ fn filter_chains(table: &Table) -> Vec<BaseChain> {
              iifname != {OURS} ip daddr @gateways drop
              ip daddr != @gateways {port_of_ours} goto unanswered
              ip daddr . meta l4proto . th dport @published_at goto unanswered
-             iifname \"{FABRIC_DEVICE}\" meta l4proto icmp ip saddr {fabric} accept
+             iifname \"{FABRIC_DEVICE}\" meta l4proto icmp ip saddr {fabric} meta mark set {TUNNEL_MARK:#x} accept
+             iifname {OURS} ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 meta mark set {TUNNEL_MARK:#x}
              iifname vmap @origins
              iifname {OURS} drop"
             )),

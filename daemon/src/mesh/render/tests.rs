@@ -217,7 +217,8 @@ fn a_plain_network_has_a_lane_of_its_own_beside_encrypted_links() {
         add rule ip raftup reaching iifname != "ru-*" ip daddr @gateways drop
         add rule ip raftup reaching ip daddr != @gateways meta l4proto . th dport @published goto unanswered
         add rule ip raftup reaching ip daddr . meta l4proto . th dport @published_at goto unanswered
-        add rule ip raftup reaching iifname "ru-fabric" meta l4proto icmp ip saddr 10.64.0.0/19 accept
+        add rule ip raftup reaching iifname "ru-fabric" meta l4proto icmp ip saddr 10.64.0.0/19 meta mark set 0x72370000 accept
+        add rule ip raftup reaching iifname "ru-*" ip daddr @gateways meta l4proto { tcp, udp } th dport 53 meta mark set 0x72370000
         add rule ip raftup reaching iifname vmap @origins
         add rule ip raftup reaching iifname "ru-*" drop
         add rule ip raftup to_000000000002 iifname != "ru-plain" drop
