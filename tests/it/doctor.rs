@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::cluster::{SOON, deploy, form, join, lab, plain, refused, well};
 
 /// The exit status of `raftup doctor`, and what it found.
-fn doctor(host: &Host) -> (i32, Vec<Value>) {
+pub(crate) fn doctor(host: &Host) -> (i32, Vec<Value>) {
     let output = host.raftup(&["doctor", "--json"]).unwrap();
     let found = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
@@ -20,7 +20,7 @@ fn ill(findings: &[Value]) -> Vec<String> {
     ill.map(name).collect()
 }
 
-fn name(finding: &Value) -> String {
+pub(crate) fn name(finding: &Value) -> String {
     let text = |key: &str| finding[key].as_str().unwrap_or_default().to_owned();
     let to = finding["to"].as_str().map(|to| format!(" -> {to}")).unwrap_or_default();
     format!("{}{to} {}", text("node"), text("check"))
@@ -37,14 +37,14 @@ fn told(lab: &Lab, findings: &[Value], of: &str) -> String {
 }
 
 /// Has `host` drop what comes by its link and meets `rule`, until [`open`].
-fn close(lab: &Lab, host: &Host, rule: &str) {
+pub(crate) fn close(lab: &Lab, host: &Host, rule: &str) {
     let hook = "type filter hook ingress device eth0 priority 0; policy accept;";
     let rules = format!("table netdev sick {{\n chain in {{\n {hook}\n {rule} drop\n }}\n}}\n");
     let file = crate::cluster::write(lab, "sick.nft", &rules);
     host.sh(&format!("nft -f {}", file.display())).unwrap();
 }
 
-fn open(host: &Host) {
+pub(crate) fn open(host: &Host) {
     host.sh("nft delete table netdev sick").unwrap();
 }
 
@@ -87,6 +87,7 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
         h1 -> h2 packet size
         h1 addresses
         h1 bridges
+        h1 connections
         h1 disk
         h1 engine
         h1 firewall
@@ -102,6 +103,7 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
         h2 addresses
         h2 bridges
         h2 clock
+        h2 connections
         h2 disk
         h2 engine
         h2 firewall
@@ -133,10 +135,24 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
     .assert_eq(&told(&lab, &findings, "h1 addresses"));
     h1.sh("ip route del 10.70.0.0/16 dev eth0").unwrap();
 
-    h2.sh("nft add table inet firewalld").unwrap();
-    let (status, findings) = doctor(h1);
-    assert_eq!((status, ill(&findings)), (0, vec!["h2 firewall".to_owned()]), "a warning");
+    // As firewalld makes it: what no zone accepts is refused.
+    let firewalld = "table inet firewalld {\n chain filter_INPUT {\n type filter hook input priority 10; policy accept;\n \
+        ct state { established, related } accept\n ct status dnat accept\n iifname lo accept\n udp dport 7238 accept\n \
+        reject with icmpx admin-prohibited\n }\n}\n";
+    let file = crate::cluster::write(&lab, "firewalld.nft", firewalld);
+    h2.sh(&format!("nft -f {}", file.display())).unwrap();
+    let named = || {
+        let (_, findings) = doctor(h1);
+        Ok(ill(&findings).contains(&"h2 firewall".to_owned()).then_some(findings))
+    };
+    let findings = wait_for(SOON, "word of the firewall", named).unwrap();
+    expect![[r#"
+        firewalld is active: no rule opens UDP 7239; raftup's devices are in no zone that it trusts
+        `firewall-cmd --permanent --add-port=7239/udp && firewall-cmd --permanent --zone=trusted --add-interface=ru-+ && firewall-cmd --reload`
+    "#]]
+    .assert_eq(&told(&lab, &findings, "h2 firewall"));
     h2.sh("nft delete table inet firewalld").unwrap();
+    wait_for(SOON, "a cluster that is well", || Ok((doctor(h1).0 == 0).then_some(()))).unwrap();
 
     // Something on the way takes small packets alone.
     close(&lab, h2, "udp dport 7239 meta length > 1300");

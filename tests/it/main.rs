@@ -17,6 +17,7 @@
 //! | `ports` | that two UDP ports between hosts are enough |
 //! | `routing` | who gets a connection, from wherever it comes |
 //! | `faults` | daemons, engines and hosts that die under load |
+//! | `firewalls` | that two open ports are enough behind firewalls, and what the doctor says where they are not |
 //! | `moves` | hosts whose address changes, and one behind a NAT |
 //! | `identity` | data directories that were wiped or copied |
 //! | `input` | bad input, each with its message |
@@ -31,6 +32,7 @@ mod cluster;
 mod doctor;
 mod examples;
 mod faults;
+mod firewalls;
 mod identity;
 mod input;
 mod intruders;

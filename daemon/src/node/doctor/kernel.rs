@@ -14,7 +14,7 @@ use crate::{
         Fabric, FabricError, LEAST_LINK_MTU,
         bridges::{passes_through_rules, unfiltered},
     },
-    mesh::{self, MeshError},
+    mesh::{self, Listing, MeshError},
 };
 
 /// Device that a process of ours gets packets from, where the kernel does not encrypt.
@@ -43,6 +43,7 @@ pub(super) async fn look(member: Option<&Member>) -> Vec<Finding> {
         }
         findings.extend(link(underlay).await);
         findings.push(bridged(passes_through_rules(), &unfiltered(&bridges, Path::new("/"))));
+        findings.push(connections(tokio::task::spawn_blocking(mesh::try_connections).await));
         findings.push(forwarding(|key| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{key}"))));
     }
     findings
@@ -138,6 +139,25 @@ fn large_enough(address: IpAddr, mtu: u32) -> Finding {
             "raise its MTU: `ip link set DEVICE mtu 1500` (`ip addr show to {address}` names the device)"
         ),
     )
+}
+
+/// Whether the kernel can be made to forget connections.
+fn connections(tried: Result<io::Result<Listing>, tokio::task::JoinError>) -> Finding {
+    let check = "connections";
+    match tried.map_err(io::Error::other).flatten() {
+        Ok(Listing::Filtered) => Finding::fine(check, "those to tasks that are gone are forgotten"),
+        Ok(Listing::Whole) => Finding::fine(
+            check,
+            "those to tasks that are gone are forgotten; this kernel lists all of them each time",
+        ),
+        Err(error) => Finding::problem(
+            check,
+            format!(
+                "the kernel does not list its connections ({error}): flows of UDP to tasks that are gone go on"
+            ),
+            "`modprobe nf_conntrack_netlink`, and name it in /etc/modules-load.d/raftup.conf",
+        ),
+    }
 }
 
 /// What the fabric sets when it is made, and others may have turned off since.

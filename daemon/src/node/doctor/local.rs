@@ -1,16 +1,15 @@
-//! What else there is on a host: engine, addresses, ports, firewalls, disk.
+//! What else there is on a host: engine, addresses, ports, disk.
 
-use std::{io, net::UdpSocket, path::Path, process::Stdio};
+use std::{io, net::UdpSocket, path::Path};
 
 use ipnet::Ipv4Net;
 use raftup_proto::api::Finding;
-use tokio::process::Command;
 
 use super::super::{host, lifecycle::Host};
-use crate::api::Member;
-
-/// Oldest engine that is tested.
-const OLDEST_ENGINE: (u32, u32) = (20, 10);
+use crate::{
+    api::Member,
+    engine::version::{OLDEST, Version},
+};
 
 /// Free bytes below which the log of the state, images and logs soon find no room.
 const DISK_LOW: u64 = 1 << 30;
@@ -22,7 +21,6 @@ pub(super) async fn look(host: &Host, member: Option<&Member>) -> Vec<Finding> {
     let ports = host.ports();
     let mut findings = vec![engine(host).await, addresses(pool.unwrap_or(host::DEFAULT_POOL))];
     findings.extend(ports.map(|port| bound(port, member.is_some())));
-    findings.push(firewall(&said("iptables", &["-w", "5", "-S"]).await, &firewalld().await, ports));
     findings.push(disk(&host.data_dir()));
     findings
 }
@@ -40,16 +38,15 @@ async fn engine(host: &Host) -> Finding {
 }
 
 fn version(text: &str) -> Finding {
-    let mut numbers = text.split('.').map_while(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
-    if version >= OLDEST_ENGINE {
+    // A build without a number is a new one.
+    let known = Version::parse(text).is_none_or(|version| version >= OLDEST) && !text.is_empty();
+    if known {
         return Finding::fine("engine", format!("Docker Engine {text}"));
     }
-    let (year, month) = OLDEST_ENGINE;
     Finding::warning(
         "engine",
         format!("Docker Engine {text}"),
-        format!("use {year}.{month} or newer; older ones are not tested"),
+        format!("use {OLDEST} or newer; older ones are not tested"),
     )
 }
 
@@ -90,51 +87,6 @@ fn bound(port: u16, member: bool) -> Finding {
     }
 }
 
-/// What a program prints; nothing if it fails.
-async fn said(program: &str, arguments: &[&str]) -> String {
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.ok().filter(|output| output.status.success());
-    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
-}
-
-async fn firewalld() -> String {
-    said("nft", &["list", "table", "inet", "firewalld"]).await
-}
-
-/// A firewall that is there and names our ports nowhere. `iptables` are the host's rules as that program prints them.
-fn firewall(iptables: &str, firewalld: &str, ports: [u16; 2]) -> Finding {
-    let names = |text: &str, start: &str, port: u16| {
-        let rules = text.lines().filter(|line| line.trim_start().starts_with(start));
-        rules.flat_map(|line| line.split([' ', ',', '{', '}'])).any(|word| word == port.to_string())
-    };
-    let [control, fabric] = ports;
-    let all = |text: &str, start: &str| names(text, start, control) && names(text, start, fabric);
-    let closed = |who: &str, next: String| {
-        Finding::warning(
-            "firewall",
-            format!("{who}, and UDP {control} and {fabric} are not named in its rules"),
-            next,
-        )
-    };
-    if !firewalld.is_empty() && !all(firewalld, "") {
-        let ports = ports.map(|port| format!("--add-port={port}/udp")).join(" ");
-        return closed(
-            "firewalld is active",
-            format!("`firewall-cmd --permanent {ports} && firewall-cmd --reload`"),
-        );
-    }
-    if iptables.contains("-A INPUT -j ufw-before-input") && !all(iptables, "-A ufw-user-input") {
-        return closed("ufw is active", ports.map(|port| format!("`ufw allow {port}/udp`")).join(", "));
-    }
-    if iptables.lines().any(|line| line == "-P INPUT DROP") && !all(iptables, "-A ") {
-        let next =
-            ports.map(|port| format!("`iptables -A INPUT -p udp --dport {port} -j ACCEPT`")).join(", ");
-        return closed("the host drops what comes in", next);
-    }
-    Finding::fine("firewall", "none is in the way")
-}
-
 fn disk(dir: &Path) -> Finding {
     let check = "disk";
     match rustix::fs::statvfs(dir) {
@@ -162,8 +114,6 @@ mod tests {
 
     use super::*;
 
-    const PORTS: [u16; 2] = [7238, 7239];
-
     #[test]
     fn engines_by_age() {
         for (text, health) in [
@@ -174,21 +124,6 @@ mod tests {
         ] {
             assert_eq!(version(text).health, health, "{text}");
         }
-    }
-
-    #[test]
-    fn firewalls_that_do_not_know_us() {
-        let next = |iptables: &str, firewalld: &str| firewall(iptables, firewalld, PORTS).next;
-        assert_eq!(next("-P INPUT ACCEPT\n", ""), None);
-        let ufw = "-P INPUT DROP\n-A INPUT -j ufw-before-input\n-A ufw-user-input -p udp -m udp --dport 7238 -j ACCEPT\n";
-        assert_eq!(next(ufw, "").unwrap(), "`ufw allow 7238/udp`, `ufw allow 7239/udp`");
-        let open = format!("{ufw}-A ufw-user-input -p udp -m udp --dport 7239 -j ACCEPT\n");
-        assert_eq!(next(&open, ""), None);
-        let dropping = "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n";
-        assert!(next(dropping, "").unwrap().contains("--dport 7239"));
-        let zone = "table inet firewalld {\n udp dport { 7238, 7239 } accept\n}\n";
-        assert_eq!(next("", zone), None);
-        assert!(next("", "table inet firewalld {\n}\n").unwrap().starts_with("`firewall-cmd --permanent"));
     }
 
     #[test]

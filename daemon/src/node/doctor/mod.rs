@@ -6,15 +6,18 @@
 //!
 //! [`examine`] is what a node finds by itself; [`round`] asks all nodes for that.
 
+mod firewall;
+mod inside;
 mod kernel;
 mod local;
 mod pairs;
 
 use std::{sync::Arc, time::Duration};
 
+use firewall::Proof;
 use futures_util::future::join_all;
 use raftup_proto::{
-    api::Finding,
+    api::{Finding, Health},
     peer::{Reply, Request},
     unit::UnixMillis,
     view::PeerItem,
@@ -37,17 +40,36 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 /// What this node finds of itself and of its ways to the others.
 pub(super) async fn examine(host: &Host) -> Vec<Finding> {
     let member = Lifecycle::member(host);
-    let (kernel, local, pairs) = tokio::join!(
+    let (kernel, local, pairs, inside) = tokio::join!(
         kernel::look(member.as_deref()),
         local::look(host, member.as_deref()),
-        pairs::look(member.as_deref())
+        pairs::look(member.as_deref()),
+        inside::look(host, member.as_deref()),
     );
-    let mut findings: Vec<Finding> = kernel.into_iter().chain(local).chain(pairs).collect();
+    let ways = || pairs.iter().chain(&inside);
+    let firewalls = firewall::look(host.ports(), proof(ways)).await;
+    let mut findings: Vec<Finding> =
+        kernel.into_iter().chain(local).chain(firewalls).chain(pairs).chain(inside).collect();
     let told = Lifecycle::problems(host).into_iter();
     findings.extend(told.map(|problem| Finding::problem("status", problem, "see docs/troubleshooting.md")));
     let name = host::hostname();
     findings.iter_mut().for_each(|finding| finding.node.clone_from(&name));
     findings
+}
+
+/// What was seen to pass, and what was not.
+fn proof<'a, I: Iterator<Item = &'a Finding>>(findings: impl Fn() -> I) -> Proof {
+    let seen = |check: &str| {
+        let mut of_check = findings().filter(|finding| finding.check == check).peekable();
+        of_check.peek()?;
+        Some(of_check.all(|finding| finding.health == Health::Ok))
+    };
+    Proof {
+        control: seen("control"),
+        fabric: seen("fabric"),
+        names: seen("names"),
+        containers: seen("containers"),
+    }
 }
 
 /// What all nodes find, by node; this one first.
@@ -134,10 +156,7 @@ mod tests {
     fn clocks_may_differ_a_little() {
         assert_eq!(clock(-999), Finding::fine("clock", "1.0 s behind the leader's"));
         let far = clock(90_000);
-        assert_eq!(
-            (far.health, far.found.as_str()),
-            (raftup_proto::api::Health::Warning, "90.0 s ahead of the leader's")
-        );
+        assert_eq!((far.health, far.found.as_str()), (Health::Warning, "90.0 s ahead of the leader's"));
         assert_eq!(ahead(UnixMillis(5), UnixMillis(7)), -2);
     }
 }
