@@ -97,8 +97,15 @@ async fn enter(
     info: &NodeInfo,
     process: u64,
 ) -> Result<(CancellationToken, Option<Instant>), Down> {
-    if !reign.store.snapshot().nodes.contains_key(&caller.node) {
-        return Err(Down::Refused(nodes::was_removed(caller.node)));
+    let cluster = reign.store.snapshot();
+    if !cluster.nodes.contains_key(&caller.node) {
+        // Nobody was removed before the entry that makes the cluster and its first node.
+        let begins = cluster.info.is_none();
+        return Err(if begins {
+            Down::NotLeader(None)
+        } else {
+            Down::Refused(nodes::was_removed(caller.node))
+        });
     }
     let token = reign.sessions.take(caller, process).await.map_err(Down::Refused)?;
     match hear(reign, caller.node, info).await {
