@@ -15,7 +15,7 @@ pub(crate) fn doctor(host: &Host) -> (i32, Vec<Value>) {
 }
 
 /// What was found that is not well: `node check`, or `node -> node check`.
-fn ill(findings: &[Value]) -> Vec<String> {
+pub(crate) fn ill(findings: &[Value]) -> Vec<String> {
     let ill = findings.iter().filter(|finding| finding["health"] != "ok");
     ill.map(name).collect()
 }

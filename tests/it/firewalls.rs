@@ -1,6 +1,6 @@
 //! Firewalls on servers that let in the two documented ports and nothing else: of `iptables`, of ufw, of nftables itself.
 
-use std::{thread, time::Duration};
+use std::time::{Duration, Instant};
 
 use raftup_tests::lab::{Host, Lab, Options, What, wait_for};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A service on the second host, and one on the first that asks for it by name.
-const STACK: &str = "services:
+pub(crate) const STACK: &str = "services:
   web:
     image: raftup/helper:1
     ports: ['8080:8080']
@@ -26,9 +26,8 @@ const STACK: &str = "services:
 /// Longest time until everything works again behind a firewall that was started.
 const REPAIRED: Duration = Duration::from_secs(10);
 
-/// How long something must go on working: longer than an encrypted link that is cut looks alive to nobody, and than changes of
-/// rules take to be seen.
-const LASTS: Duration = Duration::from_secs(8);
+/// How long something must go on working: longer than changes of rules take to be noticed.
+const LASTS: Duration = Duration::from_secs(3);
 
 /// A firewall: how it is started, and how it is ended.
 const FIREWALLS: [(&str, &str, &str); 4] = [
@@ -54,7 +53,7 @@ const FIREWALLS: [(&str, &str, &str); 4] = [
 ];
 
 /// A name, a connection between containers of two hosts, and a published port through both.
-fn works(lab: &Lab) -> anyhow::Result<Option<()>> {
+pub(crate) fn works(lab: &Lab) -> anyhow::Result<Option<()>> {
     let said = ask_by_name(lab.host("h1"), "web")?;
     anyhow::ensure!(said.contains("200"), "{said}");
     for host in lab.hosts() {
@@ -65,8 +64,10 @@ fn works(lab: &Lab) -> anyhow::Result<Option<()>> {
 
 fn works_on(lab: &Lab, what: &str) {
     wait_for(REPAIRED, what, || works(lab)).unwrap_or_else(|error| panic!("{what}: {error:#}"));
-    thread::sleep(LASTS);
-    works(lab).unwrap_or_else(|error| panic!("{what}, after {LASTS:?}: {error:#}"));
+    let begun = Instant::now();
+    while begun.elapsed() < LASTS {
+        works(lab).unwrap_or_else(|error| panic!("{what}, after {:?}: {error:#}", begun.elapsed()));
+    }
     let status = well(lab.host("h1").raftup(&["status"]).unwrap());
     assert!(!status.contains("do not get to"), "{what}: {status}");
 }
@@ -96,7 +97,13 @@ fn with_two_ports_open_everything_works() {
     let h1 = lab.host("h1");
     well(deploy(&lab, h1, "shop", STACK));
     works_on(&lab, "no firewall");
+    // Roots of other engines do not have all of them.
+    let chosen = std::env::var("RAFTUP_LAB_ENGINE").is_ok_and(|engine| !engine.is_empty());
     for (what, start, end) in FIREWALLS {
+        if chosen && what == "ufw" && h1.sh("command -v ufw").is_err() {
+            eprintln!("skipped: this engine's hosts have no {what}");
+            continue;
+        }
         both(&lab, start);
         works_on(&lab, what);
         assert_eq!(told(h1, "h1"), Vec::<Value>::new(), "{what}");
@@ -107,10 +114,12 @@ fn with_two_ports_open_everything_works() {
             .unwrap();
         works_on(&lab, &format!("{what}, and the daemon started behind it"));
         both(&lab, end);
+        if what == "what is sent is filtered as well" {
+            let gone = || Ok((!h1.sh("iptables -S OUTPUT")?.contains("ru-")).then_some(()));
+            wait_for(REPAIRED, "an end of our rules where nobody filters", gone).unwrap();
+        }
     }
     works_on(&lab, "no firewall any more");
-    let output = h1.sh("iptables -S OUTPUT").unwrap();
-    assert!(!output.contains("ru-"), "nobody filters what is sent any more: {output}");
 }
 
 /// Chains of nftables itself: no rule of ours can accept in their place.
@@ -145,12 +154,7 @@ fn what_the_doctor_says_of_nftables_mends_it() {
 fn a_way_that_is_closed_to_containers_alone_is_told_and_led_around() {
     let lab = cluster("itdeadway", 2);
     let (h1, h2) = (lab.host("h1"), lab.host("h2"));
-    well(deploy(
-        &lab,
-        h1,
-        "shop",
-        &WEB.replace("replicas: 3", "replicas: 2, placement: {max_replicas_per_node: 1}"),
-    ));
+    well(deploy(&lab, h1, "shop", &WEB.replace("replicas: 3", "mode: global")));
     let all = || {
         (0..12).try_for_each(|_| get(&lab, h1, "8080/").map(drop))?;
         Ok(Some(()))

@@ -17,6 +17,7 @@
 //! | `ports` | that two UDP ports between hosts are enough |
 //! | `routing` | who gets a connection, from wherever it comes |
 //! | `faults` | daemons, engines and hosts that die under load |
+//! | `engines` | engines of each version that can be had, and one without `iptables` |
 //! | `firewalls` | that two open ports are enough behind firewalls, and what the doctor says where they are not |
 //! | `moves` | hosts whose address changes, and one behind a NAT |
 //! | `identity` | data directories that were wiped or copied |
@@ -30,6 +31,7 @@
 mod change;
 mod cluster;
 mod doctor;
+mod engines;
 mod examples;
 mod faults;
 mod firewalls;

@@ -19,9 +19,9 @@ pub(crate) const SOCKET: &str = "/run/docker.sock";
 /// An engine on two shared cores that starts beside several others.
 pub(crate) const START: Duration = Duration::from_secs(60);
 /// What a root of another release consists of, beside the smallest system.
-const PACKAGES: &str = "ca-certificates,curl,docker.io,iptables,nftables,iproute2,procps,tcpdump";
-/// Debian has the engine's command line in packages of their own.
-const DEBIAN_PACKAGES: &str = "docker-cli,docker-compose";
+const PACKAGES: &str = "ca-certificates,docker.io,iptables,nftables,iproute2,procps,tcpdump";
+/// Debian has the engine's command line in packages of their own; `debootstrap` cannot resolve what `curl` needs on Ubuntu.
+const DEBIAN_PACKAGES: &str = "curl,docker-cli,docker-compose";
 
 /// Ubuntu's archive and the key that signs it; Debian has no package with that key. Its fingerprint ends with 871920D1991BC93C.
 const UBUNTU: &str = "http://archive.ubuntu.com/ubuntu";
