@@ -124,7 +124,7 @@ impl Networks {
             name,
             mtu,
         };
-        let id = self.engine.create_network(&settings).await?;
+        let id = self.engine.create_network(&settings).await.map_err(explained)?;
         tracing::info!(network = settings.name, subnet = %settings.subnet, "network made");
         Ok(id)
     }
@@ -166,5 +166,43 @@ impl Known {
     }
 }
 
+/// Adds what to do where the engine cannot say it: whoever flushes all rules, as a firewall does that is started, takes the
+/// engine's own chains away, and only its start makes them anew.
+fn explained(error: EngineError) -> EngineError {
+    match error {
+        EngineError::Refused { message } if lacks_a_chain(&message) => {
+            let next =
+                "someone has removed Docker's own firewall rules; `systemctl restart docker` makes them anew";
+            EngineError::Refused { message: format!("{next} ({message})") }
+        }
+        other => other,
+    }
+}
+
+/// In the words of `iptables` on nftables, and of the older one.
+fn lacks_a_chain(message: &str) -> bool {
+    let missing = ["Chain 'DOCKER", "No chain/target/match by that name"];
+    message.contains("iptables") && missing.iter().any(|words| message.contains(words))
+}
+
 /// Packets of this size pass every link (IPv6's minimum); used where the fabric never said.
 const LEAST_MTU: u16 = 1280;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_whose_rules_were_flushed_is_to_be_restarted() {
+        let of = |message: &str| explained(EngineError::Refused { message: message.to_owned() }).to_string();
+        let nft = "Failed to program NAT chain: Failed to inject DOCKER in PREROUTING chain: iptables failed: iptables --wait \
+            -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER: iptables v1.8.9 (nf_tables): Chain 'DOCKER' does not \
+            exist";
+        let old = "Failed to Setup IP tables: iptables failed: iptables: No chain/target/match by that name.";
+        for message in [nft, old] {
+            let told = of(message);
+            assert!(told.contains("`systemctl restart docker`") && told.contains(message), "{told}");
+        }
+        assert_eq!(of("Pool overlaps with other one"), "Pool overlaps with other one");
+    }
+}
