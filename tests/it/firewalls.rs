@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use raftup_tests::lab::{Host, Lab, Options, What, wait_for};
+use raftup_tests::lab::{Host, Lab, What, wait_for};
 use serde_json::Value;
 
 use crate::{
