@@ -4,6 +4,7 @@
 #   make test        all checks and tests; needs root, leaves nothing behind
 #   make check       what needs no root and writes nothing but the build directory
 #   make fix         formats, and fixes what can be fixed
+#   make boxes       two servers with systemd, ufw and firewalld in namespaces: unit, journal, firewalls, shutdown; some minutes
 #   make hostile     attacks a small cluster on the loopback interface for a minute, as strangers may
 #   make overlap     1,000 changes on managers whose disks and links stall at random; three quarters of an hour
 #   make chaos       the same for the replicated state alone, for some minutes
@@ -15,10 +16,10 @@ LAB = $${CARGO_TARGET_DIR:-target}/debug/raftup-lab
 TIMED = change:: faults:: lanes:: moves:: wire::
 WAITING = moves::a_host_behind_a_nat wire::a_new_key
 
-.PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab hostile fix chaos bench
+.PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab boxes hostile fix chaos bench
 
 help:
-	@sed -n '3,11s/^# *//p' Makefile
+	@sed -n '3,12s/^# *//p' Makefile
 
 setup:
 	tests/setup.sh
@@ -55,6 +56,11 @@ lab: build
 	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 2 $(TIMED:%=--skip %)
 	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 1 $(TIMED) $(WAITING:%=--skip %)
 	RAFTUP_LAB_ENGINE=$(ENGINE) cargo test --locked --workspace --test it -- --test-threads 2 $(WAITING)
+
+# Distributions with their own systemd and engine, set up as the tutorial says; the roots are made once, in two minutes each.
+boxes: setup build
+	tests/vm/boxes.sh bookworm
+	tests/vm/boxes.sh trixie
 
 # Sends to 127.0.0.1 alone, and ends by itself; the figures are in its output.
 hostile:
