@@ -169,14 +169,14 @@ impl Known {
 /// Adds what to do where the engine cannot say it: whoever flushes all rules, as a firewall does that is started, takes the
 /// engine's own chains away, and only its start makes them anew.
 fn explained(error: EngineError) -> EngineError {
-    match error {
-        EngineError::Refused { message } if lacks_a_chain(&message) => {
-            let next =
-                "someone has removed Docker's own firewall rules; `systemctl restart docker` makes them anew";
-            EngineError::Refused { message: format!("{next} ({message})") }
-        }
-        other => other,
+    if let EngineError::Refused { message } = &error
+        && lacks_a_chain(message)
+    {
+        let next =
+            "someone has removed Docker's own firewall rules; `systemctl restart docker` makes them anew";
+        return EngineError::Refused { message: format!("{next} ({message})") };
     }
+    error
 }
 
 /// In the words of `iptables` on nftables, and of the older one.

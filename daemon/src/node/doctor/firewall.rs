@@ -1,4 +1,4 @@
-//! Firewalls of this host that are in the way; pure but for reading their rules.
+//! Firewalls of this host that are in the way. Pure but for reading their rules.
 //!
 //! Rules are read, and what was tried counts for more: a firewall that lets pass what raftup needs, by whatever rule, is in
 //! nobody's way. Base chains of nftables cannot overrule each other's drops, so no rule of ours helps against one; what

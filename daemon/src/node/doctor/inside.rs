@@ -164,10 +164,10 @@ fn connect(to: SocketAddr) -> io::Result<()> {
 
 /// An error as it is told: time-outs of sockets have words of their own.
 fn told(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => "no answer in time".to_owned(),
-        _ => error.to_string(),
+    if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) {
+        return "no answer in time".to_owned();
     }
+    error.to_string()
 }
 
 const NEXT: &str =
