@@ -84,6 +84,11 @@ macro_rules! random_id {
                 Self(random % ID_SPACE)
             }
 
+            /// No id is less, and none is greater: the ends of ranges over all.
+            pub const MIN: Self = Self(0);
+            /// See [`Self::MIN`].
+            pub const MAX: Self = Self(u64::MAX);
+
             /// The number that stands for it.
             pub const fn number(self) -> u64 {
                 self.0

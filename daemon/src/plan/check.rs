@@ -91,7 +91,7 @@ fn addresses(cluster: &Cluster, wrong: &mut Vec<String>) {
     }
     for service in cluster.services.values() {
         for (network, vip) in &service.vips {
-            if taken.insert((*network, *vip), raftup_proto::id::TaskId::from_random(0)).is_some() {
+            if taken.insert((*network, *vip), raftup_proto::id::TaskId::MIN).is_some() {
                 wrong.push(format!("VIP {vip} of {} is taken", service.full_name()));
             }
         }

@@ -191,26 +191,26 @@ impl World {
 
     /// The tasks of one slot of a service, history included, by id.
     pub(super) fn tasks_in(&self, service: ServiceId, slot: Slot) -> impl Iterator<Item = &Arc<Task>> {
-        let of_slot = (slot, TaskId::from_random(0))..=(slot, TaskId::from_random(u64::MAX));
+        let of_slot = (slot, TaskId::MIN)..=(slot, TaskId::MAX);
         let tasks = self.by_service.get(&service).into_iter();
         tasks.flat_map(move |tasks| tasks.range(of_slot.clone())).map(|(_, task)| task)
     }
 
     /// The tasks that should run and are to replace `task`: one at most.
     pub(super) fn successors(&self, task: TaskId) -> impl Iterator<Item = &Arc<Task>> {
-        let of_task = (task, TaskId::from_random(0))..=(task, TaskId::from_random(u64::MAX));
+        let of_task = (task, TaskId::MIN)..=(task, TaskId::MAX);
         self.successors.range(of_task).filter_map(|(_, id)| self.cluster.tasks.get(id))
     }
 
     /// The tasks of a service with an address that an older task has as well.
     pub(super) fn clashing(&self, service: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
-        let of_service = (service, TaskId::from_random(0))..=(service, TaskId::from_random(u64::MAX));
+        let of_service = (service, TaskId::MIN)..=(service, TaskId::MAX);
         self.clashing.range(of_service).filter_map(|(_, id)| self.cluster.tasks.get(id))
     }
 
     /// The services of a stack, by id.
     pub(super) fn services_of(&self, stack: StackId) -> impl Iterator<Item = &Arc<Service>> {
-        let of_stack = (stack, ServiceId::from_random(0))..=(stack, ServiceId::from_random(u64::MAX));
+        let of_stack = (stack, ServiceId::MIN)..=(stack, ServiceId::MAX);
         self.by_stack.range(of_stack).filter_map(|(_, id)| self.cluster.services.get(id))
     }
 
@@ -237,8 +237,8 @@ impl World {
         network: NetworkId,
         range: RangeInclusive<Ipv4Addr>,
     ) -> impl Iterator<Item = (Ipv4Addr, bool)> {
-        let least = (network, *range.start(), false, TaskId::from_random(0));
-        let most = (network, *range.end(), true, TaskId::from_random(u64::MAX));
+        let least = (network, *range.start(), false, TaskId::MIN);
+        let most = (network, *range.end(), true, TaskId::MAX);
         self.addresses.range(least..=most).map(|(_, address, over, _)| (*address, *over))
     }
 
@@ -398,8 +398,8 @@ impl World {
 
     /// Of several tasks that have one address, all but the oldest clash.
     fn find_clashes(&mut self, network: NetworkId, address: Ipv4Addr) {
-        let least = (network, address, false, TaskId::from_random(0));
-        let most = (network, address, false, TaskId::from_random(u64::MAX));
+        let least = (network, address, false, TaskId::MIN);
+        let most = (network, address, false, TaskId::MAX);
         let mut ids = self.addresses.range(least..=most).map(|(_, _, _, id)| *id);
         let Some(first) = ids.next() else { return };
         let others: Vec<_> = ids.collect();
@@ -420,8 +420,8 @@ impl World {
 
     /// An older task than `task` has the address as well.
     fn is_older_there(&self, task: &Task, (network, address): (NetworkId, Ipv4Addr)) -> bool {
-        let least = (network, address, false, TaskId::from_random(0));
-        let most = (network, address, false, TaskId::from_random(u64::MAX));
+        let least = (network, address, false, TaskId::MIN);
+        let most = (network, address, false, TaskId::MAX);
         let others = self.addresses.range(least..=most).map(|(_, _, _, id)| id).filter(|id| **id != task.id);
         let mut others = others.filter_map(|id| self.cluster.tasks.get(id));
         others.any(|other| (other.meta.created, other.id) < (task.meta.created, task.id))

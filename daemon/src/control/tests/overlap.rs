@@ -4,6 +4,7 @@
 //! change that was asked for took effect once, and everything settles.
 
 use std::{
+    collections::BTreeSet,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
@@ -32,6 +33,20 @@ struct Witness {
     wrong: Mutex<Vec<String>>,
 }
 
+impl Witness {
+    /// Of the first state that is wrong also the tasks that the change made, changed or removed.
+    fn report(&self, found: Vec<String>, before: &Cluster, after: &Cluster) {
+        let mut wrong = self.wrong.lock().unwrap();
+        if wrong.is_empty() {
+            let ids: BTreeSet<_> = before.tasks.keys().chain(after.tasks.keys()).collect();
+            let of = |id: &_| (before.tasks.get(id), after.tasks.get(id));
+            let changed = ids.into_iter().map(of).filter(|(old, new)| old != new);
+            wrong.extend(changed.map(|(old, new)| format!("{old:#?} became {new:#?}")));
+        }
+        wrong.extend(found);
+    }
+}
+
 struct Trio {
     web: Web,
     stores: Vec<Store>,
@@ -54,7 +69,9 @@ impl Trio {
             store.observe(Arc::new(move |before: &Cluster, after: &Cluster| {
                 seen.states.fetch_add(1, Ordering::Relaxed);
                 let wrong = [check::state(after), check::step(before, after)].concat();
-                seen.wrong.lock().unwrap().extend(wrong);
+                if !wrong.is_empty() {
+                    seen.report(wrong, before, after);
+                }
             }));
             let net = Net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
             let mut seen = Sightings::default();

@@ -12,7 +12,10 @@ use raftup_proto::{
     unit::MemBytes,
 };
 
-use crate::{model::Desired, plan};
+use crate::{
+    model::Desired,
+    plan::{self, Ids},
+};
 
 use super::sim::{Sim, service};
 
@@ -26,6 +29,8 @@ enum Event {
     Deploy { service: u8, image: u8, replicas: u8, global: bool, memory: u8 },
     Forget(u8),
     Scale(u8, u8),
+    Force(u8),
+    Rollback(u8),
     RemoveStack,
     Decide,
     Act,
@@ -43,6 +48,8 @@ fn event() -> impl Strategy<Value = Event> {
             |(service, image, replicas, global, memory)| Event::Deploy { service, image, replicas, global, memory }),
         1 => (0..3_u8).prop_map(Event::Forget),
         2 => (0..3_u8, 0..8_u8).prop_map(|(service, replicas)| Event::Scale(service, replicas)),
+        2 => (0..3_u8).prop_map(Event::Force),
+        1 => (0..3_u8).prop_map(Event::Rollback),
         1 => Just(Event::RemoveStack),
         6 => Just(Event::Decide),
         6 => Just(Event::Act),
@@ -97,11 +104,12 @@ fn run(sim: &mut Sim, event: &Event) {
             _ = sim.deploy();
         }
         Event::Scale(name, replicas) => {
+            change(sim, name, &ServiceUpdate { replicas: Some(replicas.into()), ..ServiceUpdate::default() });
+        }
+        Event::Force(name) => change(sim, name, &ServiceUpdate { force: true, ..ServiceUpdate::default() }),
+        Event::Rollback(name) => {
             let Ok(found) = plan::find::service(sim.cluster(), &format!("s_s{name}")) else { return };
-            let update = ServiceUpdate { replicas: Some(replicas.into()), ..ServiceUpdate::default() };
-            if let Ok((set, _)) =
-                plan::services::update(sim.cluster(), found.id, &update, &sim.pinned, sim.now)
-            {
+            if let Ok((set, _)) = plan::services::rollback(sim.cluster(), found.id, None, sim.now) {
                 sim.apply(set);
             }
         }
@@ -116,6 +124,14 @@ fn run(sim: &mut Sim, event: &Event) {
             sim.now = sim.now.plus(Duration::from_secs(seconds.into()));
             _ = sim.decide();
         }
+    }
+}
+
+/// Changes a service of the stack; what is refused changes nothing.
+fn change(sim: &mut Sim, name: u8, update: &ServiceUpdate) {
+    let Ok(found) = plan::find::service(sim.cluster(), &format!("s_s{name}")) else { return };
+    if let Ok((set, _)) = plan::services::update(sim.cluster(), found.id, update, &sim.pinned, sim.now) {
+        sim.apply(set);
     }
 }
 
@@ -155,8 +171,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_invariants_hold_and_it_settles(events in prop::collection::vec(event(), 1..60)) {
+    fn whatever_happens_the_invariants_hold_and_it_settles(
+        seed in any::<u64>(),
+        events in prop::collection::vec(event(), 1..60),
+    ) {
         let mut sim = Sim::new("first", MemBytes(1 << 30), "10.64.0.0/11");
+        // From all of the space of ids, as they are in a cluster.
+        sim.ids = Ids::seeded(seed);
         for event in &events {
             run(&mut sim, event);
         }
@@ -240,11 +261,13 @@ proptest! {
     /// watched takes them itself; here those crash at once.) Whatever happened, a good version mends it.
     #[test]
     fn an_update_keeps_its_promise(
+        seed in any::<u64>(),
         replicas in 1..6_u32,
         policy in policies(),
         updates in prop::collection::vec(update(), 1..80),
     ) {
         let mut sim = Sim::new("first", MemBytes(1 << 30), "10.64.0.0/11");
+        sim.ids = Ids::seeded(seed);
         sim.join("second", MemBytes(1 << 30));
         let mut spec = service("v0", Mode::Replicated { replicas });
         spec.update = policy;
