@@ -5,7 +5,7 @@
 #   make check       what needs no root and writes nothing but the build directory
 #   make fix         formats, and fixes what can be fixed
 #   make boxes       two servers with systemd, ufw and firewalld in namespaces: unit, journal, firewalls, shutdown; some minutes
-#   make hostile     attacks a small cluster on the loopback interface for a minute, as strangers may
+#   make hostile     attacks a small cluster for some minutes, as strangers and as a hostile member may
 #   make overlap     1,000 changes on managers whose disks and links stall at random; three quarters of an hour
 #   make chaos       the same for the replicated state alone, for some minutes
 #   make bench       measures, beside Docker Swarm
@@ -62,9 +62,10 @@ boxes: setup build
 	tests/vm/boxes.sh bookworm
 	tests/vm/boxes.sh trixie
 
-# Sends to 127.0.0.1 alone, and ends by itself; the figures are in its output.
-hostile:
+# Strangers on 127.0.0.1 alone, then a hostile member in the lab. Ends by itself; the figures are in its output.
+hostile: build
 	cargo test --locked -p raftup-daemon --test hostile -- --ignored --nocapture
+	HOSTILE_MESSAGES=100000 cargo test --locked --workspace --test it -- --nocapture hostile_member::a_
 
 check: fmt clippy doc deny layering
 

@@ -39,9 +39,10 @@ fn escaped(text: &str, is_bad: impl Fn(char) -> bool, escape: impl Fn(char) -> S
     Cow::Owned(out)
 }
 
-/// Controls (C0, DEL, C1), and characters of Unicode that reorder, break or hide text: directional marks, embeddings,
-/// overrides and isolates, separators of lines and paragraphs, blanks without width, tags.
-fn is_active(c: char) -> bool {
+/// Whether a terminal obeys the character instead of showing it: controls (C0, DEL, C1), and characters of Unicode that
+/// reorder, break or hide text: directional marks, embeddings, overrides and isolates, separators of lines and paragraphs,
+/// blanks without width, tags.
+pub fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{61c}'

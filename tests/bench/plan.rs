@@ -64,14 +64,16 @@ fn add(figures: &mut Figures, what: String, unit: &'static str, figure: f64) {
 
 fn one_service(replicas: u32, figures: &mut Figures) -> anyhow::Result<()> {
     let mut lab = Lab::new(FEW_NODES)?;
-    lab.deploy("web", vec![service("v1", replicas, true)], true)?;
+    // The largest is on no network, as one has too few addresses.
+    let networked = replicas < MORE_THAN_ADDRESSES;
+    lab.deploy("web", vec![service("v1", replicas, networked)], networked)?;
     let (all, longest) = lab.settle()?;
     ensure!(lab.running() == replicas as usize, "{} of {replicas} run", lab.running());
     add(figures, format!("{replicas} replicas placed"), "s", all / 1000.0);
     add(figures, format!("{replicas} replicas, longest slice"), "ms", longest);
     let look = lab.look();
     add(figures, format!("{replicas} replicas, nothing to change"), "ms", look);
-    lab.deploy("web", vec![service("v2", replicas, true)], true)?;
+    lab.deploy("web", vec![service("v2", replicas, networked)], networked)?;
     // The first replaces one; the last of these finds it running, and watches it.
     let mut steps = Vec::new();
     for _ in 0..4 {

@@ -6,6 +6,7 @@
 //! | `change` | updates, rollbacks, drains and scaling under load |
 //! | `wire` | what is on the wire between hosts, and what gets into the fabric |
 //! | `intruders` | forged frames and injected packets, from every position: with our rules, without our table, without any |
+//! | `hostile_member` | a member that sends what no node would send, on every kind of stream |
 //! | `lanes` | plain networks beside encrypted ones: what is readable, and that neither gets into the other |
 //! | `lab` | the lab itself, with real engines |
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
@@ -35,6 +36,7 @@ mod engines;
 mod examples;
 mod faults;
 mod firewalls;
+mod hostile_member;
 mod identity;
 mod input;
 mod intruders;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use raftup_proto::peer::NodeInfo;
+use raftup_proto::{peer::NodeInfo, printable};
 
 /// Longest host name, in bytes (RFC 1035, 2.3.4).
 pub(super) const HOSTNAME_MAX: usize = 253;
@@ -28,13 +28,10 @@ pub const MESSAGE_MAX: usize = 1024;
 /// How much of a refused text is shown.
 const SHOWN_MAX: usize = 64;
 
-/// Whether a terminal shows the character as itself: no control characters, and none that are invisible or change the
-/// direction of text.
+/// Whether a terminal shows the character as itself. Joiners and soft hyphens, which text in logs may have, are invisible
+/// here, where two texts must not look alike.
 fn is_shown(letter: char) -> bool {
-    let hidden = matches!(letter,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
-    !letter.is_control() && !hidden
+    !printable::is_active(letter) && !matches!(letter, '\u{ad}' | '\u{200c}' | '\u{200d}')
 }
 
 /// The text as one line that is safe on a terminal, at most `max` bytes long; what does not fit is cut off.
