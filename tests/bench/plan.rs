@@ -152,6 +152,7 @@ fn service(image: &str, replicas: u32, networked: bool) -> ServiceSpec {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        depends_on: BTreeMap::new(),
     }
 }
 

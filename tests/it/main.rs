@@ -14,6 +14,7 @@
 //! | `isolation` | who reaches whom: every pair of containers |
 //! | `doctor` | `raftup doctor`, and hosts that cannot be nodes |
 //! | `names` | each kind of name, asked from containers on both kinds of engine; what others answer |
+//! | `order` | `depends_on`: what starts after what, across hosts |
 //! | `publish` | ports of one address, of tasks' own nodes, taken ones; names without a virtual address |
 //! | `ports` | that two UDP ports between hosts are enough |
 //! | `routing` | who gets a connection, from wherever it comes |
@@ -46,6 +47,7 @@ mod lanes;
 mod layering;
 mod moves;
 mod names;
+mod order;
 mod ports;
 mod publish;
 mod routing;

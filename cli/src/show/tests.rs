@@ -104,6 +104,7 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        depends_on: Default::default(),
     };
     let waiting = if running < replicas {
         vec!["slot 3: no node fits: 1 not ready, 2 short of memory".to_owned()]

@@ -76,6 +76,7 @@ fn shop(image: &str, replicas: u32) -> StackSpec {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        depends_on: BTreeMap::new(),
     };
     StackSpec {
         name: "shop".parse().unwrap(),

@@ -25,7 +25,7 @@ use super::{
     placement::{self, Past, Places},
     replicas::said,
     review::Review,
-    rollout,
+    rollout, start_order,
 };
 
 /// Places what can be placed, and says why of the rest. Of a set that is full, only what is part of it already.
@@ -49,9 +49,15 @@ pub(super) fn all(review: &mut Review<'_, '_>) {
                 Hold::Later(message)
             }
             None if is_busy(review, &task) => Hold::Later("waits for its predecessor to stop".to_owned()),
-            None => match search.place(review, &task) {
-                Ok(()) => continue,
-                Err(why) => why,
+            None => match search.depends(review, &task) {
+                Some(why) => {
+                    review.waits(task.slot, &why);
+                    Hold::Later(why)
+                }
+                None => match search.place(review, &task) {
+                    Ok(()) => continue,
+                    Err(why) => why,
+                },
             },
         };
         hold(review, &task, why);
@@ -104,6 +110,8 @@ struct Search {
     placed: Option<BTreeMap<NodeId, u32>>,
     /// By version.
     places: BTreeMap<u64, Places>,
+    /// What tasks wait for of other services, by version.
+    depends: BTreeMap<u64, Option<String>>,
     /// Why nodes that fit have no address.
     no_address: Option<NoAddress>,
     /// Blocks were asked back already.
@@ -117,6 +125,12 @@ struct NoAddress {
 }
 
 impl Search {
+    /// What a task waits for of other services, if it does.
+    fn depends(&mut self, review: &Review<'_, '_>, task: &Task) -> Option<String> {
+        let version = task.version;
+        self.depends.entry(version).or_insert_with(|| start_order::waits_for(review, version)).clone()
+    }
+
     fn place(&mut self, review: &mut Review<'_, '_>, task: &Arc<Task>) -> Result<(), Hold> {
         if let Slot::Node(id) = task.slot {
             let spec = review.spec_of(task.version);

@@ -29,6 +29,7 @@ mod rollout;
 pub mod services;
 pub mod show;
 pub mod stacks;
+mod start_order;
 mod versions;
 pub mod view;
 mod world;

@@ -36,7 +36,7 @@ use super::{
     replicas::said,
     restart::{self, Verdict},
     review::{Attempt, Review, name_slots},
-    versions,
+    start_order, versions,
 };
 
 /// A node that does not say that it leads connections to a new task holds the end of the old one up for so long at
@@ -282,6 +282,14 @@ fn advance(review: &mut Review<'_, '_>) {
         review.retire(&task);
         review.start(task.slot, Attempt { awaited: task.awaited, ..current });
     }
+    if serving.is_empty() {
+        return;
+    }
+    // What serves stays until what comes in its stead may start.
+    if let Some(why) = start_order::waits_for(review, current.version) {
+        serving.iter().for_each(|task| review.waits(task.slot, &why));
+        return;
+    }
     let policy = policy(&review.service);
     let most = if policy.parallelism == 0 { usize::MAX } else { policy.parallelism as usize };
     let free = most.saturating_sub(unsettled(review, policy.delay.max(monitor(review))));
@@ -397,6 +405,7 @@ fn finish(review: &mut Review<'_, '_>) {
         versions::prove_current(&mut service);
     }
     review.change_service(service);
+    start_order::restart_dependents(review);
 }
 
 /// What holds for the rollout: on the way back, what the version that it goes back to says of that.

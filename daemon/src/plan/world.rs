@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use raftup_proto::{
     api::NodeState,
     id::{NetworkId, NodeId, ServiceId, StackId, TaskId},
+    name::ServiceName,
     spec::{Amounts, Mode},
     unit::{CpuMillis, MemBytes},
 };
@@ -22,6 +23,8 @@ pub struct World {
     cluster: Cluster,
     by_service: OrdMap<ServiceId, OrdMap<(Slot, TaskId), Arc<Task>>>,
     by_stack: OrdSet<(StackId, ServiceId)>,
+    /// The services that wait for another one of their stack, by the name of that one (`depends_on`).
+    dependents: OrdSet<(StackId, ServiceName, ServiceId)>,
     by_node: OrdMap<NodeId, OrdSet<TaskId>>,
     held: OrdMap<TaskId, Held>,
     usage: OrdMap<NodeId, Usage>,
@@ -208,6 +211,18 @@ impl World {
         self.clashing.range(of_service).filter_map(|(_, id)| self.cluster.tasks.get(id))
     }
 
+    /// The services that depend on this one.
+    pub(super) fn dependents(&self, on: &Service) -> impl Iterator<Item = ServiceId> {
+        let least = (on.stack, on.name.clone(), ServiceId::MIN);
+        let most = (on.stack, on.name.clone(), ServiceId::MAX);
+        self.dependents.range(least..=most).map(|(_, _, id)| *id)
+    }
+
+    /// The service of that name in a stack. Cost: by the services of the stack.
+    pub(super) fn service_named(&self, stack: StackId, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.services_of(stack).find(|service| service.name == *name)
+    }
+
     /// The services of a stack, by id.
     pub(super) fn services_of(&self, stack: StackId) -> impl Iterator<Item = &Arc<Service>> {
         let of_stack = (stack, ServiceId::MIN)..=(stack, ServiceId::MAX);
@@ -269,6 +284,15 @@ impl World {
         if let Some(old) = old {
             self.global.remove(&old.id);
             self.waiting.remove(&old.id);
+        }
+        let depends_on = |service: &Service| service.current().spec.depends_on.clone();
+        if old.map(|old| depends_on(old)) != new.map(|new| depends_on(new)) {
+            let keys = |service: &Arc<Service>| {
+                let (stack, id) = (service.stack, service.id);
+                depends_on(service).into_keys().map(move |name| (stack, name, id))
+            };
+            old.into_iter().flat_map(keys).for_each(|key| _ = self.dependents.remove(&key));
+            self.dependents.extend(new.into_iter().flat_map(keys));
         }
         match (old, new) {
             (None, Some(new)) => _ = self.by_stack.insert((new.stack, new.id)),
@@ -441,6 +465,7 @@ impl World {
                 if held != task.holds_node() {
                     self.note_pending(agenda);
                 }
+                self.note_dependents(agenda, task.service);
             }
             (Some(Object::Node(old)), Some(Object::Node(new))) if same_for_tasks(old, new) => {}
             (_, Some(Object::Node(node))) | (Some(Object::Node(node)), None) => {
@@ -451,6 +476,7 @@ impl World {
             (_, Some(Object::Service(service))) | (Some(Object::Service(service)), None) => {
                 agenda.services.insert(service.id);
                 agenda.stacks.insert(service.stack);
+                agenda.services.extend(self.dependents(service));
             }
             (_, Some(Object::Stack(stack))) => _ = agenda.stacks.insert(stack.id),
             (_, Some(Object::Network(network))) => _ = agenda.stacks.insert(network.stack),
@@ -458,6 +484,12 @@ impl World {
             (_, Some(Object::Cluster(_) | Object::Volume(_)))
             | (Some(Object::Cluster(_) | Object::Stack(_) | Object::Volume(_)), None)
             | (None, None) => {}
+        }
+    }
+
+    fn note_dependents(&self, agenda: &mut Agenda, service: ServiceId) {
+        if let Some(service) = self.cluster.services.get(&service) {
+            agenda.services.extend(self.dependents(service));
         }
     }
 

@@ -90,6 +90,7 @@ pub(crate) fn service(id: u64) -> Service {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        depends_on: BTreeMap::new(),
     };
     Service {
         id: ServiceId::from_random(id),

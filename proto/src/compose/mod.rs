@@ -13,6 +13,7 @@
 //! ```
 
 mod cx;
+mod depends;
 mod deploy;
 mod diagnostic;
 mod dotenv;

@@ -4,6 +4,7 @@
 
 use super::{
     cx::Place,
+    depends::{self, Edges},
     deploy, environment, health,
     item::{EXTENSION, Fields, Item},
     mounts, networks,
@@ -93,6 +94,7 @@ pub(super) fn read(
     at: Place,
     declared: &Declared,
     published: &mut Published,
+    edges: &mut Edges,
 ) -> Option<ServiceSpec> {
     let Some(fields) = item.fields() else {
         if item.is_null() {
@@ -105,6 +107,8 @@ pub(super) fn read(
     let ports = fields.get("ports").map(|item| ports::read(&item, key, published)).unwrap_or_default();
     networks::check_published(&fields, &networks, declared);
     let deploy = deploy::read(&fields);
+    let depends_on =
+        fields.get("depends_on").map(|item| depends::read(&item, key, edges)).unwrap_or_default();
     let everywhere = ports.iter().any(|port| port.mode == PublishMode::Ingress);
     if let Some(item) =
         fields.get("ports").filter(|_| deploy.endpoint_mode == EndpointMode::Dnsrr && everywhere)
@@ -130,6 +134,7 @@ pub(super) fn read(
         update: deploy.update,
         rollback: deploy.rollback,
         routing,
+        depends_on,
     })
 }
 
@@ -155,11 +160,6 @@ fn refused(fields: &Fields<'_>) {
         "container_name",
         "cannot be given: each of a service's tasks has a name of its own",
         "other containers reach it by the name of the service; `hostname` sets the name inside",
-    );
-    fields.refuse(
-        "depends_on",
-        "is not supported yet",
-        "remove it: all services start at once, and have to wait for what they need",
     );
     if let (Some(item), Some(at)) = (fields.get("expose"), fields.key_at("expose")) {
         let message = "has no effect: services on one network reach all of each other's ports";

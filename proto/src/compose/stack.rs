@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     cx::Place,
-    environment,
+    depends, environment,
     item::{Fields, Item},
     networks, ports, service,
 };
@@ -66,7 +66,8 @@ pub(super) fn read(root: &Item<'_>, name: StackName) -> Option<StackSpec> {
 
 fn services(fields: &Fields<'_>, declared: &Declared) -> BTreeMap<ServiceName, crate::spec::ServiceSpec> {
     let mut services = BTreeMap::new();
-    let mut published = ports::Published::default();
+    let (mut published, mut edges) = (ports::Published::default(), depends::Edges::default());
+    let mut declared_services = BTreeSet::new();
     let item = fields.get("services");
     let entries = item.as_ref().map(Item::entries).unwrap_or_default();
     if item.is_none_or(|item| item.is_null() || entries.is_empty()) {
@@ -76,12 +77,14 @@ fn services(fields: &Fields<'_>, declared: &Declared) -> BTreeMap<ServiceName, c
         if key.starts_with("x-") {
             continue;
         }
+        declared_services.insert(key.to_owned());
         let name = item.name(key, at);
-        let spec = service::read(&item, key, at, declared, &mut published);
+        let spec = service::read(&item, key, at, declared, &mut published, &mut edges);
         if let (Some(name), Some(spec)) = (name, spec) {
             services.insert(name, spec);
         }
     }
+    depends::check(fields.item.cx, &mut services, &declared_services, &edges);
     services
 }
 

@@ -37,4 +37,6 @@ scenarios!(
     volumes,
     engine_gone,
     pinned,
+    depends_on,
+    depends_on_kinds,
 );

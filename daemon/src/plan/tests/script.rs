@@ -4,21 +4,23 @@
 //! node add NAME MEMORY | lost NAME | back NAME | drain|pause|active NAME | rm NAME | label NAME KEY=VALUE
 //! node deaf NAME PORTS taken|absent
 //! service add NAME replicas=N|global image=I volume=V memory=M constraint=A==B port=PORTS host-port=PORTS endpoint=vip|dnsrr delay=S attempts=N restart=none|on-failure
+//!     depends=SERVICE:started|healthy|completed[:restart][:optional],..
 //!     update.KEY=V rollback.KEY=V (parallelism, delay, order, monitor, action, ratio) healthcheck
 //! service set NAME (as add) | service rm NAME | stack rm | scale NAME N | pool CIDR (before the first node)
 //! rollback NAME [VERSION] | update NAME force|image=I | crash NAME SLOT | routes held|flow | versions NAME
 //! progress node NAME | problems | routes of NAME | settle | wait SECONDS | decide | show | progress
 //! ```
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use raftup_proto::{
     api::{Availability, NodeUpdate, ServiceUpdate},
+    name::ServiceName,
     peer::{Deaf, DeafTo},
     refusal::Refusal,
     spec::{
-        Constraint, EndpointMode, Healthcheck, Mode, Mount, MountSource, NodeAttribute, PortSpec, Protocol,
-        PublishMode, RestartCondition, ServiceSpec, UpdatePolicy,
+        Condition, Constraint, Dependency, EndpointMode, Healthcheck, Mode, Mount, MountSource,
+        NodeAttribute, PortSpec, Protocol, PublishMode, RestartCondition, ServiceSpec, UpdatePolicy,
     },
     unit::MemBytes,
     view::{Item, Key},
@@ -277,6 +279,7 @@ fn set(spec: &mut ServiceSpec, option: &str) {
         }
         (key, value) if key.starts_with("update.") => policy(&mut spec.update, &key[7..], value),
         (key, value) if key.starts_with("rollback.") => policy(&mut spec.rollback, &key[9..], value),
+        ("depends", list) => spec.depends_on = depends(list),
         ("healthcheck", _) => {
             spec.container.healthcheck = Some(Healthcheck::Check {
                 test: None,
@@ -291,6 +294,24 @@ fn set(spec: &mut ServiceSpec, option: &str) {
         ("restart", "on-failure") => spec.restart.condition = RestartCondition::OnFailure,
         (key, value) => panic!("no such option: {key}={value}"),
     }
+}
+
+/// `NAME:CONDITION[:restart][:optional]`, several with commas.
+fn depends(list: &str) -> BTreeMap<ServiceName, Dependency> {
+    let one = |text: &str| {
+        let mut words = text.split(':');
+        let name = words.next().unwrap().parse().unwrap();
+        let condition = match words.next() {
+            Some("started") => Condition::Started,
+            Some("healthy") => Condition::Healthy,
+            Some("completed") => Condition::Completed,
+            other => panic!("no such condition: {other:?}"),
+        };
+        let rest: Vec<_> = words.collect();
+        let (restart, required) = (rest.contains(&"restart"), !rest.contains(&"optional"));
+        (name, Dependency { condition, restart, required })
+    };
+    list.split(',').map(one).collect()
 }
 
 /// `[ADDRESS:]PORT[/udp]`, several with commas, to port 80 of the container; `-` for none.

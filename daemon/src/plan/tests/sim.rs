@@ -58,6 +58,7 @@ pub(super) fn service(image: &str, mode: Mode) -> ServiceSpec {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        depends_on: BTreeMap::new(),
     }
 }
 

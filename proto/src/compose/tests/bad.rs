@@ -134,10 +134,9 @@ fn unknown_keys() {
              10 |     build: .
                 |     ^^^^^
                help: build the image first and name it with `image`
-            compose.yaml:11:5: services.web.depends_on: is not supported yet
+            compose.yaml:11:18: services.web.depends_on[0]: there is no service `db`
              11 |     depends_on: [db]
-                |     ^^^^^^^^^^
-               help: remove it: all services start at once, and have to wait for what they need
+                |                  ^^
             compose.yaml:12:5: services.web.container_name: cannot be given: each of a service's tasks has a name of its own
              12 |     container_name: web
                 |     ^^^^^^^^^^^^^^
