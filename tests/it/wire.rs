@@ -57,6 +57,8 @@ impl Capture {
     pub(crate) fn start(lab: &Lab, host: &Host, device: &str) -> Self {
         let file = lab.share().join(format!("{}-{device}.pcap", host.name()));
         let path = file.display().to_string();
+        // That of an earlier capture would be taken for this one's.
+        let _ = std::fs::remove_file(&file);
         let argv = ["tcpdump", "-Z", "root", "-i", device, "-s", "0", "-U", "-B", "65536", "-w", &path];
         let child = host.command(&argv).unwrap().stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // The file's header is written when the device is open.
