@@ -6,7 +6,7 @@
 #   make fix         formats, and fixes what can be fixed
 #   make boxes       two servers with systemd, ufw and firewalld in namespaces: unit, journal, firewalls, shutdown; some minutes
 #   make hostile     attacks a small cluster for some minutes, as strangers and as a hostile member may
-#   make overlap     1,000 changes on managers whose disks and links stall at random; three quarters of an hour
+#   make overlap     1,000 changes on managers whose disks and links stall at random; a quarter of an hour
 #   make chaos       the same for the replicated state alone, for some minutes
 #   make bench       measures, beside Docker Swarm
 
