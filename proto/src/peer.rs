@@ -392,7 +392,7 @@ pub enum TaskState {
     Failed,
     /// Its node could not make it: no such image, no such path, no such address.
     Rejected,
-    /// Its node is gone for good.
+    /// Its node is gone for good, or lost its container because the engine or the host was stopped.
     Orphaned,
 }
 

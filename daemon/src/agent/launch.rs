@@ -4,7 +4,7 @@
 //! (`task`). Holds: while the engine does not answer nothing is decided; a step that was cut off is looked at before
 //! it is repeated, so that no container is started twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use raftup_proto::{
     id::{ClusterId, NodeId, TaskId},
@@ -95,7 +95,7 @@ impl Launcher {
     /// Does one step. None if it was cancelled before it had changed anything; what has begun is ended first.
     pub(super) async fn perform(
         &self,
-        job: &Job,
+        (job, container): (&Job, &str),
         effect: Effect,
         cancel: &CancellationToken,
         say: &(dyn Fn(String) + Send + Sync),
@@ -108,7 +108,7 @@ impl Launcher {
             }
             Effect::Start => {
                 let _turn = cancel.run_until_cancelled(self.starts.acquire()).await?;
-                Some(self.start(job).await)
+                Some(self.start(job, container).await)
             }
             Effect::Stop { served } => {
                 if served && !job.item.networks.is_empty() {
@@ -117,14 +117,46 @@ impl Launcher {
                     }
                     cancel.run_until_cancelled(sleep(UNDER_WAY)).await?;
                 }
-                self.insist("stop", job.task, || self.engine.stop(&job.name, job.grace)).await;
+                self.insist("stop", job.task, || self.engine.stop(container, job.grace)).await;
                 Some(Told::event(Event::Stopped))
             }
             Effect::Remove { running } => {
-                self.remove(job.task, &job.name, running.then_some(job.grace)).await;
+                self.remove(job.task, container, running.then_some(job.grace)).await;
                 Some(Told::event(Event::Removed))
             }
         }
+    }
+
+    /// Stops a container that should not run, whoever started it.
+    pub(super) async fn halt(&self, task: TaskId, container: &str, grace: Duration) {
+        self.insist("stop", task, || self.engine.stop(container, grace)).await;
+    }
+
+    /// Lets a container go on that somebody has paused.
+    pub(super) async fn unpause(&self, task: TaskId, container: &str) {
+        self.insist("unpause", task, || self.engine.unpause(container)).await;
+    }
+
+    /// The networks of a task that its container is not on any more, by name.
+    pub(super) async fn left_networks(&self, item: &TaskItem, container: &str) -> Vec<String> {
+        let Ok(Some(on)) = self.answered(|| self.engine.networks_of(container)).await else {
+            return Vec::new();
+        };
+        self.missing(item, &on)
+    }
+
+    /// The networks of a task that are not among `on`, by name; those that the engine has no id for yet do not count.
+    pub(super) fn missing(&self, item: &TaskItem, on: &BTreeSet<String>) -> Vec<String> {
+        let view = self.view.borrow().clone();
+        let gone = item.networks.iter().filter(|(id, _)| {
+            let known = self.networks.known(*id);
+            known.is_some_and(|known| !on.contains(&known))
+        });
+        let name = |id| match view.get(Key::Network(id)) {
+            Some(Item::Network(network)) => format!("{}_{}", network.stack, network.name),
+            _ => id.to_string(),
+        };
+        gone.map(|(id, _)| name(*id)).collect()
     }
 
     /// Removes a container, after a stop within the time given, if any.
@@ -213,10 +245,10 @@ impl Launcher {
         }
     }
 
-    async fn start(&self, job: &Job) -> Told {
+    async fn start(&self, job: &Job, container: &str) -> Told {
         let mut wait = Backoff::default();
         loop {
-            match self.engine.start(&job.name).await {
+            match self.engine.start(container).await {
                 Ok(()) => return self.started(job).await,
                 Err(error) if error.is_down() => {}
                 Err(error) => {
@@ -225,7 +257,7 @@ impl Launcher {
                 }
             }
             self.back(&mut wait).await;
-            match self.answered(|| self.engine.inspect(&job.name)).await {
+            match self.answered(|| self.engine.inspect(container)).await {
                 Ok(Some(Condition::Exited(exit))) => return Told::exited(&exit, &job.item),
                 Ok(Some(Condition::Running(_))) => return self.started(job).await,
                 Ok(Some(Condition::Created) | None) | Err(_) => {}

@@ -11,7 +11,7 @@ use raftup_proto::{
     id::TaskId,
     refusal::{Code, Refusal},
     unit::UnixMillis,
-    view::{TaskItem, View},
+    view::View,
 };
 use tokio::sync::watch;
 
@@ -24,15 +24,16 @@ pub(super) fn logs(
     up: watch::Receiver<bool>,
     view: &View,
     hostname: String,
-    task: TaskId,
+    (task, container): (TaskId, Option<String>),
     options: LogOptions,
 ) -> Result<BoxStream<'static, Result<LogLine, Refusal>>, Refusal> {
     let item = view.tasks().find(|item| item.task == task);
     let none = || Refusal::new(Code::NotFound, format!("task {task} is not on node {hostname}"));
     let item = item.ok_or_else(none)?.clone();
     let source = format!("{}_{}.{}", item.stack, item.name, item.slot);
+    let container = container.unwrap_or_else(|| item.container_name());
     let reader =
-        Reader { engine, up, item, options, last_nanos: i64::MIN, skip_before: i64::MIN, open: None };
+        Reader { engine, up, container, options, last_nanos: i64::MIN, skip_before: i64::MIN, open: None };
     let parts = stream::unfold(reader, |mut reader| async move { Some((reader.next().await?, reader)) });
     let lines = parts.map(move |part| {
         part.map(|LogPart { stderr, at_nanos, line }| LogLine {
@@ -60,7 +61,7 @@ pub(super) fn logs(
 struct Reader {
     engine: Arc<dyn Engine>,
     up: watch::Receiver<bool>,
-    item: TaskItem,
+    container: String,
     options: LogOptions,
     last_nanos: i64,
     /// Older lines were handed out before the engine went away.
@@ -71,8 +72,7 @@ struct Reader {
 impl Reader {
     async fn next(&mut self) -> Option<Result<LogPart, EngineError>> {
         loop {
-            let open =
-                self.open.get_or_insert_with(|| self.engine.logs(&self.item.container_name(), self.options));
+            let open = self.open.get_or_insert_with(|| self.engine.logs(&self.container, self.options));
             match open.next().await? {
                 Ok(part) if part.at_nanos < self.skip_before => {}
                 Ok(part) => {

@@ -119,6 +119,7 @@ pub struct Agent {
     hostname: String,
     view: watch::Receiver<Arc<View>>,
     fresh: watch::Receiver<bool>,
+    reports: Arc<Reports>,
     applied: watch::Sender<Revision>,
     mtu: watch::Sender<BTreeMap<Lane, u32>>,
     info: watch::Sender<NodeInfo>,
@@ -234,6 +235,7 @@ impl Agent {
             hostname: config.info.hostname,
             view: view_now,
             fresh: fresh_now,
+            reports: reports.clone(),
             applied: watch::Sender::new(Revision::default()),
             mtu,
             info,
@@ -316,7 +318,10 @@ impl Agent {
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine, Refusal>>, Refusal> {
         let view = self.view.borrow().clone();
-        logs::logs(self.engine.clone(), self.up.clone(), &view, self.hostname.clone(), task, options)
+        // By its id: somebody may have given it another name.
+        let container = self.reports.get(task).and_then(|status| status.container);
+        let host = self.hostname.clone();
+        logs::logs(self.engine.clone(), self.up.clone(), &view, host, (task, container), options)
     }
 
     /// These images, with what their registries ask for, as they are there now: with their digests. And a line for each that

@@ -58,6 +58,11 @@ impl Networks {
         cell.get_or_try_init(|| self.make(item)).await.cloned()
     }
 
+    /// The engine's id of a network, if it was asked for before.
+    pub(super) fn known(&self, network: NetworkId) -> Option<String> {
+        self.lock().get(&network).and_then(|cell| cell.get().cloned())
+    }
+
     /// Forgets what is there, because the engine says otherwise.
     pub(super) fn forget(&self, network: NetworkId) {
         self.lock().ids.remove(&network);

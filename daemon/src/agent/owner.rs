@@ -38,6 +38,10 @@ impl Told {
 
     /// How a container ended.
     pub(super) fn exited(exit: &Exit, item: &TaskItem) -> Self {
+        if exit.with_engine {
+            let message = Some("ended because Docker Engine or the host was stopped".to_owned());
+            return Self { event: Some(Event::Lost), message, container: None, exit_code: Some(exit.code) };
+        }
         let limit = item.resources.limits.memory;
         let message = match (exit.out_of_memory, limit, exit.code) {
             (true, Some(limit), _) => Some(format!("killed: it used up its {limit} of memory")),
@@ -49,6 +53,14 @@ impl Told {
         };
         let event = Some(Event::Exited { success: exit.code == 0 && !exit.out_of_memory });
         Self { event, message, container: None, exit_code: Some(exit.code) }
+    }
+
+    /// Its container ended because somebody stopped or killed it with the engine's own means: no end of its own, whatever
+    /// its exit status.
+    pub(super) fn stopped_by_hand(code: i64) -> Self {
+        let message = format!("somebody stopped its container by hand (exit status {code})");
+        let event = Some(Event::Exited { success: false });
+        Self { event, message: Some(message), container: None, exit_code: Some(code) }
     }
 
     /// Its container, found as it was expected.
@@ -176,16 +188,19 @@ impl Run {
             tracing::debug!(task = %self.job.task, event = ?told.event, phase = ?to, "task moves");
         }
         self.phase.send_replace(to);
+        let container = told.container.clone();
+        let container =
+            container.or_else(|| self.status.as_ref().and_then(|status| status.container.clone()));
         match effect {
-            Some(effect) => self.begin(effect),
+            Some(effect) => self.begin(effect, container),
             None if matches!(to, Phase::Over(_)) => self.cancel(),
             None => {}
         }
         self.report(before, told);
     }
 
-    /// Begins a step. One that is under way is cancelled where that leaves nothing half done, else waited for.
-    fn begin(&mut self, effect: Effect) {
+    /// Begins a step, on `container` where it is known: somebody may have given it another name. A step that is under way is cancelled where that leaves nothing half done, else waited for.
+    fn begin(&mut self, effect: Effect, container: Option<String>) {
         self.cancel();
         let before = self.work.take();
         let cancel = self.shared.stop.child_token();
@@ -202,7 +217,8 @@ impl Run {
                     let _ = inbox.try_send(Told::note(message));
                 }
             };
-            launcher.perform(&job, effect, &token, &say).await
+            let container = container.unwrap_or_else(|| job.name.clone());
+            launcher.perform((&job, &container), effect, &token, &say).await
         };
         let quit = self.shared.quit.clone();
         let handle =

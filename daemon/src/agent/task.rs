@@ -51,6 +51,8 @@ pub(super) enum End {
     Failed,
     /// It could not be made.
     Rejected,
+    /// Because the engine or the host was stopped, and all containers with it.
+    Lost,
 }
 
 /// What a task is told.
@@ -78,6 +80,8 @@ pub(super) enum Event {
         /// With status 0.
         success: bool,
     },
+    /// The container ended because the engine or the host was stopped.
+    Lost,
     /// The container is not there any more, and nobody here removed it.
     Vanished,
     /// It should not run any more.
@@ -126,6 +130,7 @@ pub(super) fn step(phase: Phase, event: Event) -> (Phase, Option<Effect>) {
         }
         Event::Impossible => (impossible(phase), None),
         Event::Exited { success } => (exited(phase, if success { End::Complete } else { End::Failed }), None),
+        Event::Lost => (exited(phase, End::Lost), None),
         // Before it is started it may not have been there when somebody looked.
         Event::Vanished if !matches!(phase, Phase::Accepted | Phase::Preparing | Phase::Ready) => {
             (exited(phase, End::Failed), None)
@@ -223,6 +228,7 @@ impl End {
             Self::Shutdown => TaskState::Shutdown,
             Self::Failed => TaskState::Failed,
             Self::Rejected => TaskState::Rejected,
+            Self::Lost => TaskState::Orphaned,
         }
     }
 }
@@ -248,6 +254,7 @@ pub(super) fn begin(found: Option<&Condition>, last: Option<TaskState>, goal: Go
         Some(Condition::Running(Health::Starting)) => (Phase::Starting, None),
         Some(Condition::Running(Health::Healthy)) => (Phase::Starting, Some(Event::Healthy)),
         Some(Condition::Running(Health::Unhealthy { .. })) => (Phase::Starting, Some(Event::Unhealthy)),
+        Some(Condition::Exited(exit)) if exit.with_engine => (Phase::Starting, Some(Event::Lost)),
         Some(Condition::Exited(exit)) => (Phase::Starting, Some(Event::Exited { success: exit.code == 0 })),
     };
     (phase, stop.into_iter().chain(then).collect())
@@ -258,7 +265,8 @@ fn ended(state: TaskState) -> Option<End> {
         TaskState::Complete => Some(End::Complete),
         TaskState::Shutdown => Some(End::Shutdown),
         TaskState::Failed => Some(End::Failed),
-        TaskState::Rejected | TaskState::Orphaned => Some(End::Rejected),
+        TaskState::Rejected => Some(End::Rejected),
+        TaskState::Orphaned => Some(End::Lost),
         TaskState::New
         | TaskState::Pending
         | TaskState::Assigned
@@ -274,7 +282,7 @@ fn ended(state: TaskState) -> Option<End> {
 mod tests {
     use super::*;
 
-    const ENDS: [End; 4] = [End::Complete, End::Shutdown, End::Failed, End::Rejected];
+    const ENDS: [End; 5] = [End::Complete, End::Shutdown, End::Failed, End::Rejected, End::Lost];
 
     fn phases() -> Vec<Phase> {
         let mut all = vec![Phase::Accepted, Phase::Preparing, Phase::Ready, Phase::Starting, Phase::Running];
@@ -284,7 +292,7 @@ mod tests {
         all
     }
 
-    const EVENTS: [Event; 15] = [
+    const EVENTS: [Event; 16] = [
         Event::Go,
         Event::Prepared,
         Event::Created,
@@ -295,6 +303,7 @@ mod tests {
         Event::Impossible,
         Event::Exited { success: true },
         Event::Exited { success: false },
+        Event::Lost,
         Event::Vanished,
         Event::Stop,
         Event::Stopped,
@@ -382,6 +391,10 @@ mod tests {
         assert_eq!(run(Some(&running), None), (Phase::Running, None));
         assert_eq!(run(Some(&exited(0)), None), (Phase::Over(End::Complete), None));
         assert_eq!(run(Some(&exited(1)), Some(TaskState::Running)), (Phase::Over(End::Failed), None));
+        let lost = crate::engine::Exit { with_engine: true, ..Default::default() };
+        let lost = Condition::Exited(lost);
+        assert_eq!(run(Some(&lost), Some(TaskState::Running)), (Phase::Over(End::Lost), None));
+        assert_eq!(run(Some(&lost), Some(TaskState::Complete)), (Phase::Over(End::Complete), None));
         assert_eq!(run(Some(&Condition::Created), None), (Phase::Starting, Some(Effect::Start)));
         let (phase, events) = begin(Some(&Condition::Created), None, Goal::Stop);
         let stop = |served| (Phase::Stopping(End::Shutdown), Some(Effect::Stop { served }));

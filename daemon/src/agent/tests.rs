@@ -184,7 +184,7 @@ async fn ends_are_told_with_their_reason() {
     eventually("stopped", async || matches!(engine.inspect(&name).await, Ok(Some(Condition::Exited(_)))))
         .await;
     node.until_state(&hog, TaskState::Running).await;
-    engine.exit(&hog.container_name(), Exit { code: 137, out_of_memory: true, error: String::new() });
+    engine.exit(&hog.container_name(), Exit { code: 137, out_of_memory: true, ..Exit::default() });
     let message = node.until_state(&hog, TaskState::Failed).await.message.unwrap();
     assert_eq!(message, "killed: the host was out of memory");
 }
@@ -413,4 +413,90 @@ async fn the_agent_ends_though_the_engine_is_away() {
     let node = Node::start(dir.path(), &engine);
     node.until_state(&web, TaskState::Shutdown).await;
     node.until_state(&late, TaskState::Running).await;
+}
+
+/// What somebody does to our containers with the engine's own commands.
+#[tokio::test(start_paused = true)]
+async fn a_container_that_somebody_starts_again_is_stopped() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), fake());
+    let node = Node::start(dir.path(), &engine);
+    let (web, done) = (task(1, "sleep 1000"), task(2, "exit 0"));
+    node.tell_tasks(&[&web, &done]);
+    node.until_state(&web, TaskState::Running).await;
+    node.until_state(&done, TaskState::Complete).await;
+    // `docker restart`.
+    engine.stop(&web.container_name(), Duration::ZERO).await.unwrap();
+    engine.start(&web.container_name()).await.unwrap();
+    let status = node.until_state(&web, TaskState::Failed).await;
+    assert_eq!(status.message.as_deref(), Some("somebody stopped its container by hand (exit status 143)"));
+    let ended = async |task: &TaskItem| {
+        matches!(engine.inspect(&task.container_name()).await, Ok(Some(Condition::Exited(_))))
+    };
+    eventually("stopped again", async || ended(&web).await).await;
+    // The news of a start may be missed with the engine away.
+    engine.set_down(true);
+    eventually("noticed", async || !node.agent.problems().is_empty()).await;
+    engine.set_down(false);
+    engine.start(&web.container_name()).await.unwrap();
+    eventually("found and stopped", async || ended(&web).await).await;
+    assert_eq!(node.ends.reports.get(done.task).unwrap().state, TaskState::Complete);
+    assert_eq!(engine.starts(&web.container_name()), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_with_another_name_is_stopped_and_removed() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), fake());
+    let node = Node::start(dir.path(), &engine);
+    let talks = task(1, "echo one; sleep 1000");
+    node.tell_tasks(&[&talks]);
+    node.until_state(&talks, TaskState::Running).await;
+    engine.rename(&talks.container_name(), "mine");
+    let options = LogOptions { tail: Some(1), ..LogOptions::default() };
+    let lines: Vec<_> =
+        node.agent.logs(talks.task, options).unwrap().map(|line| line.unwrap().line).collect().await;
+    assert_eq!(lines, ["one"]);
+    node.tell_tasks(&[&stopped(&talks)]);
+    node.until_state(&talks, TaskState::Shutdown).await;
+    assert!(matches!(engine.inspect("mine").await, Ok(Some(Condition::Exited(_)))));
+    node.tell_tasks(&[]);
+    eventually("removed", async || engine.names().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_container_goes_on_and_one_without_its_network_is_replaced() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), fake());
+    let node = Node::start(dir.path(), &engine);
+    let (net, mut web) = (network(1), task(1, "sleep 1000"));
+    web.networks = vec![(net.network, "10.99.32.70".parse().unwrap())];
+    node.tell([Item::Network(net), Item::Task(Box::new(web.clone()))]);
+    node.until_state(&web, TaskState::Running).await;
+    let name = web.container_name();
+    engine.pause(&name);
+    assert!(engine.is_paused(&name));
+    eventually("it goes on", async || !engine.is_paused(&name)).await;
+    engine.disconnect(&name);
+    let status = node.until_state(&web, TaskState::Failed).await;
+    let why = "somebody took its container off network `shop_net1` by hand";
+    assert_eq!(status.message.as_deref(), Some(why));
+}
+
+/// An engine without `live-restore` stops all containers with itself; some end with status 0.
+#[tokio::test(start_paused = true)]
+async fn an_end_with_the_engine_is_no_end_of_the_task() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), fake());
+    engine.end_containers_with_it();
+    let node = Node::start(dir.path(), &engine);
+    let (web, own) = (task(1, "sleep 1000"), task(2, "sleep 1000"));
+    node.tell_tasks(&[&web, &own]);
+    node.until_state(&web, TaskState::Running).await;
+    node.until_state(&own, TaskState::Running).await;
+    engine.exit(&own.container_name(), Exit::default());
+    node.until_state(&own, TaskState::Complete).await;
+    engine.stop_with_containers(0);
+    eventually("noticed", async || !node.agent.problems().is_empty()).await;
+    engine.set_down(false);
+    let status = node.until_state(&web, TaskState::Orphaned).await;
+    let why = "ended because Docker Engine or the host was stopped";
+    assert_eq!((status.message.as_deref(), status.exit_code), (Some(why), Some(0)));
+    assert_eq!(node.ends.reports.get(own.task).unwrap().state, TaskState::Complete);
 }

@@ -7,6 +7,7 @@ mod ask;
 mod read;
 
 use std::{
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -15,6 +16,7 @@ use std::{
 use async_trait::async_trait;
 use bollard::{
     API_DEFAULT_VERSION, Docker,
+    models::ContainerSummaryStateEnum,
     query_parameters::{
         CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
         InspectContainerOptions, ListContainersOptionsBuilder, ListNetworksOptions, LogsOptionsBuilder,
@@ -29,7 +31,7 @@ use raftup_proto::{api::Credential, id::ClusterId, peer::Platform, unit::UnixMil
 
 use super::{
     Condition, Container, ContainerSettings, Engine, EngineError, Event, Image, LogOptions, LogPart, Network,
-    NetworkSettings, labels, version::Version,
+    NetworkSettings, STOPPING, labels, version::Version,
 };
 
 /// Most time until a call is answered, but for those that wait for something to happen.
@@ -106,7 +108,10 @@ impl Engine for DockerEngine {
                 Some(condition) => Some(condition),
                 None => self.inspect(&id).await?,
             };
-            containers.extend(condition.map(|condition| Container { id, task, condition }));
+            let paused = summary.state == Some(ContainerSummaryStateEnum::PAUSED);
+            let networks = read::listed_networks(&summary);
+            let container = |condition| Container { id, task, condition, paused, networks };
+            containers.extend(condition.map(container));
         }
         Ok(containers)
     }
@@ -117,13 +122,29 @@ impl Engine for DockerEngine {
         since: UnixMillis,
     ) -> BoxStream<'static, Result<Event, EngineError>> {
         let engine = self.clone();
-        let mut filters = of_cluster(cluster);
-        filters.insert("type", vec!["container".to_owned()]);
+        let mut of_containers = of_cluster(cluster);
+        of_containers.insert("type", vec!["container".to_owned()]);
+        // Events of networks have no labels of the containers.
+        let of_networks =
+            [("type", vec!["network".to_owned()]), ("event", vec!["disconnect".to_owned()])].into();
         let since = format!("{}.{:03}000000", since.0 / 1000, since.0 % 1000);
-        let options = EventsOptionsBuilder::new().since(&since).filters(&filters).build();
-        let opened = async move { Ok::<_, EngineError>(engine.client().await?.events(Some(options))) };
-        let messages = stream::once(opened).map_ok(|events| events.map_err(EngineError::from)).try_flatten();
-        messages.try_filter_map(|message| async move { Ok(read::event(message)) }).boxed()
+        let events = move |filters: &HashMap<&str, Vec<String>>| {
+            let options = EventsOptionsBuilder::new().since(&since).filters(filters).build();
+            let engine = engine.clone();
+            let opened = async move { Ok::<_, EngineError>(engine.client().await?.events(Some(options))) };
+            stream::once(opened).map_ok(|events| events.map_err(EngineError::from)).try_flatten()
+        };
+        let containers = events(&of_containers).map_ok(read::event);
+        let networks = events(&of_networks).map_ok(read::detached);
+        // The end of either is the end of both.
+        let ends = |stream: BoxStream<'static, Result<Option<Event>, EngineError>>| {
+            stream.map(Some).chain(stream::once(async { None }))
+        };
+        let both = stream::select(ends(containers.boxed()), ends(networks.boxed()));
+        both.take_while(|event| std::future::ready(event.is_some()))
+            .filter_map(|event| async { event })
+            .try_filter_map(|event| async move { Ok(event) })
+            .boxed()
     }
 
     async fn create(&self, settings: &ContainerSettings) -> Result<String, EngineError> {
@@ -170,6 +191,15 @@ impl Engine for DockerEngine {
         gone_is_fine(self.answer(stopped))
     }
 
+    async fn unpause(&self, container: &str) -> Result<(), EngineError> {
+        let unpaused = self.client().await?.unpause_container(container).await;
+        match gone_is_fine(self.answer(unpaused)) {
+            // It is not paused, or does not run.
+            Err(EngineError::Conflict { .. } | EngineError::Refused { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
     async fn remove(&self, container: &str) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         let removed = self.client().await?.remove_container(container, Some(options)).await;
@@ -194,6 +224,33 @@ impl Engine for DockerEngine {
             Err(EngineError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn networks_of(&self, container: &str) -> Result<Option<BTreeSet<String>>, EngineError> {
+        let inspected =
+            self.client().await?.inspect_container(container, None::<InspectContainerOptions>).await;
+        match self.answer(inspected) {
+            Ok(found) => {
+                let networks = found.network_settings.and_then(|settings| settings.networks);
+                let networks = networks.unwrap_or_default();
+                Ok(Some(networks.values().filter_map(read::network_id).collect()))
+            }
+            Err(EngineError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn is_stopping(&self) -> bool {
+        // A new connection: one that is open is still served.
+        let path = self.socket.display().to_string();
+        let client = Docker::connect_with_unix(&path, CALL.as_secs(), API_DEFAULT_VERSION);
+        let Ok(client) = client else { return true };
+        !matches!(tokio::time::timeout(STOPPING, client.ping()).await, Ok(Ok(_)))
+    }
+
+    async fn outlived(&self) -> Result<bool, EngineError> {
+        let info = self.client().await?.info().await;
+        Ok(self.answer(info)?.live_restore_enabled.unwrap_or_default())
     }
 
     fn logs(&self, container: &str, options: LogOptions) -> BoxStream<'static, Result<LogPart, EngineError>> {
@@ -261,7 +318,7 @@ impl Engine for DockerEngine {
     }
 }
 
-fn of_cluster(cluster: ClusterId) -> std::collections::HashMap<&'static str, Vec<String>> {
+fn of_cluster(cluster: ClusterId) -> HashMap<&'static str, Vec<String>> {
     [("label", vec![format!("{}={cluster}", labels::CLUSTER)])].into()
 }
 

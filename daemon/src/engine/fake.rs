@@ -31,6 +31,7 @@ use super::{
 /// Exit status of a container that was killed, and of one that ended when it was asked to.
 const KILLED: i64 = 137;
 const TERMINATED: i64 = 143;
+const SIGTERM: i32 = 15;
 /// Where a health check does not say; as on the real engine.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 const CHECK_RETRIES: u32 = 3;
@@ -46,6 +47,8 @@ pub struct FakeEngine {
 #[derive(Default)]
 struct State {
     down: bool,
+    /// Containers end with it.
+    takes_all_along: bool,
     /// Times that it went down; a stream of events ends when this moves.
     downs: u64,
     /// Of the engine; `fake` if none was set.
@@ -65,6 +68,7 @@ struct FakeContainer {
     settings: ContainerSettings,
     condition: Condition,
     log: Vec<LogPart>,
+    paused: bool,
     stop: watch::Sender<Option<i64>>,
     starts: u32,
 }
@@ -121,6 +125,20 @@ impl FakeEngine {
         self.moved.send_modify(|count| *count += 1);
     }
 
+    /// Has no `live-restore` from now on.
+    pub fn end_containers_with_it(&self) {
+        self.lock().takes_all_along = true;
+    }
+
+    /// Stops the engine as a package's upgrade does, without `live-restore`: first nobody is answered any more, then
+    /// all containers end, with this exit status.
+    pub fn stop_with_containers(&self, code: i64) {
+        self.set_down(true);
+        for name in self.names() {
+            self.end(&name, Exit { code, ..Exit::default() });
+        }
+    }
+
     /// A container's process ends by itself, also while the engine is down.
     pub fn exit(&self, name: &str, exit: Exit) {
         self.end(name, exit);
@@ -163,7 +181,7 @@ impl FakeEngine {
         let label = |key| container.settings.labels.get(key);
         let (Some(cluster), Some(task)) = (label(labels::CLUSTER), label(labels::TASK)) else { return };
         let (Ok(cluster), Ok(task)) = (cluster.parse(), task.parse::<TaskId>()) else { return };
-        state.events.push((now(), cluster, Event { container: id.to_owned(), task, kind }));
+        state.events.push((now(), cluster, Event { container: id.to_owned(), task: Some(task), kind }));
         self.moved.send_modify(|count| *count += 1);
     }
 
@@ -175,9 +193,39 @@ impl FakeEngine {
             return;
         }
         let code = exit.code;
+        found.paused = false;
         found.condition = Condition::Exited(exit);
         found.stop.send_replace(Some(code));
         self.emit(&mut state, &id, EventKind::Died { code });
+    }
+
+    /// Somebody freezes a container.
+    pub fn pause(&self, container: &str) {
+        let mut state = self.lock();
+        let Some(id) = find(&state, container) else { return };
+        state.containers.entry(id.clone()).and_modify(|found| found.paused = true);
+        self.emit(&mut state, &id, EventKind::Paused);
+    }
+
+    /// A container is frozen.
+    pub fn is_paused(&self, container: &str) -> bool {
+        let state = self.lock();
+        find(&state, container).is_some_and(|id| state.containers[&id].paused)
+    }
+
+    /// Somebody gives a container another name.
+    pub fn rename(&self, container: &str, name: &str) {
+        let mut state = self.lock();
+        let Some(id) = find(&state, container) else { return };
+        state.containers.entry(id).and_modify(|found| found.settings.name = name.to_owned());
+    }
+
+    /// Somebody takes a container off its networks.
+    pub fn disconnect(&self, container: &str) {
+        let mut state = self.lock();
+        let Some(id) = find(&state, container) else { return };
+        state.containers.entry(id.clone()).and_modify(|found| found.settings.networks.clear());
+        self.emit(&mut state, &id, EventKind::Detached);
     }
 
     /// The kernel has killed some of a container; told before or after its end.
@@ -297,7 +345,13 @@ impl Engine for FakeEngine {
             let label = |key| container.settings.labels.get(key);
             let task = label(labels::TASK)?.parse().ok()?;
             let same = *label(labels::CLUSTER)? == cluster.to_string();
-            same.then(|| Container { id: id.clone(), task, condition: container.condition.clone() })
+            same.then(|| Container {
+                id: id.clone(),
+                task,
+                condition: container.condition.clone(),
+                paused: container.paused,
+                networks: container.settings.networks.iter().map(|on| on.network.clone()).collect(),
+            })
         });
         Ok(ours.collect())
     }
@@ -348,6 +402,7 @@ impl Engine for FakeEngine {
             settings: settings.clone(),
             condition: Condition::Created,
             log: Vec::new(),
+            paused: false,
             stop: watch::Sender::new(None),
             starts: 0,
         };
@@ -377,6 +432,7 @@ impl Engine for FakeEngine {
         found.stop.send_replace(None);
         let stop = found.stop.subscribe();
         let line = found.settings.spec.command.as_ref().and_then(|words| words.last().cloned());
+        self.emit(&mut state, &id, EventKind::Started);
         drop(state);
         if let Some(check) = check {
             tokio::spawn(self.clone().check(id.clone(), check, stop.clone()));
@@ -386,9 +442,37 @@ impl Engine for FakeEngine {
     }
 
     async fn stop(&self, container: &str, _grace: Duration) -> Result<(), EngineError> {
-        drop(self.up()?);
+        let mut state = self.up()?;
+        if let Some(id) = find(&state, container)
+            && matches!(state.containers[&id].condition, Condition::Running(_))
+        {
+            self.emit(&mut state, &id, EventKind::Signalled { signal: SIGTERM });
+        }
+        drop(state);
         self.end(container, Exit { code: TERMINATED, ..Exit::default() });
         Ok(())
+    }
+
+    async fn unpause(&self, container: &str) -> Result<(), EngineError> {
+        let mut state = self.up()?;
+        if let Some(id) = find(&state, container) {
+            state.containers.entry(id).and_modify(|found| found.paused = false);
+        }
+        Ok(())
+    }
+
+    async fn networks_of(&self, container: &str) -> Result<Option<BTreeSet<String>>, EngineError> {
+        let state = self.up()?;
+        let on = |id: String| state.containers[&id].settings.networks.iter().map(|on| on.network.clone());
+        Ok(find(&state, container).map(|id| on(id).collect()))
+    }
+
+    async fn is_stopping(&self) -> bool {
+        self.up().is_err()
+    }
+
+    async fn outlived(&self) -> Result<bool, EngineError> {
+        Ok(!self.up()?.takes_all_along)
     }
 
     async fn remove(&self, container: &str) -> Result<(), EngineError> {

@@ -13,7 +13,11 @@ mod settings;
 pub(crate) mod tests;
 pub mod version;
 
-use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -29,6 +33,9 @@ pub use docker::DockerEngine;
 pub use error::EngineError;
 pub use fake::FakeEngine;
 pub use settings::{Attachment, ContainerSettings};
+
+/// An engine that does not answer a call within this is about to end, if it has just ended a container.
+const STOPPING: Duration = Duration::from_secs(2);
 
 /// What the engine is asked to do. Containers are named by their name or id.
 #[async_trait]
@@ -56,6 +63,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Stops a container with its own signal and within its own grace period.
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), EngineError>;
 
+    /// Lets a paused container go on. One that is not paused, or not there, stays as it is.
+    async fn unpause(&self, container: &str) -> Result<(), EngineError>;
+
     /// Kills a container, if it runs, and removes it with its anonymous volumes.
     async fn remove(&self, container: &str) -> Result<(), EngineError>;
 
@@ -64,6 +74,15 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Process id of a container's first process; none while it does not run.
     async fn process(&self, container: &str) -> Result<Option<u32>, EngineError>;
+
+    /// Ids of the networks that a container is on; none if the container is not there.
+    async fn networks_of(&self, container: &str) -> Result<Option<BTreeSet<String>>, EngineError>;
+
+    /// The engine is about to end: it takes no new calls, though its events may go on. Takes [`STOPPING`] at most.
+    async fn is_stopping(&self) -> bool;
+
+    /// Containers go on running while the engine is stopped (`live-restore`).
+    async fn outlived(&self) -> Result<bool, EngineError>;
 
     /// What a container wrote.
     fn logs(&self, container: &str, options: LogOptions) -> BoxStream<'static, Result<LogPart, EngineError>>;
@@ -96,6 +115,10 @@ pub struct Container {
     pub task: TaskId,
     /// How it is.
     pub condition: Condition,
+    /// Its processes are frozen (`docker pause`); it counts as running.
+    pub paused: bool,
+    /// Ids of the engine's networks that it is on. Empty where the engine does not say.
+    pub networks: BTreeSet<String>,
 }
 
 /// How a container is.
@@ -134,6 +157,10 @@ pub struct Exit {
     pub out_of_memory: bool,
     /// What the engine says went wrong; empty if nothing did.
     pub error: String,
+    /// When it was last started, by the host's clock, where the engine says so.
+    pub started: Option<UnixMillis>,
+    /// It ended because the engine or its host was stopped. Found out by the caller: an engine does not say.
+    pub with_engine: bool,
 }
 
 /// Something that happened to a container.
@@ -141,8 +168,8 @@ pub struct Exit {
 pub struct Event {
     /// The container's id.
     pub container: String,
-    /// The task that its labels name.
-    pub task: TaskId,
+    /// The task that its labels name; none for [`EventKind::Detached`], which comes without labels.
+    pub task: Option<TaskId>,
     /// What happened.
     pub kind: EventKind,
 }
@@ -150,6 +177,17 @@ pub struct Event {
 /// What happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
+    /// It was started, by whomever.
+    Started,
+    /// The engine was told to send it a signal: to stop it, to kill it, or as a message.
+    Signalled {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Its processes were frozen.
+    Paused,
+    /// It was taken off a network, as it also is when it ends.
+    Detached,
     /// It ended, with this exit status.
     Died {
         /// The exit status.

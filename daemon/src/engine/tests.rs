@@ -90,11 +90,20 @@ fn ended(condition: &Condition) -> bool {
 async fn lives_and_dies(engine: &dyn Engine) {
     let task = task(1, "echo one; sleep 1000");
     let name = task.container_name();
-    let mut events = engine.events(CLUSTER, UnixMillis(0));
+    // An engine tells of every network that a container leaves.
+    let mut events = engine.events(CLUSTER, UnixMillis(0)).filter(|event| {
+        std::future::ready(!event.as_ref().is_ok_and(|event| event.kind == EventKind::Detached))
+    });
     let id = engine.create(&settings(&task)).await.unwrap();
     assert_eq!(engine.create(&settings(&task)).await.unwrap(), id, "made once");
     let listed = engine.containers(CLUSTER).await.unwrap();
-    let container = Container { id: id.clone(), task: task.task, condition: Condition::Created };
+    let container = Container {
+        id: id.clone(),
+        task: task.task,
+        condition: Condition::Created,
+        paused: false,
+        networks: listed.iter().flat_map(|one| one.networks.clone()).collect(),
+    };
     assert_eq!(listed, [container]);
     engine.start(&name).await.unwrap();
     engine.start(&name).await.unwrap();
@@ -108,9 +117,15 @@ async fn lives_and_dies(engine: &dyn Engine) {
     engine.remove(&name).await.unwrap();
     engine.stop(&name, Duration::from_secs(10)).await.unwrap();
     assert_eq!(engine.inspect(&name).await.unwrap(), None);
-    for kind in [EventKind::Died { code: 143 }, EventKind::Removed] {
+    let kinds = [
+        EventKind::Started,
+        EventKind::Signalled { signal: 15 },
+        EventKind::Died { code: 143 },
+        EventKind::Removed,
+    ];
+    for kind in kinds {
         let event = tokio::time::timeout(SOON, events.next()).await.expect("in time").unwrap().unwrap();
-        assert_eq!(event, Event { container: id.clone(), task: task.task, kind });
+        assert_eq!(event, Event { container: id.clone(), task: Some(task.task), kind });
     }
 }
 
@@ -152,7 +167,9 @@ async fn is_checked(engine: &dyn Engine) {
         });
         let name = task.container_name();
         let mut events = engine.events(CLUSTER, UnixMillis(0)).skip_while(move |event| {
-            let ours = event.as_ref().is_ok_and(|event| event.task == TaskId::from_random(number));
+            let ours = event.as_ref().is_ok_and(|event| {
+                event.task == Some(TaskId::from_random(number)) && event.kind != EventKind::Started
+            });
             std::future::ready(!ours)
         });
         engine.create(&settings(&task)).await.unwrap();

@@ -177,6 +177,15 @@ pub fn update(
     Ok(set)
 }
 
+/// Whether operators want the node to be a manager, or leave that to the cluster; nothing if the node is gone.
+pub fn pin(cluster: &Cluster, id: NodeId, pinned: Option<bool>, now: UnixMillis) -> ChangeSet {
+    let mut set = ChangeSet::new(now);
+    if let Some(old) = cluster.nodes.get(&id).filter(|node| node.pinned != pinned) {
+        set.update(Node { pinned, ..Node::clone(old) });
+    }
+    set
+}
+
 /// Removes a node for good; its tasks run elsewhere. Errors: no such node, or it is neither down nor drained and empty
 /// and `force` is not set.
 pub fn remove(cluster: &Cluster, id: NodeId, force: bool, now: UnixMillis) -> Result<ChangeSet, Refusal> {
@@ -214,8 +223,7 @@ pub fn news(cluster: &Cluster, node: NodeId, task: TaskId, status: &TaskStatus) 
     let task = cluster.tasks.get(&task)?;
     let old = &task.status;
     let forwards = status.state >= old.state && !old.state.is_over();
-    // Only the leader says that a node is gone.
-    if task.node != Some(node) || !forwards || status.state == TaskState::Orphaned {
+    if task.node != Some(node) || !forwards {
         return None;
     }
     let clean = |text: &Option<String>| text.as_ref().map(|text| claims::clean(text, claims::MESSAGE_MAX));

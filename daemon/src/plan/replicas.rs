@@ -165,7 +165,8 @@ pub(super) fn ended(review: &mut Review<'_, '_>) {
             review.retire(&task);
             continue;
         }
-        if outdated || task.status.state == TaskState::Orphaned {
+        let gone = |id| !review.draft.world().cluster().nodes.contains_key(&id);
+        if outdated || (task.status.state == TaskState::Orphaned && task.node.is_none_or(gone)) {
             replace(review, &task, old, Attempt::of(version));
             continue;
         }
@@ -175,15 +176,28 @@ pub(super) fn ended(review: &mut Review<'_, '_>) {
                 replace(review, &task, old, Attempt { not_before, restarts, ..Attempt::of(version) });
             }
             Verdict::Finished => old.iter().for_each(|old| review.retire(old)),
+            // Somebody has asked for the update to go on since it ended.
+            Verdict::GivenUp { .. } if is_asked_again(review, &task) => {
+                replace(review, &task, old, Attempt::of(version));
+            }
             Verdict::GivenUp { restarts } => {
-                let tried = match restarts {
-                    0 => "not started again".to_owned(),
-                    1 => "given up after 1 restart".to_owned(),
-                    n => format!("given up after {n} restarts"),
-                };
-                review.waits(task.slot, format!("{tried}: {}", said(&task)));
+                review.waits(task.slot, format!("{}: {}", given_up(restarts), said(&task)));
             }
         }
+    }
+}
+
+fn is_asked_again(review: &Review<'_, '_>, task: &Task) -> bool {
+    let rollout = review.service.rollout.as_ref().filter(|rollout| rollout.status.state.is_active());
+    rollout.is_some_and(|rollout| task.meta.updated < rollout.status.started)
+}
+
+/// That the restart policy asks for no more.
+pub(super) fn given_up(restarts: u32) -> String {
+    match restarts {
+        0 => "not started again".to_owned(),
+        1 => "given up after 1 restart".to_owned(),
+        n => format!("given up after {n} restarts"),
     }
 }
 

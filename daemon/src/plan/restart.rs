@@ -3,6 +3,9 @@
 //! The first restart comes after the policy's delay, each further one of a task that keeps ending after twice the time,
 //! up to [`BACK_OFF_CAP`]. A task that ran long enough begins anew.
 //!
+//! A task that its node lost, because the engine or the host was stopped, did not end by itself: the policy's condition and
+//! limit do not count it, and the first time it is replaced without delay.
+//!
 //! Owns: the restart policy. Leaves alone: tasks that were lost with their node (`replicas` replaces them at once).
 
 use std::time::Duration;
@@ -52,6 +55,11 @@ pub(super) fn verdict(policy: &RestartPolicy, task: &Task) -> Verdict {
         RestartCondition::None => false,
     };
     let restarts = if settled(policy, task) { 0 } else { task.restarts };
+    if task.status.state == TaskState::Orphaned {
+        let delay = if restarts == 0 { Duration::ZERO } else { back_off(policy.delay, restarts) };
+        let at = task.meta.updated.plus(delay);
+        return Verdict::Again { at, restarts: restarts.saturating_add(1) };
+    }
     match policy.max_attempts {
         _ if !wanted && well => Verdict::Finished,
         _ if !wanted => Verdict::GivenUp { restarts },

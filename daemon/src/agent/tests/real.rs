@@ -177,3 +177,85 @@ async fn what_cannot_be_made_is_said() {
     assert_eq!(lines[..2], ["hi", "hi"]);
     node.agent.leave().await.unwrap();
 }
+
+/// The engine's own commands, used on our things by somebody who does not know better.
+#[tokio::test]
+async fn what_is_done_by_hand_does_not_last() {
+    let Some(host) = Host::start("hand").await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &host.engine);
+    let docker = |line: &str| host.inside(&format!("docker -H \"unix://$PWD/docker.sock\" {line}"));
+    let address = |number: u32| std::net::Ipv4Addr::from(u32::from(network(1).gateway()) + 64 + number);
+    // Ends with 0 when it is told to.
+    let polite = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    let tasks: Vec<TaskItem> = (1..=6)
+        .map(|number| {
+            let mut task = task(number, polite);
+            task.networks = vec![(network(1).network, address(u32::try_from(number).unwrap()))];
+            task
+        })
+        .collect();
+    node.tell(items(&tasks));
+    for task in &tasks {
+        node.until_state(task, TaskState::Running).await;
+    }
+    let [restarted, stopped_by_hand, killed, removed, paused, taken_off] = &tasks[..] else { panic!() };
+    let name = TaskItem::container_name;
+    docker(&format!("restart -t 5 {}", name(restarted)));
+    docker(&format!("stop -t 5 {}", name(stopped_by_hand)));
+    docker(&format!("kill {}", name(killed)));
+    docker(&format!("rm -f {}", name(removed)));
+    docker(&format!("pause {}", name(paused)));
+    docker(&format!("network disconnect shop_net1 {}", name(taken_off)));
+    for (task, words) in [
+        (restarted, "somebody stopped its container by hand (exit status 0)"),
+        (stopped_by_hand, "somebody stopped its container by hand (exit status 0)"),
+        (killed, "somebody stopped its container by hand (exit status 137)"),
+        (removed, ""),
+        (taken_off, "somebody took its container off network `shop_net1` by hand"),
+    ] {
+        let status = node.until_state(task, TaskState::Failed).await;
+        assert!(status.message.as_deref().unwrap_or_default().contains(words), "{status:?}");
+    }
+    let running = || docker("ps --format '{{.Names}} {{.Status}}'");
+    eventually("what was paused alone runs", async || {
+        let all = running();
+        all.lines().count() == 1 && all.contains(&name(paused)) && !all.contains("Paused")
+    })
+    .await;
+    assert_eq!(node.ends.reports.get(paused.task).unwrap().state, TaskState::Running);
+    docker(&format!("start {}", name(killed)));
+    eventually("stopped again", async || running().lines().count() == 1).await;
+    // A stop, and a removal, find it by its id, and one that is paused.
+    docker(&format!("rename {} mine", name(paused)));
+    docker("pause mine");
+    node.tell(items(&[stopped(paused)]));
+    eventually("stopped under its new name", async || running().is_empty()).await;
+    node.tell([]);
+    eventually("removed", async || docker("ps -aq").is_empty()).await;
+    eventually("network removed", async || !docker("network ls").contains("shop_net1")).await;
+    node.agent.leave().await.unwrap();
+}
+
+/// As a package's upgrade stops and starts it, without `live-restore`.
+#[tokio::test]
+async fn ends_that_a_stopped_engine_causes_are_no_ends_of_tasks() {
+    let Some(host) = Host::start("stops").await else { return };
+    host.set_live_restore(false).await;
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &host.engine);
+    let (polite, stubborn) =
+        (task(1, "trap 'exit 0' TERM; while :; do sleep 0.1; done"), task(2, "sleep 1000"));
+    node.tell_tasks(&[&polite, &stubborn]);
+    for task in [&polite, &stubborn] {
+        node.until_state(task, TaskState::Running).await;
+    }
+    host.stop().await;
+    eventually("noticed", async || !node.agent.problems().is_empty()).await;
+    host.revive().await;
+    for task in [&polite, &stubborn] {
+        let status = node.until_state(task, TaskState::Orphaned).await;
+        assert!(status.message.unwrap_or_default().contains("Docker Engine or the host was stopped"));
+    }
+    assert_eq!(node.ends.reports.get(polite.task).unwrap().exit_code, Some(0));
+}

@@ -93,7 +93,6 @@ async fn what_is_old_or_known_is_not_kept() {
     let again = report(1, TaskState::Starting);
     assert_eq!(add(vec![again; 1000]), 0, "the state has it, by whatever clock");
     assert_eq!(add(vec![report(1, TaskState::Preparing)]), 0, "backwards");
-    assert_eq!(add(vec![report(1, TaskState::Orphaned)]), 0, "only the leader says that");
     assert_eq!(add(vec![report(1, TaskState::Failed), report(2, TaskState::Running)]), 2);
     assert_eq!(add(vec![report(1, TaskState::Running)]), 2, "sent again after the newer one");
     let after = carried_out(&reports, &cluster);

@@ -1,16 +1,18 @@
 //! What the engine answers, in our words. Pure; every field may be missing.
 
+use std::collections::BTreeSet;
+
 use bollard::{
     container::LogOutput,
     models::{
         ContainerState, ContainerStateStatusEnum as Status, ContainerSummary,
-        ContainerSummaryStateEnum as Listed, EventMessage, HealthStatusEnum, ImageInspect,
+        ContainerSummaryStateEnum as Listed, EndpointSettings, EventMessage, HealthStatusEnum, ImageInspect,
         Network as ApiNetwork, SystemInfo,
     },
 };
 use raftup_proto::{
     peer::Platform,
-    unit::{CpuMillis, MemBytes},
+    unit::{CpuMillis, MemBytes, UnixMillis},
 };
 
 use super::{
@@ -82,6 +84,8 @@ pub(super) fn condition(state: ContainerState) -> Condition {
         code: state.exit_code.unwrap_or_default(),
         out_of_memory: state.oom_killed.unwrap_or_default(),
         error: state.error.clone().unwrap_or_default(),
+        started: state.started_at.as_deref().and_then(time),
+        with_engine: false,
     };
     match state.status {
         Some(Status::CREATED) => Condition::Created,
@@ -94,6 +98,12 @@ pub(super) fn condition(state: ContainerState) -> Condition {
 /// The first process of a container that runs.
 pub(super) fn process(state: ContainerState) -> Option<u32> {
     state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0)
+}
+
+/// A time that the engine gives; none for its zero time, which is in the year 1.
+fn time(text: &str) -> Option<UnixMillis> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok().map(UnixMillis)
 }
 
 fn health(state: ContainerState) -> Health {
@@ -112,11 +122,31 @@ fn health(state: ContainerState) -> Health {
     }
 }
 
-/// An event that we act on.
+/// Ids of the networks that a listed container is on.
+pub(super) fn listed_networks(summary: &ContainerSummary) -> BTreeSet<String> {
+    let networks = summary.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    networks.map(|networks| networks.values().filter_map(network_id).collect()).unwrap_or_default()
+}
+
+/// The id of a network that a container is on.
+pub(super) fn network_id(endpoint: &EndpointSettings) -> Option<String> {
+    endpoint.network_id.clone().filter(|id| !id.is_empty())
+}
+
+/// A container was taken off a network.
+pub(super) fn detached(message: EventMessage) -> Option<Event> {
+    let container = message.actor?.attributes?.remove("container")?;
+    Some(Event { container, task: None, kind: EventKind::Detached })
+}
+
+/// An event of a container that we act on.
 pub(super) fn event(message: EventMessage) -> Option<Event> {
     let actor = message.actor?;
     let attributes = actor.attributes?;
     let kind = match message.action.as_deref()? {
+        "start" => EventKind::Started,
+        "kill" => EventKind::Signalled { signal: attributes.get("signal")?.parse().ok()? },
+        "pause" => EventKind::Paused,
         "die" => EventKind::Died { code: attributes.get("exitCode")?.parse().ok()? },
         "oom" => EventKind::OutOfMemory,
         "health_status: healthy" => EventKind::Healthy,
@@ -124,7 +154,7 @@ pub(super) fn event(message: EventMessage) -> Option<Event> {
         "destroy" => EventKind::Removed,
         _ => return None,
     };
-    Some(Event { container: actor.id?, task: labels::task(&attributes)?, kind })
+    Some(Event { container: actor.id?, task: Some(labels::task(&attributes)?), kind })
 }
 
 /// A network, as an engine of this version lists it.

@@ -17,7 +17,7 @@ cd "$0"
 while :; do
     while [ -e hold ]; do sleep 0.05; done
     dockerd --data-root "$0/data" --exec-root "$0/exec" --pidfile "$0/pid" -H "unix://$0/docker.sock" \
-        --bridge=none --iptables=false --ip6tables=false --live-restore --storage-driver vfs >>log 2>&1 &
+        --bridge=none --iptables=false --ip6tables=false $(cat restore 2>/dev/null || echo --live-restore) --storage-driver vfs >>log 2>&1 &
     wait $!
 done
 "#;
@@ -73,6 +73,25 @@ impl Host {
     pub(crate) fn kill(&self) {
         std::fs::write(self.dir.join("hold"), "").unwrap();
         self.inside("kill -9 $(cat pid)");
+    }
+
+    /// Whether containers outlive the engine, from its next start on, which follows.
+    pub(crate) async fn set_live_restore(&self, on: bool) {
+        std::fs::write(self.dir.join("restore"), if on { "--live-restore" } else { "--live-restore=false" })
+            .unwrap();
+        self.stop().await;
+        self.revive().await;
+    }
+
+    /// Stops the engine as a service manager does, and waits until it has ended; it stays away until
+    /// [`Self::revive`].
+    pub(crate) async fn stop(&self) {
+        std::fs::write(self.dir.join("hold"), "").unwrap();
+        self.inside("cp pid stopped; kill $(cat stopped)");
+        // Others go on meanwhile: the engine tells them what it does.
+        while self.inside("kill -0 $(cat stopped) 2>/dev/null && echo alive || true") != "" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Lets the engine start again.
