@@ -8,7 +8,7 @@ use std::{cell::RefCell, time::Duration};
 
 use futures_util::future::try_join_all;
 use raftup_proto::{
-    api::{Outcome, Progress, ServiceProgress},
+    api::{AskedVersion, Deployed, Outcome, Progress, ServiceProgress},
     refusal::{Code, Refusal},
     view::Revision,
 };
@@ -76,13 +76,23 @@ pub(crate) struct Change {
     pub(crate) name: String,
     /// The state that holds it.
     pub(crate) revision: Revision,
+    /// The versions that it asked for; it fails if others take their place.
+    pub(crate) versions: Vec<AskedVersion>,
 }
 
 impl Change {
+    /// The change that was answered with `deployed`.
+    pub(crate) fn of(kind: Kind, name: String, deployed: &Deployed) -> Self {
+        let versions = deployed.changes.iter().filter_map(|change| change.version).collect();
+        Self { kind, name, revision: deployed.revision, versions }
+    }
+
     fn path(&self) -> Path {
+        let versions: Vec<String> = self.versions.iter().map(ToString::to_string).collect();
         Path::new(["progress"])
             .query(self.kind.noun(), &self.name)
             .query("revision", &self.revision.to_string())
+            .query_some("versions", Some(versions.join(",").as_str()).filter(|versions| !versions.is_empty()))
     }
 
     /// The command that shows how it stands.
@@ -96,14 +106,21 @@ impl Change {
     }
 
     fn done(&self, services: &[ServiceProgress]) -> String {
-        let tasks: u32 = services.iter().map(|service| service.running).sum();
+        let complete: u32 = services.iter().map(|service| service.complete).sum();
+        let tasks = services.iter().map(|service| service.running).sum::<u32>().saturating_sub(complete);
+        let tasks = counted(tasks as usize, "task");
+        let complete = match complete {
+            0 => String::new(),
+            1 => "; 1 task is complete".to_owned(),
+            many => format!("; {many} tasks are complete"),
+        };
         match self.kind {
             Kind::Deploy => {
-                let (tasks, services) = (counted(tasks as usize, "task"), counted(services.len(), "service"));
-                format!("stack `{}` runs: {tasks} of {services}", self.name)
+                let services = counted(services.len(), "service");
+                format!("stack `{}` runs: {tasks} of {services}{complete}", self.name)
             }
             Kind::Scale | Kind::Update | Kind::Rollback => {
-                format!("service `{}` runs: {}", self.name, counted(tasks as usize, "task"))
+                format!("service `{}` runs: {tasks}{complete}", self.name)
             }
             Kind::Drain => format!("node `{}` runs nothing any more", self.name),
             Kind::Removal => format!("stack `{}` is gone", self.name),
@@ -111,11 +128,18 @@ impl Change {
     }
 
     fn failed(&self, reason: &str, services: &[ServiceProgress]) -> Refusal {
-        let behind = services.iter().find(|service| service.running < service.desired);
+        let is_named =
+            |service: &&ServiceProgress| reason.starts_with(&format!("service `{}`", service.name));
+        let named = services.iter().find(is_named);
+        let behind = named.or_else(|| services.iter().find(|service| service.running < service.desired));
         let what = format!("{} of {} `{}` failed: {reason}", self.kind.act(), self.kind.noun(), self.name);
         Refusal::new(Code::Failed, what).hint(match (self.kind, behind) {
             (Kind::Deploy | Kind::Scale | Kind::Update | Kind::Rollback, Some(service)) => {
-                format!("`raftup service ps {}` shows every attempt and why it ended", service.name)
+                let name = &service.name;
+                format!(
+                    "`raftup service ps {name}` shows the last attempts and why they ended; `raftup service update \
+                     --force {name}` tries again"
+                )
             }
             (Kind::Drain, _) => {
                 format!("{} shows what stays; it stays as it is until a node can take it", self.look())
@@ -203,6 +227,9 @@ async fn watch(
         };
         match refusal.code {
             Code::NotFound if change.kind == Kind::Removal => return Ok(End::of(change, &[])),
+            Code::NotFound if change.kind != Kind::Drain => {
+                return Err(change.failed("it was removed meanwhile", &[]));
+            }
             Code::Unavailable => {
                 contact.lost(refusal, board).await.map_err(|refusal| refusal.hint(goes_on(change)))?;
             }

@@ -10,6 +10,7 @@
 //! | `POST /join` | [`Join`] | [`Status`] |
 //! | `POST /leave` | [`Leave`] | empty |
 //! | `GET /tokens`, `POST /tokens/{role}/rotate` | | [`Tokens`] |
+//! | `GET /problems` | | lines: what is wrong in the cluster |
 //! | `GET /nodes`, `GET /nodes/{node}` | | [`NodeView`] |
 //! | `PATCH /nodes/{node}` | [`NodeUpdate`] | [`NodeView`] |
 //! | `DELETE /nodes/{node}?force` | | empty |
@@ -21,7 +22,7 @@
 //! | `POST /services/{service}/rollback` | [`Rollback`] | [`Deployed`] |
 //! | `DELETE /services/{service}` | | [`Deployed`] |
 //! | `GET /tasks?stack=&service=&node=` | | [`TaskView`] |
-//! | `GET /progress?stack=`, `?service=` or `?node=`, with `&revision=` | | stream of [`Progress`] |
+//! | `GET /progress?stack=`, `?service=` or `?node=`, with `&revision=&versions=` | | stream of [`Progress`] |
 //! | `GET /services/{service}/logs?follow&tail=&since=` | | stream of [`LogLine`] |
 //! | `GET /doctor` | | [`Finding`] |
 //! | `GET /debug/controllers` | | [`ControllerView`] |
@@ -31,7 +32,8 @@
 //!
 //! Progress is that of the newest change up to now, seen from a state that is not older than `revision`. Of a stack
 //! or a service that is being removed it is done when nothing of it is left; one that is gone is not found.
-//! That of a node is how far it is from having no task left.
+//! That of a node is how far it is from having no task left. With `versions`, a list of [`AskedVersion`]s with commas between
+//! them, it has failed as soon as another version takes the place of one of them, or its service is removed.
 //! A stream that ends without an outcome was cut off, and is asked for again.
 //!
 //! A request that changes the cluster may name itself in the header `raftup-request` (up to 64 characters, drawn at random).
@@ -342,6 +344,9 @@ pub struct Deploy {
     /// port where the image names one).
     #[serde(default)]
     pub credentials: BTreeMap<String, Credential>,
+    /// Services, networks and volumes of the stack that `spec` does not name stay; else they are removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
 }
 
 /// What a registry asks for. Never logged: its Debug shows nothing.
@@ -383,6 +388,36 @@ pub struct ChangeView {
     pub name: String,
     /// What was done.
     pub action: Action,
+    /// Of a service that stays: the version that is asked for from now on. Whoever watches the change says so with
+    /// `versions`, and is told if another version takes its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<AskedVersion>,
+}
+
+/// A version of a service that a change asked for; written as `ID:NUMBER`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedVersion {
+    /// The service.
+    pub service: ServiceId,
+    /// The number of the version.
+    pub number: u64,
+}
+
+impl fmt::Display for AskedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.service, self.number)
+    }
+}
+
+impl std::str::FromStr for AskedVersion {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no version of a service, such as `ID:3`");
+        let (service, number) = text.split_once(':').ok_or_else(wrong)?;
+        let service = service.parse().map_err(|_| wrong())?;
+        Ok(Self { service, number: number.parse().map_err(|_| wrong())? })
+    }
 }
 
 /// What was done to an object.
@@ -414,6 +449,9 @@ pub struct ServiceView {
     pub running: u32,
     /// Tasks that should run.
     pub desired: u32,
+    /// Tasks that ended with exit status 0, where the restart policy asks for no more.
+    #[serde(default)]
+    pub complete: u32,
     /// The image as asked for.
     pub image: String,
     /// Ports that nodes answer on.
@@ -609,6 +647,9 @@ pub struct TaskView {
     pub hostname: Option<String>,
     /// It should run; if not, it is on its way out or part of the history.
     pub desired: bool,
+    /// Its node is down: `state` is the last that was heard of it.
+    #[serde(default)]
+    pub lost: bool,
     /// Where it is in its life.
     pub state: TaskState,
     /// Since when.
@@ -650,8 +691,11 @@ pub enum Outcome {
 pub struct ServiceProgress {
     /// Its full name.
     pub name: String,
-    /// Tasks of the newest version that run.
+    /// Tasks of the newest version that run, or are complete.
     pub running: u32,
+    /// Those of them that are complete: they ended with exit status 0, and the restart policy asks for no more.
+    #[serde(default)]
+    pub complete: u32,
     /// Tasks that should.
     pub desired: u32,
     /// What is waited for, one line a reason.

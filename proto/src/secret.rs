@@ -94,6 +94,7 @@ mod tests {
                 volumes: BTreeMap::new(),
             },
             credentials: BTreeMap::from([("docker.io".to_owned(), credential)]),
+            keep: false,
         };
         check(&format!("{reply:?}{reply:#?}{deploy:?}{deploy:#?}"), &key);
         let task = Request::Credential { task: TaskId::from_random(1) };

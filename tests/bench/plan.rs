@@ -234,7 +234,7 @@ impl Lab {
             networks: networks.into_iter().collect(),
             volumes: BTreeMap::new(),
         };
-        let deploy = Deploy { spec, credentials: BTreeMap::new() };
+        let deploy = Deploy { spec, credentials: BTreeMap::new(), keep: false };
         let (set, _) = plan::stacks::deploy(
             self.world.cluster(),
             &deploy,

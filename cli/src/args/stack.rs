@@ -77,6 +77,12 @@ pub(crate) struct DeployArgs {
         default_value_t = true, default_missing_value = "true", action = ArgAction::Set
     )]
     pub(crate) with_registry_auth: bool,
+    /// Keep services, networks and volumes of the stack that the file does not name any more; otherwise they are removed
+    #[arg(long)]
+    pub(crate) no_prune: bool,
+    /// Accepted because Docker has it; it is what happens without `--no-prune`
+    #[arg(long, hide = true, conflicts_with = "no_prune")]
+    pub(crate) prune: bool,
     /// How long it is waited for.
     #[command(flatten)]
     pub(crate) wait: Wait,

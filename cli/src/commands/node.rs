@@ -96,7 +96,7 @@ async fn update(client: &Client, args: NodeUpdateArgs) -> Result<(), Failure> {
         return Ok(());
     }
     // The leader answers with what is not older than the change.
-    let change = Change { kind: Kind::Drain, name: node, revision: Revision(0) };
+    let change = Change { kind: Kind::Drain, name: node, revision: Revision(0), versions: Vec::new() };
     follow(client, &[change], wait.timeout).await
 }
 

@@ -87,7 +87,7 @@ async fn scale(client: &Client, scales: &[Scale], wait: Wait) -> Result<(), Fail
         let path = Path::new(["services", service]);
         let deployed: Deployed = client.send(Method::PATCH, path, &update).await?;
         show::answer(format!("{service} scaled to {replicas}"))?;
-        Ok(Change { kind: Kind::Scale, name: service.clone(), revision: deployed.revision })
+        Ok(Change::of(Kind::Scale, service.clone(), &deployed))
     })
     .await?;
     if !wait.detach {
@@ -129,7 +129,7 @@ async fn told(
     if wait.detach {
         return Ok(());
     }
-    let change = Change { kind, name: service.to_owned(), revision: deployed.revision };
+    let change = Change::of(kind, service.to_owned(), &deployed);
     follow(client, &[change], wait.timeout).await
 }
 

@@ -1,7 +1,11 @@
 //! `raftup stack`.
 
 use hyper::Method;
-use raftup_proto::api::{Action, Deploy, Deployed, StackView};
+use raftup_proto::{
+    api::{Action, Deploy, Deployed, StackView},
+    refusal::Code,
+    view::Revision,
+};
 
 use super::{each, service, task};
 use crate::{
@@ -38,15 +42,36 @@ async fn deploy(client: &Client, args: DeployArgs) -> Result<(), Failure> {
         Default::default()
     };
     let name = spec.name.to_string();
-    let body = Deploy { spec, credentials };
-    let deployed: Deployed = client.send(Method::PUT, Path::new(["stacks", &name]), &body).await?;
+    let body = Deploy { spec, credentials, keep: args.no_prune };
+    let path = || Path::new(["stacks", &name]);
+    let deployed: Deployed = match client.send(Method::PUT, path(), &body).await {
+        Err(refusal)
+            if refusal.code == Code::Conflict && is_going(client, &name).await && !args.wait.detach =>
+        {
+            show::note(format!("stack `{name}` is being removed; it is deployed once it is gone"));
+            let removal = Change {
+                kind: Kind::Removal,
+                name: name.clone(),
+                revision: Revision(0),
+                versions: Vec::new(),
+            };
+            follow(client, &[removal], args.wait.timeout).await?;
+            client.send(Method::PUT, path(), &body).await?
+        }
+        answer => answer?,
+    };
     deployed.warnings.iter().for_each(show::warning);
     show::answer(show::changes(&deployed.changes))?;
     if args.wait.detach {
         return Ok(());
     }
-    follow(client, &[Change { kind: Kind::Deploy, name, revision: deployed.revision }], args.wait.timeout)
-        .await
+    follow(client, &[Change::of(Kind::Deploy, name, &deployed)], args.wait.timeout).await
+}
+
+/// The stack is being removed. An answer that does not come says no more than that.
+async fn is_going(client: &Client, name: &str) -> bool {
+    let stacks = client.get::<Vec<StackView>>(Path::new(["stacks"])).await.unwrap_or_default();
+    stacks.iter().any(|stack| stack.name.as_str() == name && stack.removing)
 }
 
 async fn list(client: &Client, listing: Listing) -> Result<(), Failure> {
@@ -63,9 +88,10 @@ async fn list(client: &Client, listing: Listing) -> Result<(), Failure> {
 async fn remove(client: &Client, names: &[String], wait: Wait) -> Result<(), Failure> {
     let removed = each(names, async |name| {
         let deployed: Deployed = client.delete(Path::new(["stacks", name])).await?;
+        let removal = Change::of(Kind::Removal, name.clone(), &deployed);
         let gone = deployed.changes.into_iter().filter(|change| change.action == Action::Removed);
         show::answer(show::changes(&gone.collect::<Vec<_>>()))?;
-        Ok(Change { kind: Kind::Removal, name: name.clone(), revision: deployed.revision })
+        Ok(removal)
     })
     .await?;
     if !wait.detach {

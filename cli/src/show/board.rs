@@ -154,12 +154,19 @@ impl Plain {
     }
 
     fn line(&self, service: &ServiceProgress) -> String {
-        let ServiceProgress { name, running, desired, .. } = service;
+        let ServiceProgress { name, running, complete, desired, .. } = service;
         if self.removing {
             return format!("{name}: {}", left(service));
         }
         let reasons: String = reasons(service).iter().map(|reason| format!("; {reason}")).collect();
-        format!("{name}: {running}/{desired} running{reasons}")
+        match complete {
+            0 => format!("{name}: {running}/{desired} running{reasons}"),
+            _ if running == complete => format!("{name}: {complete}/{desired} complete{reasons}"),
+            _ => format!(
+                "{name}: {}/{desired} running, {complete} complete{reasons}",
+                running.saturating_sub(*complete)
+            ),
+        }
     }
 }
 

@@ -6,6 +6,9 @@ use anstream::{AutoStream, ColorChoice};
 use jiff::Timestamp;
 use raftup_proto::unit::UnixMillis;
 
+/// Letters of an image's name in a table.
+const IMAGE_SHOWN: usize = 60;
+
 /// How a text is shown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
@@ -38,11 +41,15 @@ impl Look {
         Self { short: !full, ..self }
     }
 
-    /// An image as it is shown.
-    pub(super) fn image(self, image: &str) -> &str {
-        match image.split_once('@') {
+    /// An image as it is shown: in a short form without its digest, and of a long name the end.
+    pub(super) fn image(self, image: &str) -> String {
+        let name = match image.split_once('@') {
             Some((name, _)) if self.short && !name.is_empty() => name,
             Some(_) | None => image,
+        };
+        match name.char_indices().rev().nth(IMAGE_SHOWN) {
+            Some((cut, _)) if self.short => format!("..{}", &name[cut..]),
+            Some(_) | None => name.to_owned(),
         }
     }
 }

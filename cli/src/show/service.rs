@@ -24,13 +24,18 @@ fn full_name(service: &ServiceView) -> String {
 pub(crate) fn list(services: &[ServiceView], look: Look) -> Text {
     let mut table = Table::new(["ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"]);
     for service in services {
-        let tone = if service.running < service.desired { Tone::Waiting } else { Tone::Plain };
+        let tone =
+            if service.running + service.complete < service.desired { Tone::Waiting } else { Tone::Plain };
         let removing = if service.removing { " (removing)" } else { "" };
+        let complete = match service.complete {
+            0 => String::new(),
+            complete => format!(" ({complete} complete)"),
+        };
         table.row([
             cell(service.id, Tone::Plain),
             cell(full_name(service), Tone::Plain),
             cell(mode(service.mode), Tone::Plain),
-            cell(format!("{}/{}{removing}", service.running, service.desired), tone),
+            cell(format!("{}/{}{complete}{removing}", service.running, service.desired), tone),
             cell(look.image(&service.image), Tone::Plain),
             cell(ports(&service.ports).join(", "), Tone::Plain),
         ]);
@@ -69,7 +74,7 @@ pub(crate) fn inspect(service: &ServiceView, look: Look) -> Text {
         .put("Name", full_name(service))
         .put("Stack", &service.stack)
         .put("Mode", mode(service.mode))
-        .put("Replicas", format!("{} of {} running", service.running, service.desired))
+        .put("Replicas", replicas(service))
         .some("Status", service.removing.then_some("removing"))
         .list("Update", service.update.as_ref().map(|status| update(status, look)))
         .list("Waiting for", &service.waiting)
@@ -82,6 +87,11 @@ pub(crate) fn inspect(service: &ServiceView, look: Look) -> Text {
         .render()
 }
 
+fn replicas(service: &ServiceView) -> String {
+    let running = format!("{} of {} running", service.running, service.desired);
+    if service.complete == 0 { running } else { format!("{running}, {} complete", service.complete) }
+}
+
 fn update(status: &UpdateStatus, look: Look) -> String {
     let at = status.completed.unwrap_or(status.started);
     format!("{} {}: {}", status.state, time::ago(look.now, at), status.message)
@@ -89,8 +99,19 @@ fn update(status: &UpdateStatus, look: Look) -> String {
 
 fn version(service: &ServiceView, version: &VersionView, look: Look) -> String {
     let now = if version.number == service.version { " (now)" } else { "" };
-    format!("{}{now} {} {}", version.number, look.image(&version.image), time::ago(look.now, version.at))
+    format!("{}{now} {} {}", version.number, image_of(&version.image), time::ago(look.now, version.at))
 }
+
+/// An image with the beginning of its digest, which tells versions with one tag apart.
+fn image_of(image: &str) -> String {
+    match image.split_once("@sha256:") {
+        Some((name, digest)) => format!("{name}@{}", digest.chars().take(DIGEST_SHOWN).collect::<String>()),
+        None => image.to_owned(),
+    }
+}
+
+/// Digits of a digest that tell images apart.
+const DIGEST_SHOWN: usize = 12;
 
 fn policy(policy: &UpdatePolicy) -> String {
     let UpdatePolicy { parallelism, delay, order, monitor, failure_action, max_failure_ratio } = policy;

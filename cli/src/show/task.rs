@@ -22,7 +22,7 @@ pub(crate) fn list(tasks: &[TaskView], look: Look) -> Text {
             cell(look.image(&task.image), Tone::Plain),
             cell(node(task), Tone::Plain),
             cell(if task.desired { "Running" } else { "Shutdown" }, Tone::Plain),
-            cell(format!("{} {}", capital(task.state), time::ago(look.now, task.since)), tone(task)),
+            cell(format!("{} {}", state(task), time::ago(look.now, task.since)), tone(task)),
             cell(message(task), Tone::Plain),
         ]);
     }
@@ -46,6 +46,11 @@ fn message(task: &TaskView) -> String {
     }
 }
 
+/// The state; the last one that was heard of, where nothing is heard of the node.
+fn state(task: &TaskView) -> String {
+    if task.lost { format!("Lost (was {})", task.state) } else { capital(task.state) }
+}
+
 fn capital(state: TaskState) -> String {
     let word = state.to_string();
     let mut chars = word.chars();
@@ -53,6 +58,9 @@ fn capital(state: TaskState) -> String {
 }
 
 fn tone(task: &TaskView) -> Tone {
+    if task.lost {
+        return Tone::Bad;
+    }
     match task.state {
         TaskState::Failed | TaskState::Rejected | TaskState::Orphaned => Tone::Bad,
         TaskState::Running | TaskState::Complete | TaskState::Shutdown => Tone::Plain,

@@ -117,6 +117,7 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
         name: name.parse().unwrap(),
         mode: spec.mode,
         running,
+        complete: 0,
         desired: replicas,
         image: spec.container.image.clone(),
         ports: spec.ports.clone(),
@@ -151,6 +152,7 @@ fn task(id: u64, slot: u64, state: TaskState) -> TaskView {
         node: Some(NodeId::new(1)),
         hostname: Some("web1".to_owned()),
         desired: !state.is_over(),
+        lost: false,
         state,
         since: ago(125),
         message: None,
@@ -172,7 +174,15 @@ fn tasks() -> Vec<TaskView> {
 
 fn progress(name: &str, running: u32, desired: u32, waiting: &[&str]) -> ServiceProgress {
     let waiting = waiting.iter().map(|reason| (*reason).to_owned()).collect();
-    ServiceProgress { name: name.to_owned(), running, desired, waiting, update: None, problems: Vec::new() }
+    ServiceProgress {
+        name: name.to_owned(),
+        running,
+        complete: 0,
+        desired,
+        waiting,
+        update: None,
+        problems: Vec::new(),
+    }
 }
 
 fn failure(failure: &Failure) -> String {
@@ -209,35 +219,35 @@ fn ports_that_do_not_answer_everywhere() {
     check(
         super::service(&web, PLAIN),
         expect![[r#"
-        ID:               00000000000b
-        Name:             shop_web
-        Stack:            shop
-        Mode:             replicated
-        Replicas:         3 of 3 running
-        Update:           completed 1 minute ago: update completed
-        Problems:         port 81/tcp is taken by another program on h2: it does not answer there
-        Image:            nginx:1.27
-        Command:          nginx -g "daemon off;"
-        Environment:      A=1
-                          B=
-        Ports:            *:80->8080/tcp
-                          *:8000-8001->80-81/tcp
-                          *:8002->83/tcp
-                          *:81->8080/tcp (host)
-                          127.0.0.1:8001-8002->81-82/tcp
-        Endpoint mode:    dnsrr: its name stands for its tasks
-        Networks:         default (also www)
-        Mounts:           /data <- volume data (read-only)
-        Constraints:      node.labels.disk == ssd
-        Reserved:         0.5 CPUs, 64MiB memory
-        Restart:          always, after 5s
-        Update policy:    1 at a time, stop-first, watched for 5s, on failure pause
-        Rollback policy:  1 at a time, stop-first, watched for 5s, on failure pause
-        Created:          2026-11-21 08:02:00 UTC (2 hours ago)
-        Updated:          2026-11-21 10:00:59 UTC (1 minute ago)
-        Versions:         2 (now) nginx:1.27 1 minute ago
-                          1 nginx:1.26 2 hours ago
-    "#]],
+            ID:               00000000000b
+            Name:             shop_web
+            Stack:            shop
+            Mode:             replicated
+            Replicas:         3 of 3 running
+            Update:           completed 1 minute ago: update completed
+            Problems:         port 81/tcp is taken by another program on h2: it does not answer there
+            Image:            nginx:1.27
+            Command:          nginx -g "daemon off;"
+            Environment:      A=1
+                              B=
+            Ports:            *:80->8080/tcp
+                              *:8000-8001->80-81/tcp
+                              *:8002->83/tcp
+                              *:81->8080/tcp (host)
+                              127.0.0.1:8001-8002->81-82/tcp
+            Endpoint mode:    dnsrr: its name stands for its tasks
+            Networks:         default (also www)
+            Mounts:           /data <- volume data (read-only)
+            Constraints:      node.labels.disk == ssd
+            Reserved:         0.5 CPUs, 64MiB memory
+            Restart:          always, after 5s
+            Update policy:    1 at a time, stop-first, watched for 5s, on failure pause
+            Rollback policy:  1 at a time, stop-first, watched for 5s, on failure pause
+            Created:          2026-11-21 08:02:00 UTC (2 hours ago)
+            Updated:          2026-11-21 10:00:59 UTC (1 minute ago)
+            Versions:         2 (now) nginx:1.27@0123 1 minute ago
+                              1 nginx:1.26 2 hours ago
+        "#]],
     );
     let mut node = node(1, None);
     node.problems =
@@ -322,8 +332,12 @@ fn stacks_in_a_table() {
 
 #[test]
 fn changes_a_line_each() {
-    let change =
-        |kind: &str, name: &str, action| ChangeView { kind: kind.to_owned(), name: name.to_owned(), action };
+    let change = |kind: &str, name: &str, action| ChangeView {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        action,
+        version: None,
+    };
     let changes = [
         change("network", "shop_default", Action::Unchanged),
         change("service", "shop_web", Action::Updated),
@@ -387,7 +401,7 @@ fn a_service_in_full() {
             Rollback policy:  1 at a time, stop-first, watched for 5s, on failure pause
             Created:          2026-11-21 08:02:00 UTC (2 hours ago)
             Updated:          2026-11-21 10:00:59 UTC (1 minute ago)
-            Versions:         2 (now) nginx:1.27 1 minute ago
+            Versions:         2 (now) nginx:1.27@0123 1 minute ago
                               1 nginx:1.26 2 hours ago
         "#]],
     );
@@ -689,7 +703,7 @@ fn text_of_others_controls_no_terminal() {
         harmless(super::controllers(&[controller], look), 2);
         let finding = Finding { node: nasty(), to: Some(nasty()), ..Finding::problem(NASTY, NASTY, NASTY) };
         harmless(super::findings(&[finding], look), 5);
-        let change = ChangeView { kind: nasty(), name: nasty(), action: Action::Created };
+        let change = ChangeView { kind: nasty(), name: nasty(), action: Action::Created, version: None };
         harmless(super::changes(&[change]), 1);
     }
     let refusal = Refusal::new(Code::Conflict, NASTY).hint(NASTY);

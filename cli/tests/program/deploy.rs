@@ -33,7 +33,8 @@ fn project(compose: &str) -> tempfile::TempDir {
 }
 
 fn deployed(action: Action) -> Reply {
-    let change = ChangeView { kind: "service".to_owned(), name: "shop_web".to_owned(), action };
+    let change =
+        ChangeView { kind: "service".to_owned(), name: "shop_web".to_owned(), action, version: None };
     Reply::json(Deployed { revision: Revision(7), changes: vec![change], warnings: Vec::new() })
 }
 
@@ -42,6 +43,7 @@ fn at(running: u32, waiting: &[&str], outcome: Outcome) -> Progress {
     let web = ServiceProgress {
         name: "shop_web".to_owned(),
         running,
+        complete: 0,
         desired: 2,
         waiting,
         update: None,
@@ -110,7 +112,7 @@ async fn a_deploy_that_fails_says_why_and_where_to_look() {
         -- stderr
         shop_web: 0/2 running
         error: the deploy of stack `shop` failed: shop_web: image `nginx` exists nowhere
-        hint: `raftup service ps shop_web` shows every attempt and why it ended
+        hint: `raftup service ps shop_web` shows the last attempts and why they ended; `raftup service update --force shop_web` tries again
         -- status 1
     "#]]
     .assert_eq(&run_in(&daemon, dir.path(), &DEPLOY).await.to_string());
@@ -312,6 +314,7 @@ async fn services_are_scaled_together() {
         let service = ServiceProgress {
             name: name.to_owned(),
             running,
+            complete: 0,
             desired: running,
             waiting: Vec::new(),
             update: None,
@@ -465,7 +468,7 @@ async fn an_update_that_was_undone_fails() {
         shop_web: 1/2 running; rollback_started: update rolled back due to failure or early termination of task 0a: unhealthy
         shop_web: 2/2 running; rollback_completed: rollback completed
         error: the update of service `shop_web` failed: service `shop_web`: rollback completed; update rolled back due to failure or early termination of task 0a: unhealthy
-        hint: `raftup service ps shop_web` shows how it stands
+        hint: `raftup service ps shop_web` shows the last attempts and why they ended; `raftup service update --force shop_web` tries again
         -- status 1
     "#]].assert_eq(&run(&daemon, &["service", "update", "--force", "shop_web"]).await.to_string());
 }
@@ -507,6 +510,7 @@ async fn a_node_is_watched_until_it_is_empty() {
         services: vec![ServiceProgress {
             name: "shop_web".to_owned(),
             running,
+            complete: 0,
             desired: 0,
             waiting: vec!["1 starting".to_owned()],
             update: None,

@@ -39,6 +39,7 @@ fn task(state: TaskState) -> TaskView {
         node: None,
         hostname: None,
         desired: !state.is_over(),
+        lost: false,
         state,
         since: UnixMillis(0),
         message: None,

@@ -129,7 +129,7 @@ impl Lab {
 
     async fn deploy(&mut self, image: &str, replicas: u32) {
         let spec = shop(image, replicas);
-        let deploy = Deploy { spec, credentials: BTreeMap::new() };
+        let deploy = Deploy { spec, credentials: BTreeMap::new(), keep: false };
         let ids = &mut self.ids;
         let work = |cluster: &Cluster, now| {
             plan::stacks::deploy(cluster, &deploy, Vec::new(), &Default::default(), now, ids)
@@ -157,8 +157,12 @@ impl Lab {
     async fn done(&self, what: &str) -> Duration {
         let stack = plan::find::stack(&self.store.snapshot(), "shop").unwrap().id;
         self.until(what, |cluster| {
-            let progress =
-                plan::progress::progress(&World::new(cluster.clone()), Selector::Stack(stack)).unwrap();
+            let progress = plan::progress::progress(
+                &World::new(cluster.clone()),
+                Selector::Stack(stack),
+                &Default::default(),
+            )
+            .unwrap();
             progress.outcome == Outcome::Done
         })
         .await

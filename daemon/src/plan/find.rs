@@ -8,13 +8,20 @@ use raftup_proto::refusal::{Code, Refusal};
 
 use crate::model::{Cluster, Node, Service, Stack};
 
+use super::ports::listed;
+
 /// The node of that id or host name. Errors: none, or several.
 pub fn node<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Arc<Node>, Refusal> {
     let all = || cluster.nodes.values();
     // Node ids are numbers: a beginning of `n12` is another node's id, so only whole ones count.
     let by_id = all().filter(|node| node.id.to_string() == text);
     let by_name = all().filter(|node| node.info.hostname == text);
-    one("node", text, [by_id.collect(), by_name.collect()])
+    one(
+        "node",
+        text,
+        |node| format!("`{}` ({})", node.id, node.info.hostname),
+        [by_id.collect(), by_name.collect()],
+    )
 }
 
 /// The stack of that name or id. Errors: none, or several.
@@ -22,7 +29,12 @@ pub fn stack<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Arc<Stack>, Ref
     let all = || cluster.stacks.values();
     let by_name = all().filter(|stack| stack.name.as_str() == text);
     let by_id = all().filter(|stack| begins(&stack.id, text));
-    one("stack", text, [by_name.collect(), by_id.collect()])
+    one(
+        "stack",
+        text,
+        |stack| format!("`{}` ({})", stack.id, stack.name),
+        [by_name.collect(), by_id.collect()],
+    )
 }
 
 /// The service of that full name (`shop_web`), name if no other stack has it, or id. Errors: none, or several.
@@ -33,7 +45,8 @@ pub fn service<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Arc<Service>,
     let by_id = all().filter(|service| begins(&service.id, text));
     let going = || cluster.services.values().filter(|service| service.removing);
     let old = going().filter(|service| service.full_name() == text || begins(&service.id, text));
-    one("service", text, [full.collect(), short.collect(), by_id.collect(), old.take(1).collect()])
+    let both = |service: &Service| format!("`{}` ({})", service.id, service.full_name());
+    one("service", text, both, [full.collect(), short.collect(), by_id.collect(), old.take(1).collect()])
 }
 
 fn begins(id: &impl ToString, text: &str) -> bool {
@@ -43,6 +56,7 @@ fn begins(id: &impl ToString, text: &str) -> bool {
 fn one<'a, T, const N: usize>(
     noun: &str,
     text: &str,
+    name: impl Fn(&T) -> String,
     ways: [Vec<&'a Arc<T>>; N],
 ) -> Result<&'a Arc<T>, Refusal> {
     for found in ways {
@@ -51,7 +65,10 @@ fn one<'a, T, const N: usize>(
             [only] => return Ok(only),
             [..] => {
                 let message = format!("{} {noun}s are meant by `{text}`", found.len());
-                return Err(Refusal::new(Code::Invalid, message).hint("give the full name or the id"));
+                let names: Vec<String> = found.iter().map(|one| name(one)).collect();
+                return Err(
+                    Refusal::new(Code::Invalid, message).hint(format!("give one of {}", listed(&names)))
+                );
             }
         }
     }

@@ -4,15 +4,15 @@
 //! with a port of its own node goes to (`placement`), what nodes do with ports (`mesh`).
 //! Holds: no node has to answer for two services on one port of one address.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use raftup_proto::{
-    api::{FabricMode, NodeState},
+    api::{Deploy, FabricMode, NodeState},
     id::NodeId,
     name::ServiceName,
     peer::{Deaf, DeafTo},
     refusal::{Code, Refusal},
-    spec::{EndpointMode, PortSpec, Protocol, PublishMode, ServiceSpec, StackSpec},
+    spec::{EndpointMode, PortSpec, Protocol, PublishMode, ServiceSpec},
     view::{PLAIN_PORT, WIRE_PORT},
 };
 
@@ -24,8 +24,9 @@ use super::World;
 const NAMED: usize = 5;
 
 /// Errors: a port of the stack is one that it cannot have.
-pub(super) fn check_stack(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
-    let mut taken = Taken::by_others(cluster, spec);
+pub(super) fn check_stack(cluster: &Cluster, deploy: &Deploy) -> Result<(), Refusal> {
+    let spec = &deploy.spec;
+    let mut taken = Taken::by_others(cluster, deploy);
     let refused = |message: String, hint: String| {
         let message = format!("stack `{}` refused: {message}", spec.name);
         Refusal::new(Code::Conflict, message).hint(hint)
@@ -63,11 +64,15 @@ struct Holder {
 }
 
 impl Taken {
-    /// What services of other stacks have.
-    fn by_others(cluster: &Cluster, spec: &StackSpec) -> Self {
+    /// What services of other stacks have, and those of the stack that stay though its file does not name them.
+    fn by_others(cluster: &Cluster, deploy: &Deploy) -> Self {
         let mut taken = Self(BTreeMap::new());
-        let others = cluster.services.values();
-        for service in others.filter(|service| !service.removing && service.stack_name != spec.name) {
+        let spec = &deploy.spec;
+        let stays = |service: &&Arc<Service>| {
+            let kept = deploy.keep && !spec.services.contains_key(&service.name);
+            !service.removing && (service.stack_name != spec.name || kept)
+        };
+        for service in cluster.services.values().filter(stays) {
             for port in &service.current().spec.ports {
                 let holder = Holder { port: *port, service: service.full_name(), foreign: true };
                 taken.holders(port).push(holder);
@@ -96,7 +101,12 @@ impl Taken {
             false => format!("and service `{service}` has {held}"),
         };
         let address = port.host_ip.map(|address| format!("{address}:")).unwrap_or_default();
-        let mut hint = format!("remove `ports: {address}{}:{}` from `{name}`", port.published, port.target);
+        let protocol = match port.protocol {
+            Protocol::Tcp => "",
+            Protocol::Udp => "/udp",
+        };
+        let mut hint =
+            format!("remove `ports: {address}{}:{}{protocol}` from `{name}`", port.published, port.target);
         if *foreign {
             hint.push_str(&format!(", or `raftup service rm {service}`"));
         }

@@ -18,7 +18,13 @@ use raftup_proto::{
 
 use crate::model::{Desired, Service, Slot, Task};
 
-use super::{World, placement, replicas::said, restart, rollout::last_failure, show};
+use super::{
+    World, placement,
+    replicas::{given_up, said},
+    restart,
+    rollout::last_failure,
+    show,
+};
 
 /// Restarts in a row after which the newest version counts as failing; one that its node could not even make fails for
 /// the same reason each time.
@@ -36,9 +42,47 @@ pub enum Selector {
     Node(NodeId),
 }
 
-/// How far the selected services have come. Errors: there is nothing of that id, or nothing any more.
+/// The versions that a change asked for, by service.
+pub type Asked = BTreeMap<ServiceId, u64>;
+
+/// How far the selected services have come. With `asked` it is that of a change that asked for these versions: it has failed
+/// if another version took the place of one of them. Errors: there is nothing of that id, or nothing any more.
 /// Cost: one pass over services and the tasks of those selected.
-pub fn progress(world: &World, selector: Selector) -> Result<Progress, Refusal> {
+pub fn progress(world: &World, selector: Selector, asked: &Asked) -> Result<Progress, Refusal> {
+    let mut progress = of_selected(world, selector)?;
+    if let Some(reason) = asked.iter().find_map(|(id, number)| overtaken(world, *id, *number)) {
+        progress.outcome = Outcome::Failed { reason };
+    }
+    Ok(progress)
+}
+
+/// What took the place of a version that was asked for. An update that was undone by itself is told as a failure of its own.
+fn overtaken(world: &World, id: ServiceId, number: u64) -> Option<String> {
+    let service = world.cluster().services.get(&id).filter(|service| !service.removing);
+    let Some(service) = service else {
+        let name =
+            world.cluster().services.get(&id).map(|service| format!("service `{}`", service.full_name()));
+        return Some(format!("{} was removed meanwhile", name.as_deref().unwrap_or("a service of it")));
+    };
+    let current = service.current();
+    let undone = service.rollout.as_ref().is_some_and(|rollout| rollout.automatic);
+    if current.number == number || undone {
+        return None;
+    }
+    let (name, image) = (service.full_name(), &current.image);
+    let by_hand = service.update_state().is_some_and(UpdateState::is_rollback);
+    Some(match by_hand {
+        true => format!("service `{name}` was rolled back by hand meanwhile, to image {image}"),
+        false => {
+            format!(
+                "service `{name}` was changed meanwhile: version {} with image {image} is asked for",
+                current.number
+            )
+        }
+    })
+}
+
+fn of_selected(world: &World, selector: Selector) -> Result<Progress, Refusal> {
     let cluster = world.cluster();
     let services: Vec<&Arc<Service>> = match selector {
         Selector::Stack(id) if !cluster.stacks.contains_key(&id) => return Err(gone("stack", id)),
@@ -73,7 +117,15 @@ fn of_service(world: &World, service: &Arc<Service>) -> (ServiceProgress, Outcom
     if service.removing {
         let waiting = vec![format!("{} tasks are still there", tasks.len())];
         return (
-            ServiceProgress { name, running: 0, desired: 0, waiting, update: None, problems: Vec::new() },
+            ServiceProgress {
+                name,
+                running: 0,
+                complete: 0,
+                desired: 0,
+                waiting,
+                update: None,
+                problems: Vec::new(),
+            },
             Outcome::Running,
         );
     }
@@ -86,6 +138,7 @@ fn of_service(world: &World, service: &Arc<Service>) -> (ServiceProgress, Outcom
         .filter(|task| service.is_current(task.version) && is_good(world, service, task))
         .count();
     let running = u32::try_from(good).unwrap_or(u32::MAX);
+    let complete = show::count(world.cluster(), service, own()).complete.min(running);
     let updating = service.update_state().is_some_and(UpdateState::is_active);
     let outcome = match failure(world, service, &tasks) {
         Some(reason) => Outcome::Failed { reason: format!("service `{name}`: {reason}") },
@@ -95,7 +148,7 @@ fn of_service(world: &World, service: &Arc<Service>) -> (ServiceProgress, Outcom
     let waiting = if outcome == Outcome::Done { Vec::new() } else { waiting(service, &tasks) };
     let update = service.rollout.as_ref().map(|rollout| rollout.status.clone());
     let problems = show::problems(world.cluster(), service);
-    (ServiceProgress { name, running, desired, waiting, update, problems }, outcome)
+    (ServiceProgress { name, running, complete, desired, waiting, update, problems }, outcome)
 }
 
 /// How far a node is from running nothing. Errors: it is gone.
@@ -124,6 +177,7 @@ fn of_node(world: &World, id: NodeId) -> Result<Progress, Refusal> {
         all.push(ServiceProgress {
             name,
             running: u32::try_from(here.len()).unwrap_or(u32::MAX),
+            complete: 0,
             desired: 0,
             waiting: waiting(service, &tasks),
             update: service.rollout.as_ref().map(|rollout| rollout.status.clone()),
@@ -201,8 +255,8 @@ fn failure(world: &World, service: &Service, tasks: &[Arc<Task>]) -> Option<Stri
     let newest = |task: &&Arc<Task>| task.desired == Desired::Run && service.is_current(task.version);
     for task in tasks.iter().filter(newest) {
         if task.status.state.is_over() {
-            if let restart::Verdict::GivenUp { .. } = restart::verdict(&spec.restart, task) {
-                return Some(format!("{}: {}", name(task), said(task)));
+            if let restart::Verdict::GivenUp { restarts } = restart::verdict(&spec.restart, task) {
+                return Some(format!("{}: {}: {}", name(task), given_up(restarts), said(task)));
             }
         } else if !task.is_ready()
             && let Some(last) = last_failure(world, task)

@@ -179,6 +179,18 @@ fn size(settings: Managers, eligible: usize, pinned: usize) -> usize {
     size
 }
 
+/// How many managers there would be of `nodes` nodes if operators left that to the cluster.
+pub(super) fn size_of(cluster: &Cluster, nodes: usize) -> usize {
+    let settings = cluster.info.as_ref().map_or(Managers::Auto, |info| info.managers);
+    let workers = cluster.nodes.values().filter(|node| node.role != Role::Manager).count();
+    // A cluster with workers was meant to have few managers.
+    if workers > 0 {
+        size(settings, nodes.saturating_sub(workers).max(1), 0)
+    } else {
+        size(settings, nodes, 0)
+    }
+}
+
 fn eligible(node: &Node) -> bool {
     node.role == Role::Manager && node.pinned != Some(false)
 }

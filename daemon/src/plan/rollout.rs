@@ -84,7 +84,11 @@ pub(super) fn judge(review: &mut Review<'_, '_>) {
         let policy = policy(&review.service);
         let too_many = policy.max_failure_ratio.is_exceeded_by(failed, rollout.slots.max(1));
         let rolling_back = rollout.status.state.is_rollback();
-        let why = format!("due to failure or early termination of task {}: {}", task.id, said(&task));
+        let why = format!(
+            "due to failure or early termination of the task of {}: {}",
+            name_slots(vec![task.slot]),
+            said(&task)
+        );
         match (too_many, policy.failure_action) {
             (false, _) | (true, FailureAction::Continue) => note(review, rollout),
             (true, FailureAction::Rollback) if !rolling_back => go_back(review, rollout, &why),

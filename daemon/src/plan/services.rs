@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use raftup_proto::{
-    api::{Action, ChangeView, ServiceUpdate, UpdateState},
+    api::{Action, AskedVersion, ChangeView, ServiceUpdate, UpdateState},
     compose,
     id::ServiceId,
     refusal::{Code, Refusal},
@@ -40,10 +40,11 @@ pub fn update(
     let same = changed.current().number == service.current().number && !(paused && resume);
     let action = if same { Action::Unchanged } else { Action::Updated };
     let mut set = ChangeSet::new(now);
+    let views = vec![view(&changed, action)];
     if changed != **service {
         set.update(changed);
     }
-    Ok((set, vec![view(service, action)]))
+    Ok((set, views))
 }
 
 fn updated(service: &Service, update: &ServiceUpdate) -> Result<ServiceSpec, Refusal> {
@@ -111,9 +112,10 @@ pub fn rollback(
     let cause = ("manually requested rollback".to_owned(), false);
     let (changed, networks) = versions::go_back(cluster, cluster.tasks_of(id), service, target, cause, now)?;
     let mut set = ChangeSet::new(now);
+    let views = vec![view(&changed, Action::Updated)];
     set.update(changed);
     networks.into_iter().for_each(|network| set.update(network));
-    Ok((set, vec![view(service, Action::Updated)]))
+    Ok((set, views))
 }
 
 fn changeable(cluster: &Cluster, id: ServiceId) -> Result<&Arc<Service>, Refusal> {
@@ -156,7 +158,13 @@ pub(super) fn check_replicas(name: &str, replicas: u32) -> Result<(), Refusal> {
 }
 
 pub(super) fn view(service: &Service, action: Action) -> ChangeView {
-    ChangeView { kind: "service".to_owned(), name: service.full_name(), action }
+    let version = match action {
+        Action::Created | Action::Updated | Action::Unchanged => {
+            Some(AskedVersion { service: service.id, number: service.current().number })
+        }
+        Action::Removed => None,
+    };
+    ChangeView { kind: "service".to_owned(), name: service.full_name(), action, version }
 }
 
 fn there(cluster: &Cluster, id: ServiceId) -> Result<&Arc<Service>, Refusal> {

@@ -5,15 +5,18 @@
 use std::collections::BTreeMap;
 
 use raftup_proto::{
-    api::{ManagerState, NodeView, ServiceView, StackView, TaskView, VersionView},
+    api::{ManagerState, NodeState, NodeView, ServiceView, StackView, TaskView, VersionView},
     id::{NodeId, ServiceId, StackId},
     peer::TaskState,
     spec::Mode,
 };
 
-use crate::model::{Cluster, Node, Service, Stack, Task, Version};
+use crate::model::{Cluster, Desired, Node, Service, Stack, Task, Version};
 
-use super::{claims, placement, ports};
+use super::{
+    claims, placement, ports,
+    restart::{self, Verdict},
+};
 
 /// How many tasks of a service run and should run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Count {
     pub running: u32,
     /// Meant to run.
     pub desired: u32,
+    /// Ended well, and not started again.
+    pub complete: u32,
 }
 
 /// Which tasks are listed; what is not given does not narrow.
@@ -115,6 +120,7 @@ fn service_view(cluster: &Cluster, service: &Service, count: Count) -> ServiceVi
         mode: current.spec.mode,
         running: count.running,
         desired: count.desired,
+        complete: count.complete,
         image: current.image.clone(),
         ports: current.spec.ports.clone(),
         removing: service.removing,
@@ -165,6 +171,7 @@ pub fn tasks(cluster: &Cluster, filter: TaskFilter) -> Vec<TaskView> {
 
 fn task_view(cluster: &Cluster, task: &Task) -> Option<TaskView> {
     let service = cluster.services.get(&task.service)?;
+    let node = task.node.and_then(|id| cluster.nodes.get(&id));
     let image = service.version(task.version).map(|version| version.image.clone());
     Some(TaskView {
         id: task.id,
@@ -174,8 +181,9 @@ fn task_view(cluster: &Cluster, task: &Task) -> Option<TaskView> {
         slot: task.slot.number(),
         image: image.unwrap_or_default(),
         node: task.node,
-        hostname: task.node.and_then(|id| cluster.nodes.get(&id)).map(|node| node.info.hostname.clone()),
+        hostname: node.map(|node| node.info.hostname.clone()),
         desired: task.is_live(),
+        lost: task.holds_node() && node.is_none_or(|node| node.state == NodeState::Down),
         state: task.status.state,
         since: task.status.since,
         message: task.status.message.clone(),
@@ -201,9 +209,13 @@ pub fn count<'a>(cluster: &Cluster, service: &Service, tasks: impl Iterator<Item
         let node = task.node.and_then(|id| cluster.nodes.get(&id));
         node.is_some_and(|node| node.state == raftup_proto::api::NodeState::Ready)
     };
-    let running =
-        tasks.filter(|task| task.is_live() && task.status.state == TaskState::Running && on_live_node(task));
-    Count { running: u32::try_from(running.count()).unwrap_or(u32::MAX), desired }
+    let (mut running, mut complete) = (0, 0);
+    for task in tasks.filter(|task| task.desired == Desired::Run) {
+        let finished = || restart::verdict(&spec.restart, task) == Verdict::Finished;
+        running += u32::from(task.status.state == TaskState::Running && on_live_node(task));
+        complete += u32::from(task.status.state == TaskState::Complete && finished());
+    }
+    Count { running, desired, complete }
 }
 
 fn counts(cluster: &Cluster) -> BTreeMap<ServiceId, Count> {

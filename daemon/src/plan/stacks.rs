@@ -1,6 +1,6 @@
 //! A deploy as the difference between what a file asks for and what is there, in one change set.
 //!
-//! The stack is what the file says: what it no longer names is removed. A service gets new containers, by its update
+//! The stack is what the file says: what it no longer names is removed, unless the deploy keeps it. A service gets new containers, by its update
 //! policy, if and only if its container, the networks that it is on, or its resources changed. Everything else (replicas,
 //! ports, aliases, policies, placement, the service's own labels) changes in place.
 //!
@@ -26,7 +26,7 @@ use raftup_proto::{
 use crate::model::{ChangeSet, Cluster, Meta, Network, Node, ObjectKey, Service, Stack, Volume};
 
 use super::{
-    Ids, addresses, ports, services,
+    Ids, addresses, collisions, ports, services,
     versions::{self, How, Pinned},
 };
 
@@ -49,10 +49,11 @@ pub fn deploy(
         return Err(Refusal::new(Code::Conflict, format!("stack `{}` is being removed", spec.name))
             .hint("deploy it again when it is gone from `raftup stack ls`"));
     }
-    check(cluster, spec)?;
+    check(cluster, deploy)?;
     let mut diff = Diff {
         cluster,
         spec,
+        keep: deploy.keep,
         pinned,
         stack: stack.map_or_else(|| StackId::from_random(ids.fresh()), |stack| stack.id),
         ids,
@@ -100,8 +101,10 @@ pub fn remove(
 }
 
 /// What a loader cannot know, or might have let through.
-fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
+fn check(cluster: &Cluster, deploy: &Deploy) -> Result<(), Refusal> {
+    let spec = &deploy.spec;
     check_encryption(cluster, spec)?;
+    collisions::check(cluster, spec)?;
     for (name, service) in &spec.services {
         if let Mode::Replicated { replicas } = service.mode {
             services::check_replicas(name.as_str(), replicas)?;
@@ -117,7 +120,7 @@ fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
             }
         }
     }
-    ports::check_stack(cluster, spec)
+    ports::check_stack(cluster, deploy)
 }
 
 /// A plain fabric encrypts nothing; beside an encrypted one, networks can be plain over IPv4 alone.
@@ -151,6 +154,8 @@ fn check_encryption(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> 
 struct Diff<'a> {
     cluster: &'a Cluster,
     spec: &'a StackSpec,
+    /// What the file does not name stays.
+    keep: bool,
     pinned: &'a Pinned,
     stack: StackId,
     ids: &'a mut Ids,
@@ -194,7 +199,9 @@ impl Diff<'_> {
             };
             ids.insert(name.clone(), id);
         }
-        for network in old.values().filter(|network| !self.spec.networks.contains_key(&network.name)) {
+        for network in
+            old.values().filter(|network| !self.keep && !self.spec.networks.contains_key(&network.name))
+        {
             if !network.removing {
                 self.set.update(Network { removing: true, ..Network::clone(network) });
                 self.views.push(network_view(network_name(network), Action::Removed));
@@ -295,7 +302,9 @@ impl Diff<'_> {
             };
             self.views.push(volume_view(self.volume_name(name), action));
         }
-        for volume in old.values().filter(|volume| !self.spec.volumes.contains_key(&volume.name)) {
+        for volume in
+            old.values().filter(|volume| !self.keep && !self.spec.volumes.contains_key(&volume.name))
+        {
             self.set.delete(ObjectKey::Volume(volume.id), volume.meta);
             self.views.push(volume_view(self.volume_name(&volume.name), Action::Removed));
         }
@@ -329,7 +338,9 @@ impl Diff<'_> {
                 None => self.new_service(name, spec, on)?,
             }
         }
-        for service in old.values().filter(|service| !self.spec.services.contains_key(&service.name)) {
+        for service in
+            old.values().filter(|service| !self.keep && !self.spec.services.contains_key(&service.name))
+        {
             services::mark_removing(&mut self.set, service);
             self.views.push(services::view(service, Action::Removed));
         }
@@ -378,7 +389,7 @@ impl Diff<'_> {
         let (asked, at_work) = (old.current().number, old.update_state().is_some_and(UpdateState::is_paused));
         let same = new.current().number == asked && new.networks == old.networks && new.vips == old.vips;
         let action = if same && !at_work { Action::Unchanged } else { Action::Updated };
-        self.views.push(services::view(old, action));
+        self.views.push(services::view(&new, action));
         if new != **old {
             self.set.update(new);
         }
@@ -458,9 +469,9 @@ fn network_name(network: &Network) -> String {
 }
 
 fn network_view(name: String, action: Action) -> ChangeView {
-    ChangeView { kind: "network".to_owned(), name, action }
+    ChangeView { kind: "network".to_owned(), name, action, version: None }
 }
 
 fn volume_view(name: String, action: Action) -> ChangeView {
-    ChangeView { kind: "volume".to_owned(), name, action }
+    ChangeView { kind: "volume".to_owned(), name, action, version: None }
 }

@@ -12,7 +12,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::Stream;
 use raftup_proto::{
-    api::{Outcome, Progress},
+    api::{AskedVersion, Outcome, Progress},
     refusal::{Code, Refusal},
     view::Revision,
 };
@@ -26,7 +26,7 @@ use crate::{
     model::Cluster,
     plan::{
         find,
-        progress::{Selector, progress},
+        progress::{Asked, Selector, progress},
     },
 };
 
@@ -44,6 +44,9 @@ pub(in crate::api) struct Follow {
     node: Option<String>,
     #[serde(default)]
     revision: Revision,
+    /// The versions that were asked for, as `ID:NUMBER,..`.
+    #[serde(default)]
+    versions: String,
 }
 
 /// Answers with the state now, then each that differs, until one is final or the object is gone. Done is said when every
@@ -53,12 +56,13 @@ pub(in crate::api) async fn follow(
     Query(follow): Query<Follow>,
 ) -> Result<Response, Refused> {
     let cluster = manager.store.read().await?;
+    let asked = asked(&follow.versions)?;
     let subject = subject(&cluster, &follow)?;
     let edition = timeout_at(Instant::now() + REIGN_LIMIT, manager.control.edition()).await.ok().flatten();
     let edition = edition.ok_or_else(|| Refusal::new(Code::Unavailable, "this node does not lead"))?;
     // The loops may be a little behind what was read just now.
     let from = follow.revision.max(cluster.revision);
-    let start = State { manager, edition, subject, from, shown: None, done: None, over: false };
+    let start = State { manager, edition, subject, asked, from, shown: None, done: None, over: false };
     Ok(lines(futures_util::stream::unfold(start, next)))
 }
 
@@ -74,10 +78,17 @@ fn subject(cluster: &Cluster, follow: &Follow) -> Result<Selector, Refusal> {
     }
 }
 
+fn asked(versions: &str) -> Result<Asked, Refusal> {
+    let parts = versions.split(',').filter(|part| !part.is_empty());
+    let parse = |part: &str| part.parse().map_err(|error: String| Refusal::new(Code::Invalid, error));
+    parts.map(|part| parse(part).map(|AskedVersion { service, number }| (service, number))).collect()
+}
+
 struct State {
     manager: Box<Manager>,
     edition: Edition,
     subject: Selector,
+    asked: Asked,
     from: Revision,
     shown: Option<Progress>,
     /// All tasks are where they should be: since which revision, and until when routes to them are waited for.
@@ -95,9 +106,13 @@ async fn next(mut state: State) -> Option<(Progress, State)> {
         let at = world.cluster().revision;
         let mut interest = Interest::Everything;
         if at >= state.from {
-            // What is gone has nothing left to wait for.
-            let gone = Progress { services: Vec::new(), outcome: Outcome::Done };
-            let now = compute::in_place(|| progress(&world, state.subject)).unwrap_or(gone);
+            // What is gone has nothing left to wait for, unless something was to run.
+            let outcome = match state.asked.is_empty() {
+                true => Outcome::Done,
+                false => Outcome::Failed { reason: "it was removed meanwhile".to_owned() },
+            };
+            let gone = Progress { services: Vec::new(), outcome };
+            let now = compute::in_place(|| progress(&world, state.subject, &state.asked)).unwrap_or(gone);
             interest = interest_in(world.cluster(), state.subject);
             drop(world);
             let wait = match (&now.outcome, state.done) {

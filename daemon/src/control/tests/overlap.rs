@@ -115,7 +115,7 @@ impl Trio {
 
     async fn deploy(&self, name: u64, replicas: u32) -> usize {
         let spec = shop("v1", replicas);
-        let deploy = Deploy { spec, credentials: BTreeMap::new() };
+        let deploy = Deploy { spec, credentials: BTreeMap::new(), keep: false };
         let ids = self.ids.clone();
         self.ask(name, move |cluster, now| {
             Ok(plan::stacks::deploy(

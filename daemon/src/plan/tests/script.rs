@@ -7,7 +7,8 @@
 //!     depends=SERVICE:started|healthy|completed[:restart][:optional],..
 //!     update.KEY=V rollback.KEY=V (parallelism, delay, order, monitor, action, ratio) healthcheck
 //! service set NAME (as add) | service rm NAME | stack rm | scale NAME N | pool CIDR (before the first node)
-//! rollback NAME [VERSION] | update NAME force|image=I | crash NAME SLOT | routes held|flow | versions NAME
+//! rollback NAME [VERSION] | update NAME force|image=I | crash NAME SLOT | lose NAME SLOT (the engine stopped) | routes held|flow | versions NAME
+//! asked NAME (from now on, progress is that of its newest version) | keep on (what the file does not name stays)
 //! progress node NAME | problems | routes of NAME | settle | wait SECONDS | decide | show | progress
 //! ```
 
@@ -108,6 +109,8 @@ impl Runner {
             ["registry", image, digest] => {
                 sim.pinned.insert((*image).to_owned(), format!("{image}@{digest}"));
             }
+            ["keep", "on"] => sim.keep = true,
+            ["asked", name] => sim.note_asked(sim.find(name)),
             ["stack", "deploy"] => return refused(sim.deploy()),
             ["stack", "name", name] => {
                 sim.spec.name = name.parse().unwrap();
@@ -129,6 +132,7 @@ impl Runner {
                 let update = ServiceUpdate { image, force: key == "force", ..ServiceUpdate::default() };
                 return refused(update_service(sim, name, &update));
             }
+            ["lose", name, slot] => sim.stop_engine(sim.find(name), slot.parse().unwrap()),
             ["crash", name, slot] => sim.crash(sim.find(name), slot.parse().unwrap()),
             ["routes", "held"] => sim.held = Some(sim.revision()),
             ["routes", "flow"] => sim.held = None,

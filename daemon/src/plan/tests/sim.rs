@@ -29,6 +29,10 @@ pub(super) struct Sim {
     pub spec: StackSpec,
     /// What registries say of images.
     pub pinned: BTreeMap<String, String>,
+    /// What the file does not name stays.
+    pub keep: bool,
+    /// The versions that whoever asks for progress asked for.
+    pub asked: plan::progress::Asked,
     /// Nodes whose agents do nothing.
     pub dead: BTreeSet<NodeId>,
     /// Nodes say no more that they have routes in force: this is the newest that they have.
@@ -110,6 +114,8 @@ impl Sim {
             ids: Ids::counted(),
             spec,
             pinned: BTreeMap::new(),
+            keep: false,
+            asked: BTreeMap::new(),
             dead: BTreeSet::new(),
             held: None,
             unchecked: false,
@@ -179,7 +185,7 @@ impl Sim {
 
     /// Deploys the stack as it stands in `spec`; says what that did to each object that is not as it was.
     pub(super) fn deploy(&mut self) -> Result<(), Refusal> {
-        let deploy = Deploy { spec: self.spec.clone(), credentials: BTreeMap::new() };
+        let deploy = Deploy { spec: self.spec.clone(), credentials: BTreeMap::new(), keep: self.keep };
         let (set, views) = plan::stacks::deploy(
             self.world.cluster(),
             &deploy,
@@ -268,10 +274,19 @@ impl Sim {
 
     /// The container of the newest task that runs in a slot ends with a failure.
     pub(super) fn crash(&mut self, service: ServiceId, slot: u32) {
+        self.end(service, slot, TaskState::Failed, 1);
+    }
+
+    /// The container of the newest task that runs in a slot ends because its engine was stopped.
+    pub(super) fn stop_engine(&mut self, service: ServiceId, slot: u32) {
+        self.end(service, slot, TaskState::Orphaned, 0);
+    }
+
+    fn end(&mut self, service: ServiceId, slot: u32, state: TaskState, code: i64) {
         let tasks = self.cluster().tasks_of(service).filter(|task| task.is_ready());
         let of_slot = tasks.filter(|task| task.slot == crate::model::Slot::Replica(slot));
         let task = of_slot.max_by_key(|task| task.id).expect("a task that runs").clone();
-        let status = TaskStatus { exit_code: Some(1), ..TaskStatus::new(TaskState::Failed, self.now) };
+        let status = TaskStatus { exit_code: Some(code), ..TaskStatus::new(state, self.now) };
         self.log.push(format!("  {} {}", self.name(&task), status_text(&status)));
         let reports = BTreeMap::from([((task.node.expect("it runs somewhere"), task.id), status)]);
         let set = plan::nodes::reports(self.cluster(), &reports, self.now);
@@ -497,8 +512,15 @@ impl Sim {
         self.progress_of(plan::progress::Selector::Stack(stack.id))
     }
 
+    /// Whoever asks for progress has asked for the newest version of this service.
+    pub(super) fn note_asked(&mut self, service: ServiceId) {
+        self.asked.insert(service, self.cluster().services[&service].current().number);
+    }
+
     pub(super) fn progress_of(&self, selector: plan::progress::Selector) -> Vec<String> {
-        let progress = plan::progress::progress(&plan::World::new(self.cluster().clone()), selector).unwrap();
+        let progress =
+            plan::progress::progress(&plan::World::new(self.cluster().clone()), selector, &self.asked)
+                .unwrap();
         let line = |service: &raftup_proto::api::ServiceProgress| {
             let waiting = service.waiting.join("; ");
             format!("{} {}/{} {waiting}", service.name, service.running, service.desired)
