@@ -70,7 +70,10 @@ pub(super) async fn token(client: &Client, args: Token) -> Result<(), Failure> {
 }
 
 pub(super) async fn status(client: &Client, args: Status) -> Result<(), Failure> {
-    let status: api::Status = client.get(Path::new(["status"])).await?;
+    let mut status: api::Status = client.get(Path::new(["status"])).await?;
+    if status.member.is_some() {
+        status.problems.extend(problems(client).await);
+    }
     if args.json {
         return Ok(show::json(&status)?);
     }
@@ -82,8 +85,17 @@ pub(super) async fn status(client: &Client, args: Status) -> Result<(), Failure>
     Ok(show::answer(show::status(&status, nodes))?)
 }
 
+/// What is wrong in the whole cluster. Nothing is known where no leader answers, which `status` says by itself, or where an
+/// older one does.
+async fn problems(client: &Client) -> Vec<String> {
+    client.get(Path::new(["problems"])).await.unwrap_or_default()
+}
+
 pub(super) async fn doctor(client: &Client, args: Doctor) -> Result<(), Failure> {
-    let findings: Vec<Finding> = client.get(Path::new(["doctor"])).await?;
+    let mut findings: Vec<Finding> = client.get(Path::new(["doctor"])).await?;
+    let problems = problems(client).await.into_iter();
+    findings
+        .extend(problems.map(|problem| Finding::warning("cluster", problem, "see docs/troubleshooting.md")));
     if args.json {
         show::json(&findings)?;
     } else {

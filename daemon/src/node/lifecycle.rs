@@ -381,6 +381,9 @@ fn towards_first(managers: &[SocketAddr]) -> Result<IpAddr, Refusal> {
 /// How long a cluster may take to let a node go: it may have to choose another manager first.
 const LEAVE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Pause before a leader that could not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Asks the leader until it says yes or no; on the leader itself, hands leadership over first.
 async fn ask_to_leave(member: &Member) -> Result<(), Refusal> {
     let mut leader = member.leader.clone();
@@ -399,9 +402,10 @@ async fn ask_to_leave(member: &Member) -> Result<(), Refusal> {
                 },
                 (None, None) => {}
             }
-            // An answer of an old leader is followed by news of the new one.
-            if leader.changed().await.is_err() {
-                return Err(Refusal::no_cluster());
+            // A leader may be known before it leads, and one that is busy says so: it is asked again, without news as well.
+            match tokio::time::timeout(ASK_AGAIN, leader.changed()).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(_)) => return Err(Refusal::no_cluster()),
             }
         }
     };

@@ -279,28 +279,47 @@ fn authority(manager: &Manager) -> Result<Authority, Refusal> {
 
 /// Lets `node` go: it stops being a manager first, if it is one, and is then forgotten.
 async fn let_go(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
-    give_up_state(manager, node).await?;
-    wait_until_no_manager(manager, node).await?;
+    let pinned = give_up_state(manager, node).await?;
+    if let Err(late) = wait_until_no_manager(manager, node).await {
+        take_back(manager, node, pinned).await;
+        return Err(late);
+    }
     let gone = |cluster: &_, now| Ok((nodes::leave(cluster, node, now)?, ()));
     manager.store.change(gone).await?;
     Ok(())
 }
 
+/// A node that could not leave may be a manager again, if it could before.
+async fn take_back(manager: &Manager, node: NodeId, pinned: Option<bool>) {
+    let change = |cluster: &Cluster, now| Ok((nodes::pin(cluster, node, pinned, now), ()));
+    if let Err(error) = manager.store.change(change).await {
+        warn!(%node, %error, "a node that could not leave stays demoted; `raftup node promote` makes it a manager again");
+    }
+}
+
 /// The leader itself wants to leave: another manager takes its place, then it asks that one.
 pub(super) async fn let_go_of_leader(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
-    give_up_state(manager, node).await?;
+    let pinned = give_up_state(manager, node).await?;
     let mut leadership = manager.store.leadership();
     let handed_over = async { leadership.wait_for(|leadership| !leadership.here).await.map(drop) };
     let late =
         || Refusal::new(Code::Unavailable, "no other manager took over in time").hint("see `raftup node ls`");
-    tokio::time::timeout(HAND_OVER_LIMIT, handed_over).await.map_err(|_| late())?.map_err(|_| late())
+    match tokio::time::timeout(HAND_OVER_LIMIT, handed_over).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => {
+            take_back(manager, node, pinned).await;
+            Err(late())
+        }
+    }
 }
 
-/// Has the cluster choose another manager in the place of `node`, if it is one. Errors: there is none to choose.
-async fn give_up_state(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
+/// Has the cluster choose another manager in the place of `node`, if it is one. Answers what operators wanted of it
+/// before. Errors: there is none to choose.
+async fn give_up_state(manager: &Manager, node: NodeId) -> Result<Option<bool>, Refusal> {
     let change = |cluster: &Cluster, now| {
+        let pinned = cluster.nodes.get(&node).and_then(|node| node.pinned);
         if cluster.nodes.get(&node).is_none_or(|node| node.membership.is_none()) {
-            return Ok((ChangeSet::new(now), ()));
+            return Ok((ChangeSet::new(now), pinned));
         }
         let can_take_over = |other: &Arc<Node>| {
             other.id != node
@@ -314,10 +333,10 @@ async fn give_up_state(manager: &Manager, node: NodeId) -> Result<(), Refusal> {
                 .hint("`raftup leave --force` ends it on this node; containers of it are removed here"));
         }
         let demote = NodeUpdate { manager: Some(false), ..NodeUpdate::default() };
-        Ok((nodes::update(cluster, node, &demote, now)?, ()))
+        Ok((nodes::update(cluster, node, &demote, now)?, pinned))
     };
-    manager.store.change(change).await?;
-    Ok(())
+    let (_, pinned) = manager.store.change(change).await?;
+    Ok(pinned)
 }
 
 async fn wait_until_no_manager(manager: &Manager, node: NodeId) -> Result<(), Refusal> {

@@ -33,6 +33,7 @@ pub(super) fn leader(api: &Api) -> Router<Api> {
     Router::new()
         .route("/tokens", get(cluster::tokens))
         .route("/tokens/{role}/rotate", post(cluster::rotate))
+        .route("/problems", get(nodes::problems))
         .route("/nodes", get(nodes::list))
         .route("/nodes/{node}", get(nodes::inspect).patch(nodes::update).delete(nodes::remove))
         .route("/stacks", get(stacks::list))

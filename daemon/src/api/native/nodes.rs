@@ -17,7 +17,7 @@ use super::times::Times;
 use crate::{
     api::{Manager, forward::Asked, refuse::Answer, strict::Strict},
     model::{Cluster, RequestKey},
-    plan::{find, nodes, show},
+    plan::{find, nodes, problems, show},
     store,
 };
 
@@ -31,6 +31,12 @@ pub(in crate::api) async fn list(
     let cluster = manager.store.read().await?;
     let views = show::nodes(&cluster, asked.0, &managers(&manager, &cluster));
     Ok(Json(Times::of(&manager.store).nodes(views)))
+}
+
+/// What is wrong in the whole cluster.
+pub(in crate::api) async fn problems(Extension(manager): Here<Box<Manager>>) -> Answer<Vec<String>> {
+    let cluster = manager.store.read().await?;
+    Ok(Json(crate::compute::in_place(|| problems::problems(&cluster))))
 }
 
 pub(in crate::api) async fn inspect(
