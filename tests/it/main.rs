@@ -3,6 +3,7 @@
 //! | module | what it checks |
 //! | --- | --- |
 //! | `layering` | the sources: who imports whom, and what is pure |
+//! | `by_hand` | what somebody does to our containers with `docker`, and changes that come in between others |
 //! | `change` | updates, rollbacks, drains and scaling under load |
 //! | `wire` | what is on the wire between hosts, and what gets into the fabric |
 //! | `intruders` | forged frames and injected packets, from every position: with our rules, without our table, without any |
@@ -30,6 +31,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do: by panicking")]
 
+mod by_hand;
 mod change;
 mod cluster;
 mod doctor;

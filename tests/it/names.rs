@@ -76,6 +76,8 @@ fn names_of_every_kind_are_answered_on_both_kinds_of_engine() {
         }
         let slots: BTreeSet<String> = (1..=3).map(|slot| one(ask(&format!("{slot}.web")))).collect();
         assert_eq!(slots, tasks);
+        let hosts: BTreeSet<String> = (1..=3).map(|slot| one(ask(&format!("web-{slot}")))).collect();
+        assert_eq!(hosts, tasks, "host names of containers are known on all hosts");
         let targets: BTreeSet<String> =
             (1..=3).map(|slot| format!("0 1 8080 {slot}.web.shop.internal")).collect();
         assert_eq!(ask("web SRV"), targets);

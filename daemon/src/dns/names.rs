@@ -137,6 +137,9 @@ impl Names {
             }
             return Some(found);
         }
+        if let Some(found) = self.host(scope, name) {
+            return Some(found);
+        }
         let (first, rest) = name.split_once('.')?;
         let slot = first.parse::<u64>().ok();
         if first != "tasks" && slot.is_none() {
@@ -148,6 +151,19 @@ impl Names {
             None => services.flat_map(Service::ready).collect(),
         };
         Some(Found { addresses: tasks.iter().map(|(_, address, _)| *address).collect(), tasks })
+    }
+
+    /// `web-2`, also as `web-2.shop`: the host name of a container, where its file gives none. Others may have such a name
+    /// outside, so it is ours only while a service has that slot.
+    fn host(&self, scope: &[NetworkId], name: &str) -> Option<Found> {
+        let (host, stack) = name.split_once('.').map_or((name, None), |(host, stack)| (host, Some(stack)));
+        let (service, slot) = host.rsplit_once('-')?;
+        let slot = slot.parse::<u64>().ok()?;
+        let service = stack.map_or_else(|| service.to_owned(), |stack| format!("{service}.{stack}"));
+        let tasks: Vec<_> =
+            self.services(scope, &service)?.filter_map(|service| service.slot(slot)).collect();
+        let found = Found { addresses: tasks.iter().map(|(_, address, _)| *address).collect(), tasks };
+        (!found.addresses.is_empty()).then_some(found)
     }
 
     /// The services of that name on the first network that has some.

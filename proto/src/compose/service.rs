@@ -258,11 +258,36 @@ pub fn image(text: &str) -> Result<String, String> {
     }
     let tag_fits =
         tag.is_none_or(|tag| !tag.is_empty() && !tag.starts_with(['.', '-']) && !tag.contains('+'));
+    if host.len() + 1 + repository.len() > IMAGE_NAME_MAX || tag.is_some_and(|tag| tag.len() > TAG_MAX) {
+        return bad("its name has at most 255 letters, its tag 128");
+    }
+    if let Some((_, digest)) = text.split_once('@')
+        && !is_digest(digest)
+    {
+        return bad("a digest is `sha256:` and 64 hexadecimal digits");
+    }
     if !repository.split('/').all(parts_fit) || repository.contains(':') || host.starts_with(':') || !tag_fits
     {
         return bad("it is `[HOST/]NAME[:TAG][@DIGEST]`");
     }
     Ok(text.to_owned())
+}
+
+/// Longest name of an image, its host included, and longest tag. Source: the distribution project's reference grammar.
+const IMAGE_NAME_MAX: usize = 255;
+const TAG_MAX: usize = 128;
+
+/// The digests that engines take: each of these algorithms has its length.
+fn is_digest(text: &str) -> bool {
+    let Some((algorithm, digits)) = text.split_once(':') else { return false };
+    let length = match algorithm {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        _ => return false,
+    };
+    digits.len() == length
+        && digits.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit))
 }
 
 fn hostname(item: &Item<'_>) -> Option<String> {

@@ -177,6 +177,11 @@ fn names_of_services_and_tasks() {
         "2.web.shop.",
         "9.web.",
         "x.web.",
+        "web-1.",
+        "WEB-2.shop.",
+        "web-3.internal.",
+        "web-9.",
+        "other-1.",
         "example.com.",
         "internal.",
     ];
@@ -184,34 +189,42 @@ fn names_of_services_and_tasks() {
         "10.64.32.2",
         &all.map(|name| (name, A)),
         expect![[r#"
-        web. A: No Error
-          web. 1 IN A 10.64.63.2
-        WEB.shop. A: No Error
-          WEB.shop. 1 IN A 10.64.63.2
-        shop_web. A: No Error
-          shop_web. 1 IN A 10.64.63.2
-        web.internal. A: No Error
-          web.internal. 1 IN A 10.64.63.2
-        web.shop.internal. A: No Error
-          web.shop.internal. 1 IN A 10.64.63.2
-        idle. A: No Error
-          idle. 1 IN A 10.64.63.4
-        www. A: No Error
-          www. 1 IN A 10.64.63.2
-          www. 1 IN A 10.64.63.4
-        tasks.web. A: No Error
-          tasks.web. 1 IN A 10.64.32.2
-          tasks.web. 1 IN A 10.64.32.66
-        tasks.idle. A: No Error
-        3.web. A: No Error
-          3.web. 1 IN A 10.64.32.66
-        2.web.shop. A: No Error
-          2.web.shop. 1 IN A 10.64.32.3
-        9.web. A: No Error
-        x.web. A: forward
-        example.com. A: forward
-        internal. A: forward
-    "#]],
+            web. A: No Error
+              web. 1 IN A 10.64.63.2
+            WEB.shop. A: No Error
+              WEB.shop. 1 IN A 10.64.63.2
+            shop_web. A: No Error
+              shop_web. 1 IN A 10.64.63.2
+            web.internal. A: No Error
+              web.internal. 1 IN A 10.64.63.2
+            web.shop.internal. A: No Error
+              web.shop.internal. 1 IN A 10.64.63.2
+            idle. A: No Error
+              idle. 1 IN A 10.64.63.4
+            www. A: No Error
+              www. 1 IN A 10.64.63.2
+              www. 1 IN A 10.64.63.4
+            tasks.web. A: No Error
+              tasks.web. 1 IN A 10.64.32.2
+              tasks.web. 1 IN A 10.64.32.66
+            tasks.idle. A: No Error
+            3.web. A: No Error
+              3.web. 1 IN A 10.64.32.66
+            2.web.shop. A: No Error
+              2.web.shop. 1 IN A 10.64.32.3
+            9.web. A: No Error
+            x.web. A: forward
+            web-1. A: No Error
+              web-1. 1 IN A 10.64.32.2
+            WEB-2.shop. A: No Error
+              WEB-2.shop. 1 IN A 10.64.32.3
+            web-3.internal. A: No Error
+              web-3.internal. 1 IN A 10.64.32.66
+            web-9. A: forward
+            other-1. A: forward
+            example.com. A: forward
+            internal. A: forward
+        "#]],
     );
 }
 
