@@ -10,8 +10,14 @@ use std::{
 /// Puts `bytes` into the file at `path`, with permission bits `mode`, on disk when it returns.
 ///
 /// A reader sees the old content or the new, never a part. Errors: the directory is missing, or any write or sync
-/// failed; the old content is then still there.
+/// failed, with the path; the old content is then still there.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("writing `{}`: {error}", path.display()));
+    replace(path, bytes, mode).map_err(named)
+}
+
+fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a file"));
     };
@@ -70,6 +76,10 @@ mod tests {
         assert_eq!(read(&path, 8).unwrap().as_deref(), Some(&b"new"[..]));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(read(&path, 2).is_err());
+        let missing = dir.path().join("missing/key");
+        let error = write(&missing, b"new", 0o600).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("missing/key"), "{error}");
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -423,6 +423,9 @@ impl std::fmt::Display for TaskState {
     }
 }
 
+/// How the message of a task begins that was found unhealthy.
+pub const UNHEALTHY: &str = "unhealthy";
+
 /// A state of a task with what there is to say of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStatus {
@@ -442,6 +445,12 @@ impl TaskStatus {
     /// A status without a container.
     pub fn new(state: TaskState, since: UnixMillis) -> Self {
         Self { state, since, message: None, container: None, exit_code: None }
+    }
+
+    /// It runs and was found unhealthy: it will be stopped, and serves until nodes lead to others.
+    pub fn is_unhealthy(&self) -> bool {
+        let says = |message: &String| message.starts_with(UNHEALTHY);
+        self.state == TaskState::Running && self.message.as_ref().is_some_and(says)
     }
 
     /// The same status with a word on why.

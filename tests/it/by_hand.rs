@@ -142,3 +142,15 @@ fn a_leader_leaves_at_the_first_attempt_and_status_knows_what_is_left() {
     let doctor = h1.raftup(&["doctor"]).unwrap();
     assert!(String::from_utf8_lossy(&doctor.stdout).contains("1 manager holds the state"));
 }
+
+#[test]
+fn a_node_that_is_removed_by_force_lets_its_tasks_go() {
+    let lab = cluster("itremoved", 3);
+    let (h1, h3) = (lab.host("h1"), lab.host("h3"));
+    well(deploy(&lab, h1, "shop", &POLITE.replace("replicas: 2,", "mode: global,")));
+    assert_eq!(running(h3).len(), 1);
+    well(h1.raftup(&["node", "rm", "--force", "h3"]).unwrap());
+    wait_for(SOON, "nothing runs there", || Ok(running(h3).is_empty().then_some(()))).unwrap();
+    assert_eq!(running(h1).len(), 1);
+    well(h3.raftup(&["leave", "--force"]).unwrap());
+}

@@ -63,8 +63,8 @@ impl<T: DeserializeOwned> Lines<T> {
 }
 
 fn broken_off() -> Refusal {
-    Refusal::new(Code::Unavailable, "the connection to raftupd broke")
-        .hint("`systemctl status raftupd` shows whether it runs")
+    Refusal::new(Code::Unavailable, "the connection broke: raftupd ended here, or on the node that leads")
+        .hint("`systemctl status raftupd` shows whether it runs here, `raftup node ls` who leads")
 }
 
 fn unreadable(error: &dyn std::fmt::Display) -> Refusal {

@@ -39,6 +39,9 @@ const RETRY_MOST: Duration = Duration::from_secs(2);
 /// What was led to a task by the routes of before may be on its way for so long: over a busy link, in the queue of a busy
 /// host, or behind a first packet that was lost. Many servers refuse what comes after they were told to stop.
 const UNDER_WAY: Duration = Duration::from_secs(1);
+/// That a task is unhealthy reaches the routes of all nodes within this, on a busy cluster as well. Until then it may as
+/// well serve.
+const SPREADS: Duration = Duration::from_secs(2);
 /// A task says what it waits for after this.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -110,12 +113,13 @@ impl Launcher {
                 let _turn = cancel.run_until_cancelled(self.starts.acquire()).await?;
                 Some(self.start(job, container).await)
             }
-            Effect::Stop { served } => {
+            Effect::Stop { served, sudden } => {
                 if served && !job.item.networks.is_empty() {
                     for (_, address) in &job.item.networks {
                         forget_ended(*address).await;
                     }
-                    cancel.run_until_cancelled(sleep(UNDER_WAY)).await?;
+                    let wait = if sudden { SPREADS + UNDER_WAY } else { UNDER_WAY };
+                    cancel.run_until_cancelled(sleep(wait)).await?;
                 }
                 self.insist("stop", job.task, || self.engine.stop(container, job.grace)).await;
                 Some(Told::event(Event::Stopped))

@@ -306,7 +306,7 @@ impl Agent {
             let hint = refusal.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
             format!("the cluster refuses this node: {refusal}{hint}")
         });
-        engine.into_iter().chain(refused).collect()
+        engine.into_iter().chain(refused).chain(self.launcher.networks.problems()).collect()
     }
 
     /// The lines of a task of this node, oldest first; with `follow` until its container ends.

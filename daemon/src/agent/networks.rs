@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use ipnet::Ipv4Net;
@@ -16,7 +17,10 @@ use raftup_proto::{
     peer::Platform,
     view::{Lane, NetworkItem, View},
 };
-use tokio::sync::{OnceCell, watch};
+use tokio::{
+    sync::{OnceCell, watch},
+    time::Instant,
+};
 
 use crate::engine::{Engine, EngineError, Network, NetworkSettings, labels};
 
@@ -30,6 +34,8 @@ pub(super) struct Networks {
     mtu: watch::Receiver<BTreeMap<Lane, u32>>,
     platform: watch::Receiver<Platform>,
     known: Arc<Mutex<Known>>,
+    /// Networks that the engine would not remove, by name, and since when.
+    held: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 /// The engine's ids of networks that are there.
@@ -48,7 +54,7 @@ impl Networks {
         mtu: watch::Receiver<BTreeMap<Lane, u32>>,
         platform: watch::Receiver<Platform>,
     ) -> Self {
-        Self { engine, cluster, node, view, mtu, platform, known: Arc::default() }
+        Self { engine, cluster, node, view, mtu, platform, known: Arc::default(), held: Arc::default() }
     }
 
     /// The engine's id of a network, which is made if it is not there; waits until the packet size is known.
@@ -60,7 +66,7 @@ impl Networks {
 
     /// The engine's id of a network, if it was asked for before.
     pub(super) fn known(&self, network: NetworkId) -> Option<String> {
-        self.lock().get(&network).and_then(|cell| cell.get().cloned())
+        self.lock().ids.get(&network).and_then(|cell| cell.get().cloned())
     }
 
     /// Forgets what is there, because the engine says otherwise.
@@ -71,7 +77,10 @@ impl Networks {
     /// Removes networks that the cluster does not have any more; whether all could be. `view` must be fresh.
     pub(super) async fn sweep(&self, view: &View) -> Result<bool, EngineError> {
         let mut all = true;
-        for network in self.engine.networks().await? {
+        let all_networks = self.engine.networks().await?;
+        // Somebody may have removed one by hand.
+        self.lock_held().retain(|name, _| all_networks.iter().any(|network| network.name == *name));
+        for network in all_networks {
             let Some((cluster, id)) = network.of else { continue };
             if cluster != self.cluster || view.networks().any(|item| item.network == id) {
                 continue;
@@ -80,6 +89,24 @@ impl Networks {
             all &= self.remove(&network).await?;
         }
         Ok(all)
+    }
+
+    /// Networks that the engine does not let go though the cluster has them no more, one line each. Their addresses cannot
+    /// be used by another network on this host.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let held = self.lock_held();
+        let long = held.iter().filter(|(_, since)| since.elapsed() >= HELD_LONG);
+        long.map(|(name, _)| {
+            format!(
+                "Docker Engine still holds network `{name}`, which the cluster has removed: a network with the same \
+                 addresses cannot be made here until `docker network rm {name}` or a restart of the engine frees it"
+            )
+        })
+        .collect()
+    }
+
+    fn lock_held(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes all networks of the cluster; whether all could be.
@@ -97,9 +124,13 @@ impl Networks {
     /// Whether it could be removed: not while a container is on it, or the engine thinks so.
     async fn remove(&self, network: &Network) -> Result<bool, EngineError> {
         match self.engine.remove_network(&network.id).await {
-            Ok(()) => tracing::info!(network = network.name, "network removed"),
+            Ok(()) => {
+                self.lock_held().remove(&network.name);
+                tracing::info!(network = network.name, "network removed");
+            }
             Err(error) if error.is_down() => return Err(error),
             Err(error) => {
+                self.lock_held().entry(network.name.clone()).or_insert_with(Instant::now);
                 tracing::debug!(network = network.name, %error, "network stays for now");
                 return Ok(false);
             }
@@ -189,6 +220,9 @@ fn lacks_a_chain(message: &str) -> bool {
     let missing = ["Chain 'DOCKER", "No chain/target/match by that name"];
     message.contains("iptables") && missing.iter().any(|words| message.contains(words))
 }
+
+/// An engine that holds a network for longer than this does so until somebody does something.
+const HELD_LONG: Duration = Duration::from_secs(30);
 
 /// Packets of this size pass every link (IPv6's minimum); used where the fabric never said.
 const LEAST_MTU: u16 = 1280;

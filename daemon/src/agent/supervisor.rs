@@ -12,7 +12,7 @@ use std::{
 
 use raftup_proto::{
     id::{NetworkId, TaskId},
-    peer::TaskStatus,
+    peer::{TaskStatus, UNHEALTHY},
     spec::STOP_GRACE,
     view::{Goal, TaskItem, View},
 };
@@ -422,7 +422,7 @@ fn vanished() -> Told {
 fn unhealthy(output: &str) -> String {
     // One line, as tables have it.
     let output = output.split_whitespace().collect::<Vec<_>>().join(" ");
-    if output.is_empty() { "unhealthy".to_owned() } else { format!("unhealthy: {output}") }
+    if output.is_empty() { UNHEALTHY.to_owned() } else { format!("{UNHEALTHY}: {output}") }
 }
 
 /// What a container's owner is told of how it was found; nothing if that says nothing new.

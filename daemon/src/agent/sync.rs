@@ -19,7 +19,7 @@ use raftup_proto::{
     id::NodeId,
     peer::{Down, Hello, NodeInfo, Role, SESSION_BEAT_MS, TaskReport, Up},
     refusal::Refusal,
-    view::{Assembly, Digests, Revision, View, ViewPart, ViewUpdate},
+    view::{Assembly, Digests, Key, Revision, View, ViewPart, ViewUpdate},
 };
 use tokio::{
     sync::watch,
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::report::Reports;
 use crate::{
     net::{Net, NetError, Peer, Receiver, Sender, Stream},
-    plan::claims,
+    plan::{claims, nodes},
 };
 
 const BEAT: Duration = Duration::from_millis(SESSION_BEAT_MS);
@@ -308,6 +308,9 @@ impl Sync {
                     Err(End::Broken("it leads no more".to_owned()))
                 }
                 Ok(Down::Refused(refusal)) => {
+                    if refusal == nodes::was_removed(self.node) {
+                        self.give_up();
+                    }
                     self.refused.send_replace(Some(refusal.clone()));
                     Err(End::Broken(refusal.message))
                 }
@@ -318,6 +321,17 @@ impl Sync {
                 return end;
             }
         }
+    }
+
+    /// This node was removed, says the leader in a session: what it runs is run elsewhere by now, and goes from here. Only
+    /// who is in the cluster stays known.
+    fn give_up(&self) {
+        tracing::warn!("this node was removed from the cluster; its tasks go");
+        self.view.send_modify(|view| {
+            let stays = view.items.iter().filter(|(key, _)| matches!(key, Key::Cluster | Key::Peer(_)));
+            let items = stays.map(|(key, item)| (*key, Arc::clone(item))).collect();
+            *view = Arc::new(View { generation: view.generation, items });
+        });
     }
 
     /// Takes a part of a view, and the whole view with the last one.

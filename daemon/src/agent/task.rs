@@ -107,6 +107,8 @@ pub(super) enum Effect {
     Stop {
         /// Connections were led to it until now.
         served: bool,
+        /// Nodes learn only now that they have to lead connections to others.
+        sudden: bool,
     },
     /// Remove the container, after a stop if it may run.
     Remove {
@@ -126,7 +128,8 @@ pub(super) fn step(phase: Phase, event: Event) -> (Phase, Option<Effect>) {
         }
         Event::Removed => (removed(phase), None),
         Event::Unhealthy if matches!(phase, Phase::Starting | Phase::Running) => {
-            (Phase::Stopping(End::Failed), Some(Effect::Stop { served: phase == Phase::Running }))
+            let served = phase == Phase::Running;
+            (Phase::Stopping(End::Failed), Some(Effect::Stop { served, sudden: served }))
         }
         Event::Impossible => (impossible(phase), None),
         Event::Exited { success } => (exited(phase, if success { End::Complete } else { End::Failed }), None),
@@ -171,7 +174,8 @@ fn stop(phase: Phase) -> (Phase, Option<Effect>) {
     match phase {
         Phase::Accepted | Phase::Preparing => (Phase::Over(End::Shutdown), None),
         Phase::Ready | Phase::Starting | Phase::Running => {
-            (Phase::Stopping(End::Shutdown), Some(Effect::Stop { served: phase == Phase::Running }))
+            let served = phase == Phase::Running;
+            (Phase::Stopping(End::Shutdown), Some(Effect::Stop { served, sudden: false }))
         }
         Phase::Stopping(_) | Phase::Over(_) | Phase::Removing(_) | Phase::Gone(_) => (phase, None),
     }
@@ -397,7 +401,7 @@ mod tests {
         assert_eq!(run(Some(&lost), Some(TaskState::Complete)), (Phase::Over(End::Complete), None));
         assert_eq!(run(Some(&Condition::Created), None), (Phase::Starting, Some(Effect::Start)));
         let (phase, events) = begin(Some(&Condition::Created), None, Goal::Stop);
-        let stop = |served| (Phase::Stopping(End::Shutdown), Some(Effect::Stop { served }));
+        let stop = |served| (Phase::Stopping(End::Shutdown), Some(Effect::Stop { served, sudden: false }));
         assert_eq!(step(phase, events[0]), stop(false));
         assert_eq!(step(Phase::Running, Event::Stop), stop(true));
     }

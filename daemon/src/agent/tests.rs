@@ -500,3 +500,37 @@ async fn an_end_with_the_engine_is_no_end_of_the_task() {
     assert_eq!((status.message.as_deref(), status.exit_code), (Some(why), Some(0)));
     assert_eq!(node.ends.reports.get(own.task).unwrap().state, TaskState::Complete);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_the_engine_holds_is_told() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), fake());
+    let node = Node::start(dir.path(), &engine);
+    let (net, mut web) = (network(1), task(1, "sleep 1000"));
+    web.networks = vec![(net.network, "10.99.32.70".parse().unwrap())];
+    node.tell([Item::Network(net), Item::Task(Box::new(web.clone()))]);
+    node.until_state(&web, TaskState::Running).await;
+    // A container that is none of ours is on it as well.
+    let id = engine.networks().await.unwrap()[0].id.clone();
+    let on = crate::engine::Attachment { network: id, address: "10.99.32.99".parse().unwrap() };
+    let foreign = crate::engine::ContainerSettings {
+        name: "foreign".to_owned(),
+        labels: Default::default(),
+        ..crate::engine::ContainerSettings::of(
+            CLUSTER,
+            NodeId::new(1),
+            &task(9, "sleep 1000"),
+            vec![on],
+            None,
+        )
+    };
+    let foreign = engine.create(&foreign).await.unwrap();
+    engine.start(&foreign).await.unwrap();
+    node.tell([]);
+    eventually("it is told", async || {
+        node.agent.problems().iter().any(|problem| problem.contains("still holds network `shop_net1`"))
+    })
+    .await;
+    engine.remove(&foreign).await.unwrap();
+    eventually("it is gone", async || engine.networks().await.unwrap().is_empty()).await;
+    assert!(node.agent.problems().is_empty());
+}

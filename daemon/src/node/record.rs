@@ -58,7 +58,7 @@ impl Record {
     pub(super) fn save(&self, dir: &Path) -> anyhow::Result<()> {
         let path = dir.join(FILE);
         let bytes = Zeroizing::new(serde_json::to_vec(self)?);
-        disk::write(&path, &bytes, 0o600).with_context(|| format!("writing `{}`", path.display()))
+        disk::write(&path, &bytes, 0o600).context("saving what this node has to remember")
     }
 
     pub(super) fn erase(dir: &Path) -> anyhow::Result<()> {

@@ -224,7 +224,7 @@ fn endpoint(world: &World, service: &Service, task: &Task) -> Option<Endpoint> {
         slot: task.slot.number(),
         node,
         addresses: task.networks.clone(),
-        ready: task.is_ready() && world.live_node(task).is_some(),
+        ready: task.is_ready() && !task.status.is_unhealthy() && world.live_node(task).is_some(),
         host_ports: host_ports(service, task).copied().collect(),
     })
 }

@@ -35,7 +35,7 @@ pub(super) enum Declined {
     OldCopy { member: u64 },
     /// Another process speaks for the member.
     #[error(
-        "member {member} is still heard from another process: its storage was copied and runs twice, or it has just been restarted"
+        "member {member} was heard from another process a moment ago: it has just been restarted, or its storage was copied and runs twice"
     )]
     Twice { member: u64 },
     /// Its log ends before what it acknowledged.

@@ -89,7 +89,7 @@ impl Host {
         std::fs::write(self.dir.join("hold"), "").unwrap();
         self.inside("cp pid stopped; kill $(cat stopped)");
         // Others go on meanwhile: the engine tells them what it does.
-        while self.inside("kill -0 $(cat stopped) 2>/dev/null && echo alive || true") != "" {
+        while !self.inside("kill -0 $(cat stopped) 2>/dev/null && echo alive || true").is_empty() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

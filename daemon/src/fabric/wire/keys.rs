@@ -112,7 +112,7 @@ impl Keys {
     fn save(&self, dir: &Path) -> anyhow::Result<()> {
         let path = dir.join(FILE);
         let bytes = zeroize::Zeroizing::new(serde_json::to_vec(self)?);
-        disk::write(&path, &bytes, 0o600).with_context(|| format!("writing `{}`", path.display()))
+        disk::write(&path, &bytes, 0o600).context("saving the keys of the encrypted links")
     }
 
     /// Removes the file. Errors: it is there and cannot be removed.

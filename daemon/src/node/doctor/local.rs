@@ -22,7 +22,47 @@ pub(super) async fn look(host: &Host, member: Option<&Member>) -> Vec<Finding> {
     let mut findings = vec![engine(host).await, addresses(pool.unwrap_or(host::DEFAULT_POOL))];
     findings.extend(ports.map(|port| bound(port, member.is_some())));
     findings.push(disk(&host.data_dir()));
+    findings.extend(search(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()));
     findings
+}
+
+/// Where containers have their search list and options from.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// A search list that containers copy, and with `ndots` above 1 ask before the name itself: where a domain of the list
+/// answers every name, a service's name leads outside.
+fn search(resolv_conf: &str) -> Option<Finding> {
+    let mut domains: Vec<&str> = Vec::new();
+    let mut dots = 1;
+    for line in resolv_conf.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("search" | "domain") => domains = words.collect(),
+            Some("options") => {
+                dots = words
+                    .filter_map(|word| word.strip_prefix("ndots:")?.parse().ok())
+                    .next_back()
+                    .unwrap_or(dots);
+            }
+            Some(_) | None => {}
+        }
+    }
+    domains.retain(|domain| *domain != ".");
+    if domains.is_empty() || dots < 2_u32 {
+        return None;
+    }
+    let first = domains.first().copied().unwrap_or_default();
+    Some(Finding::warning(
+        "names",
+        format!(
+            "containers take `search {}` and `ndots:{dots}` from {RESOLV_CONF}: they ask for `web.{first}` before `web`, and \
+             a domain that answers every name leads them outside",
+            domains.join(" ")
+        ),
+        format!(
+            "remove `ndots:{dots}` from {RESOLV_CONF}, or set `\"dns-opts\": [\"ndots:1\"]` in /etc/docker/daemon.json, then deploy again"
+        ),
+    ))
 }
 
 async fn engine(host: &Host) -> Finding {
@@ -142,5 +182,16 @@ mod tests {
         assert_eq!((bound(port, true).health, bound(port, false).health), (Health::Ok, Health::Problem));
         drop(held);
         assert_eq!((bound(port, true).health, bound(port, false).health), (Health::Problem, Health::Ok));
+    }
+
+    #[test]
+    fn search_lists_that_are_asked_first_are_told() {
+        let told = |text: &str| search(text).map(|finding| finding.found);
+        assert_eq!(told("nameserver 10.0.0.2\nsearch corp.lan\n"), None, "one dot is the default");
+        assert_eq!(told("options ndots:5\n"), None, "nothing to search");
+        assert_eq!(told("search .\noptions ndots:5\n"), None, "the root alone");
+        let found = told("search corp.lan lab\noptions timeout:1 ndots:5\n").unwrap();
+        assert!(found.contains("`search corp.lan lab` and `ndots:5`"), "{found}");
+        assert!(found.contains("`web.corp.lan` before `web`"), "{found}");
     }
 }

@@ -1,13 +1,15 @@
 //! What an update waits for, and where one that fails goes back to.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use expect_test::expect;
 use raftup_proto::{
     api::{ServiceUpdate, UpdateState},
-    peer::TaskState,
+    id::NodeId,
+    peer::{TaskState, TaskStatus},
     spec::{FailureAction, Mode, NetworkAttachment, NetworkSpec, ServiceSpec, UpdatePolicy},
     unit::MemBytes,
+    view::Item,
 };
 
 use crate::{
@@ -273,4 +275,28 @@ fn a_start_that_is_slow_and_fails_is_an_attempt() {
     let live =
         sim.cluster().tasks_of(service.id).filter(|task| task.desired == Desired::Run && task.is_live());
     assert_eq!(live.count(), 0);
+}
+
+/// It is stopped a moment later, and by then no node leads to it.
+#[test]
+fn what_was_found_unhealthy_gets_no_new_connections() {
+    let mut sim = Sim::new("ant", GIB, "10.64.0.0/11");
+    sim.ask("web", &web("v1", 2));
+    sim.settle();
+    let ready = |sim: &Sim| {
+        let world = plan::World::new(sim.cluster().clone());
+        let endpoints = sim.wanted().into_iter().filter_map(|task| {
+            let item = plan::view::item(&world, NodeId::new(1), plan::view::endpoint_key(&task))?;
+            let Item::Endpoint(_, endpoint) = item else { return None };
+            Some(endpoint.ready)
+        });
+        endpoints.collect::<Vec<bool>>()
+    };
+    assert_eq!(ready(&sim), [true, true]);
+    let task = sim.wanted()[0].clone();
+    let status = TaskStatus { message: Some("unhealthy: no answer".to_owned()), ..task.status.clone() };
+    let reports = BTreeMap::from([((task.node.unwrap(), task.id), status)]);
+    let set = plan::nodes::reports(sim.cluster(), &reports, sim.now);
+    sim.apply(set);
+    assert_eq!(ready(&sim), [false, true]);
 }
