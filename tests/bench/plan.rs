@@ -138,7 +138,11 @@ fn full_network(figures: &mut Figures) -> anyhow::Result<()> {
 }
 
 fn service(image: &str, replicas: u32, networked: bool) -> ServiceSpec {
-    let on = NetworkAttachment { network: "default".parse().expect("a name"), aliases: Vec::new() };
+    let on = NetworkAttachment {
+        network: "default".parse().expect("a name"),
+        aliases: Vec::new(),
+        external: None,
+    };
     ServiceSpec {
         mode: Mode::Replicated { replicas },
         container: ContainerSpec { image: image.to_owned(), ..ContainerSpec::default() },
@@ -153,6 +157,8 @@ fn service(image: &str, replicas: u32, networked: bool) -> ServiceSpec {
         rollback: Default::default(),
         routing: Default::default(),
         depends_on: BTreeMap::new(),
+        any_ports: Vec::new(),
+        build: None,
     }
 }
 

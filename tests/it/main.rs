@@ -53,5 +53,6 @@ mod order;
 mod ports;
 mod publish;
 mod routing;
+mod shared;
 mod stacks;
 mod wire;

@@ -3,7 +3,7 @@
 use raftup_proto::{
     api::{ServiceView, UpdateState, UpdateStatus, VersionView},
     spec::{
-        Amounts, EndpointMode, Healthcheck, Mode, Mount, MountSource, PortSpec, PublishMode,
+        Amounts, ContainerSpec, EndpointMode, Healthcheck, Mode, Mount, MountSource, PortSpec, PublishMode,
         RestartCondition, RestartPolicy, ServiceSpec, UpdatePolicy,
     },
 };
@@ -136,7 +136,9 @@ fn spec(head: Fields, spec: &ServiceSpec) -> Fields {
         .list("Ports", ports(&spec.ports))
         .some("Endpoint mode", dnsrr.then_some("dnsrr: its name stands for its tasks"))
         .list("Networks", spec.networks.iter().map(|to| with_aliases(to.network.as_str(), &to.aliases)))
+        .some("Container name", container.container_name.as_ref())
         .list("Mounts", container.mounts.iter().map(mount))
+        .list("Options", options(container))
         .some("Health check", container.healthcheck.as_ref().map(healthcheck))
         .list("Constraints", &spec.placement.constraints)
         .some("Reserved", amounts(spec.resources.reservations))
@@ -146,6 +148,31 @@ fn spec(head: Fields, spec: &ServiceSpec) -> Fields {
         .put("Rollback policy", policy(&spec.rollback))
         .list("Labels", pairs(&spec.labels))
         .list("Container labels", pairs(&container.labels))
+}
+
+/// Options of the container that have no line of their own, as the API names them.
+fn options(container: &ContainerSpec) -> Vec<String> {
+    const SHOWN: [&str; 16] = [
+        "image",
+        "command",
+        "entrypoint",
+        "env",
+        "hostname",
+        "user",
+        "working_dir",
+        "stop_signal",
+        "stop_grace",
+        "labels",
+        "init",
+        "read_only",
+        "mounts",
+        "healthcheck",
+        "container_name",
+        "endpoints",
+    ];
+    let Ok(serde_json::Value::Object(all)) = serde_json::to_value(container) else { return Vec::new() };
+    let rest = all.into_iter().filter(|(key, _)| !SHOWN.contains(&key.as_str()));
+    rest.map(|(key, value)| format!("{key}: {value}")).collect()
 }
 
 fn pairs(map: &std::collections::BTreeMap<String, String>) -> impl Iterator<Item = String> {
@@ -211,6 +238,7 @@ fn mount(mount: &Mount) -> String {
         MountSource::Bind { path, .. } => path.clone(),
         MountSource::Tmpfs { size: Some(size), .. } => format!("memory, at most {size}"),
         MountSource::Tmpfs { size: None, .. } => "memory".to_owned(),
+        MountSource::Image { image } => format!("image {image}"),
     };
     let how = if mount.read_only { " (read-only)" } else { "" };
     format!("{} <- {source}{how}", mount.target)

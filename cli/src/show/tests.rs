@@ -76,15 +76,15 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
             command: Some(vec!["nginx".to_owned(), "-g".to_owned(), "daemon off;".to_owned()]),
             env: BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), String::new())]),
             mounts: vec![Mount {
-                target: "/data".to_owned(),
-                source: MountSource::Volume { name: "data".parse().unwrap(), nocopy: false },
                 read_only: true,
+                ..Mount::new("/data", MountSource::Volume { name: "data".parse().unwrap(), nocopy: false })
             }],
             ..ContainerSpec::default()
         },
         networks: vec![NetworkAttachment {
             network: "default".parse().unwrap(),
             aliases: vec!["www".to_owned()],
+            external: None,
         }],
         ports: vec![PortSpec::new(Protocol::Tcp, 80, 8080)],
         endpoint_mode: Default::default(),
@@ -105,6 +105,8 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
         rollback: Default::default(),
         routing: Default::default(),
         depends_on: Default::default(),
+        any_ports: Vec::new(),
+        build: None,
     };
     let waiting = if running < replicas {
         vec!["slot 3: no node fits: 1 not ready, 2 short of memory".to_owned()]

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::BoxFuture};
-use raftup_proto::{api::Credential, id::TaskId, refusal::Refusal};
+use raftup_proto::{api::Credential, id::TaskId, refusal::Refusal, spec::PullPolicy};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, timeout, timeout_at},
@@ -41,10 +41,20 @@ pub(super) trait Credentials: Send + Sync + 'static {
 
 type Answer = Result<Image, EngineError>;
 
+/// Which image is meant, and whether it may be pulled.
+#[derive(Clone, Copy, Default)]
+pub(super) struct How<'a> {
+    /// Its platform, where not the host's.
+    pub(super) platform: Option<&'a str>,
+    /// When it is pulled.
+    pub(super) policy: PullPolicy,
+}
+
 /// What is looked for, or pulled with which credential.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Look {
     image: String,
+    platform: Option<String>,
     /// None to look on this host; else a pull, with a credential's user name and secret.
     pull: Option<Option<(String, String, bool)>>,
 }
@@ -71,15 +81,28 @@ impl Images {
     }
 
     /// The image, pulled for `task` if it is not there. What was found once is found at once. Cancel-safe.
-    pub(super) async fn ensure(&self, image: &str, task: TaskId) -> Answer {
+    pub(super) async fn ensure(&self, image: &str, task: TaskId, how: How<'_>) -> Answer {
         if let Some(found) = lock(&self.found).get(image) {
             return Ok(found.clone());
         }
-        let here = Look { image: image.to_owned(), pull: None };
+        let here = Look { image: image.to_owned(), platform: None, pull: None };
         let found = match self.shared(here, None).await {
-            Err(EngineError::NotFound { .. }) => self.pulled(image, task).await?,
+            Err(EngineError::NotFound { .. }) => match how.policy {
+                PullPolicy::Never => {
+                    let message = "it is not on this node, and `pull_policy` is `never`".to_owned();
+                    return Err(EngineError::NotFound { message });
+                }
+                PullPolicy::Missing | PullPolicy::Always => self.pulled(image, task, how).await?,
+            },
             answer => answer?,
         };
+        lock(&self.found).insert(image.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// The image as its registry has it now. Cancel-safe.
+    pub(super) async fn renew(&self, image: &str, task: TaskId, how: How<'_>) -> Answer {
+        let found = self.pulled(image, task, how).await?;
         lock(&self.found).insert(image.to_owned(), found.clone());
         Ok(found)
     }
@@ -90,15 +113,15 @@ impl Images {
     }
 
     /// Pulls with what the leader says that the registry asks for.
-    async fn pulled(&self, image: &str, task: TaskId) -> Answer {
+    async fn pulled(&self, image: &str, task: TaskId, how: How<'_>) -> Answer {
         loop {
             match timeout(ALONE, self.credentials.credential(task)).await {
-                Ok(Ok(credential)) => return self.pull(image, task, credential).await,
+                Ok(Ok(credential)) => return self.pull(image, task, how, credential).await,
                 Ok(Err(refusal)) => {
                     let message = format!("the leader does not give the registry's credential: {refusal}");
                     return Err(EngineError::Refused { message });
                 }
-                Err(_) => match self.pull(image, task, None).await {
+                Err(_) => match self.pull(image, task, how, None).await {
                     Err(error) if !error.is_down() => {
                         tracing::warn!(image, %task, %error, "no pull without a leader, who knows the credentials");
                     }
@@ -108,10 +131,11 @@ impl Images {
         }
     }
 
-    async fn pull(&self, image: &str, task: TaskId, credential: Option<Credential>) -> Answer {
+    async fn pull(&self, image: &str, task: TaskId, how: How<'_>, credential: Option<Credential>) -> Answer {
         let key = credential.clone().map(|known| (known.username, known.secret, known.identity_token));
         tracing::info!(image, %task, "pulling image");
-        self.shared(Look { image: image.to_owned(), pull: Some(key) }, credential).await
+        let platform = how.platform.map(str::to_owned);
+        self.shared(Look { image: image.to_owned(), platform, pull: Some(key) }, credential).await
     }
 
     /// The answer to a look that may be under way already.
@@ -141,7 +165,7 @@ impl Images {
         let image = &look.image;
         if look.pull.is_some() {
             let _turn = self.pulls.acquire().await;
-            self.engine.pull(image, credential.as_ref()).await?;
+            self.engine.pull(image, look.platform.as_deref(), credential.as_ref()).await?;
         }
         let gone = || EngineError::NotFound { message: "it was pulled, but is not there".to_owned() };
         self.engine.image(image).await?.ok_or_else(gone)
@@ -230,7 +254,7 @@ mod tests {
         let images = Images::new(Arc::new(engine.clone()), Arc::new(Leader { here, known }));
         let wait = |image: &'static str, task| {
             let images = images.clone();
-            tokio::spawn(async move { images.ensure(image, task).await })
+            tokio::spawn(async move { images.ensure(image, task, How::default()).await })
         };
         let private = wait("ghcr.io/shop/web:1", right);
         // An election: nothing is pulled with what may be the wrong credential.
@@ -285,23 +309,39 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_may_not_be_pulled_must_be_there() {
+        let engine = FakeEngine::new();
+        engine.add_remote_image("app:1", Duration::ZERO);
+        let images = Images::new(Arc::new(engine.clone()), Arc::new(None_));
+        let never = How { policy: PullPolicy::Never, ..How::default() };
+        let missing = images.ensure("app:1", TaskId::from_random(1), never).await.unwrap_err().to_string();
+        assert!(missing.contains("`pull_policy` is `never`"), "{missing}");
+        assert_eq!(engine.pulls(), 0);
+        engine.add_image("app:1");
+        assert!(images.ensure("app:1", TaskId::from_random(1), never).await.is_ok());
+        // What is there is pulled all the same where the file asks for it.
+        assert!(images.renew("app:1", TaskId::from_random(1), How::default()).await.is_ok());
+        assert_eq!(engine.pulls(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_pull_for_all_who_wait() {
         let engine = FakeEngine::new();
         engine.add_remote_image("app:1", Duration::from_secs(60));
         let images = Images::new(Arc::new(engine.clone()), Arc::new(None_));
         let wait = |number| {
             let images = images.clone();
-            async move { images.ensure("app:1", TaskId::from_random(number)).await }
+            async move { images.ensure("app:1", TaskId::from_random(number), How::default()).await }
         };
         // One stops waiting; the others get it all the same.
         assert!(tokio::time::timeout(Duration::from_secs(1), wait(1)).await.is_err());
         let (two, three) = tokio::join!(wait(2), wait(3));
         assert!(two.is_ok() && three.is_ok());
         assert_eq!(engine.pulls(), 1);
-        let missing = images.ensure("nowhere:1", TaskId::from_random(1)).await;
+        let missing = images.ensure("nowhere:1", TaskId::from_random(1), How::default()).await;
         assert!(matches!(missing, Err(EngineError::NotFound { .. })));
         // What failed is tried again by the next one.
         engine.add_remote_image("nowhere:1", Duration::ZERO);
-        assert!(images.ensure("nowhere:1", TaskId::from_random(1)).await.is_ok());
+        assert!(images.ensure("nowhere:1", TaskId::from_random(1), How::default()).await.is_ok());
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use raftup_proto::{
     id::{ClusterId, NodeId, TaskId},
-    spec::Healthcheck,
+    spec::{Healthcheck, MountSource, PullPolicy},
     view::{Item, Key, NetworkItem, TaskItem, View},
 };
 use tokio::{
@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    images::Images,
+    images::{How, Images},
     networks::Networks,
     owner::Told,
     task::{Effect, Event},
@@ -172,6 +172,15 @@ impl Launcher {
     }
 
     async fn prepare(&self, job: &Job, say: &(dyn Fn(String) + Send + Sync)) -> Told {
+        let image = &job.item.image;
+        // One that is named by its digest is what it was.
+        if job.item.container.pull_policy == PullPolicy::Always && !image.contains('@') {
+            let pull = self.answered(|| self.images.renew(image, job.task, how(job)));
+            if let Err(error) = slowly(pull, || say(format!("image `{image}` is pulled"))).await {
+                let why = format!("image `{image}` cannot be pulled: {error}");
+                return Told::event(Event::Impossible).because(why);
+            }
+        }
         match self.needs(job, say).await {
             Ok(_) => Told::event(Event::Prepared),
             Err(why) => Told::event(Event::Impossible).because(why),
@@ -185,16 +194,32 @@ impl Launcher {
         say: &(dyn Fn(String) + Send + Sync),
     ) -> Result<(bool, Vec<Attachment>), String> {
         let image = &job.item.image;
+        let mounted = job.item.container.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Image { image } => Some(image),
+            MountSource::Volume { .. }
+            | MountSource::Anonymous
+            | MountSource::Bind { .. }
+            | MountSource::Tmpfs { .. } => None,
+        });
+        let mounted: Vec<&String> = mounted.collect();
         let pull = async {
-            let look = self.answered(|| self.images.ensure(image, job.task));
-            let found = slowly(look, || say(format!("image `{image}` is pulled"))).await;
-            found
-                .map(|found| found.checked)
-                .map_err(|error| format!("image `{image}` cannot be pulled: {error}"))
+            let mut checked = false;
+            for (image, main) in
+                std::iter::once((image, true)).chain(mounted.into_iter().map(|image| (image, false)))
+            {
+                let how = if main { how(job) } else { How::default() };
+                let look = self.answered(|| self.images.ensure(image, job.task, how));
+                let found = slowly(look, || say(format!("image `{image}` is pulled"))).await;
+                let found = found.map_err(|error| format!("image `{image}` cannot be pulled: {error}"))?;
+                checked |= main && found.checked;
+            }
+            Ok(checked)
         };
         let networks = async {
             let mut attachments = Vec::new();
+            let mut options = job.item.container.endpoints.iter();
             for (id, address) in &job.item.networks {
+                let options = options.next().cloned().unwrap_or_default();
                 let wait = async {
                     let item = self.network(Key::Network(*id)).await;
                     self.answered(|| self.networks.ensure(&item)).await.map_err(|error| {
@@ -202,7 +227,7 @@ impl Launcher {
                     })
                 };
                 let network = slowly(wait, || say(format!("network {id} is not there yet"))).await?;
-                attachments.push(Attachment { network, address: *address });
+                attachments.push(Attachment { network, address: *address, options });
             }
             Ok(attachments)
         };
@@ -274,7 +299,8 @@ impl Launcher {
             Some(Healthcheck::Disabled) => false,
             Some(Healthcheck::Check { test: Some(_), .. }) => true,
             Some(Healthcheck::Check { test: None, .. }) | None => {
-                let image = self.answered(|| self.images.ensure(&job.item.image, job.task)).await;
+                let look = || self.images.ensure(&job.item.image, job.task, how(job));
+                let image = self.answered(look).await;
                 image.is_ok_and(|image| image.checked)
             }
         };
@@ -314,6 +340,12 @@ impl Launcher {
         // An error means that the agent ends, and this step with it.
         let _ = self.up.clone().wait_for(|up| *up).await;
     }
+}
+
+/// Which image a task wants, and when it is pulled.
+fn how(job: &Job) -> How<'_> {
+    let container = &job.item.container;
+    How { platform: container.platform.as_deref(), policy: container.pull_policy }
 }
 
 /// Waits between tries.

@@ -44,7 +44,7 @@ fn info() -> NodeInfo {
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0".to_owned(),
-        level: Default::default(),
+        level: crate::plan::level::NEWEST,
         platform: Platform::default(),
         deaf: Vec::new(),
     }
@@ -378,8 +378,11 @@ async fn networks_of_an_older_engine_are_made_anew_once_nothing_is_on_them() {
 }
 
 fn settings_of(task: &TaskItem) -> crate::engine::ContainerSettings {
-    let gone =
-        crate::engine::Attachment { network: "gone".to_owned(), address: "10.99.32.70".parse().unwrap() };
+    let gone = crate::engine::Attachment {
+        network: "gone".to_owned(),
+        address: "10.99.32.70".parse().unwrap(),
+        options: Default::default(),
+    };
     crate::engine::ContainerSettings::of(CLUSTER, NodeId::new(1), task, vec![gone], None)
 }
 
@@ -511,7 +514,11 @@ async fn a_network_that_the_engine_holds_is_told() {
     node.until_state(&web, TaskState::Running).await;
     // A container that is none of ours is on it as well.
     let id = engine.networks().await.unwrap()[0].id.clone();
-    let on = crate::engine::Attachment { network: id, address: "10.99.32.99".parse().unwrap() };
+    let on = crate::engine::Attachment {
+        network: id,
+        address: "10.99.32.99".parse().unwrap(),
+        options: Default::default(),
+    };
     let foreign = crate::engine::ContainerSettings {
         name: "foreign".to_owned(),
         labels: Default::default(),

@@ -51,7 +51,7 @@ fn info(hostname: &str, node: NodeId) -> NodeInfo {
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
-        level: Default::default(),
+        level: crate::plan::level::NEWEST,
         platform: Platform {
             memory: MemBytes(1 << 30),
             engine: Some("28.5.2".to_owned()),
@@ -66,7 +66,11 @@ fn shop(image: &str, replicas: u32) -> StackSpec {
     let service = ServiceSpec {
         mode: Mode::Replicated { replicas },
         container: ContainerSpec { image: image.to_owned(), ..ContainerSpec::default() },
-        networks: vec![NetworkAttachment { network: "default".parse().unwrap(), aliases: Vec::new() }],
+        networks: vec![NetworkAttachment {
+            network: "default".parse().unwrap(),
+            aliases: Vec::new(),
+            external: None,
+        }],
         ports: Vec::new(),
         endpoint_mode: Default::default(),
         restart: Default::default(),
@@ -77,6 +81,8 @@ fn shop(image: &str, replicas: u32) -> StackSpec {
         rollback: Default::default(),
         routing: Default::default(),
         depends_on: BTreeMap::new(),
+        any_ports: Vec::new(),
+        build: None,
     };
     StackSpec {
         name: "shop".parse().unwrap(),

@@ -4,7 +4,10 @@
 //! since engines of many years answer here; refusals are told apart by their status alone.
 
 mod ask;
+mod named;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -71,6 +74,107 @@ impl DockerEngine {
     async fn version(&self) -> Result<Option<Version>, EngineError> {
         let version = self.client().await?.version().await;
         Ok(self.answer(version)?.version.as_deref().and_then(Version::parse))
+    }
+
+    /// Makes a container under a name.
+    async fn create_as(
+        &self,
+        client: &Docker,
+        settings: &ContainerSettings,
+        name: &str,
+    ) -> Result<String, EngineError> {
+        let mut options = CreateContainerOptionsBuilder::new().name(name);
+        if let Some(platform) = &settings.spec.platform {
+            options = options.platform(platform);
+        }
+        let options = options.build();
+        let mut again = true;
+        loop {
+            let created = client.create_container(Some(options.clone()), ask::container(settings)).await;
+            let error = match self.answer(created) {
+                Ok(created) => return Ok(created.id),
+                // Made before an answer was lost. An older engine complains of other things first, all of them final.
+                Err(error @ EngineError::Conflict { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            let inspect = client.inspect_container(name, None::<InspectContainerOptions>).await;
+            let found = self.answer(inspect)?;
+            let theirs = found.config.and_then(|config| config.labels).unwrap_or_default();
+            let same = labels::task(&theirs).map(|task| task.to_string());
+            match found.id {
+                Some(id) if same.as_ref() == settings.labels.get(labels::TASK) => return Ok(id),
+                Some(_) | None => {}
+            }
+            let cluster = settings.labels.get(labels::CLUSTER).map_or("", String::as_str);
+            let chosen = settings.spec.container_name.is_some();
+            if !(chosen && std::mem::take(&mut again) && self.take_name(client, name, cluster).await?) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Sees to a volume before a container is made that mounts it.
+    async fn volume(&self, client: &Docker, volume: ask::VolumeToMake) -> Result<(), EngineError> {
+        let asked = match volume {
+            ask::VolumeToMake::Make(asked) => asked,
+            ask::VolumeToMake::Find(name) => {
+                return match self.answer(client.inspect_volume(&name).await) {
+                    Ok(_) => Ok(()),
+                    Err(EngineError::NotFound { .. }) => {
+                        let message = format!(
+                            "the volume `{name}` is not on this node, and as an `external` one nobody else makes it: \
+                             `docker volume create {name}`"
+                        );
+                        Err(EngineError::Refused { message })
+                    }
+                    Err(error) => Err(error),
+                };
+            }
+        };
+        let (name, driver) = (asked.name.clone().unwrap_or_default(), asked.driver.clone());
+        let wanted = asked.driver_opts.clone().unwrap_or_default();
+        let made = match self.answer(client.create_volume(*asked).await) {
+            Ok(made) => made,
+            Err(error) if error.is_down() => return Err(error),
+            Err(error) => return Err(EngineError::Refused { message: format!("volume `{name}`: {error}") }),
+        };
+        if made.options != wanted || Some(&made.driver) != driver.as_ref() {
+            let message = format!(
+                "the volume `{name}` is on this node with another driver or other options than the file says: \
+                 `docker volume rm {name}` there, or give it another `name`"
+            );
+            return Err(EngineError::Refused { message });
+        }
+        Ok(())
+    }
+
+    /// A call about the container of a task's name. One that the engine does not know may have another name there.
+    async fn on<T, F>(
+        &self,
+        client: &Docker,
+        task_name: &str,
+        call: impl Fn(Docker, String) -> F,
+    ) -> Result<T, EngineError>
+    where
+        F: Future<Output = Result<T, bollard::errors::Error>>,
+    {
+        match self.answer(call(client.clone(), task_name.to_owned()).await) {
+            Err(error @ EngineError::NotFound { .. }) => match self.by_label(client, task_name).await? {
+                Some(id) => self.answer(call(client.clone(), id).await),
+                None => Err(error),
+            },
+            answer => answer,
+        }
+    }
+
+    /// What to name a container by, whose task has this name.
+    async fn id(&self, client: &Docker, task_name: &str) -> Result<String, EngineError> {
+        let found = self
+            .on(client, task_name, |client, container| async move {
+                client.inspect_container(&container, None::<InspectContainerOptions>).await
+            })
+            .await?;
+        Ok(found.id.unwrap_or_else(|| task_name.to_owned()))
     }
 
     /// The answer to a call. An engine that gave none may come back as another version.
@@ -149,22 +253,19 @@ impl Engine for DockerEngine {
 
     async fn create(&self, settings: &ContainerSettings) -> Result<String, EngineError> {
         let client = self.client().await?;
-        let options = CreateContainerOptionsBuilder::new().name(&settings.name).build();
-        let created = client.create_container(Some(options), ask::container(settings)).await;
-        let id = match self.answer(created) {
-            Ok(created) => created.id,
-            // Made before an answer was lost. An older engine complains of other things first, all of them final.
-            Err(error @ EngineError::Conflict { .. }) => {
-                let inspect = client.inspect_container(&settings.name, None::<InspectContainerOptions>).await;
-                let found = self.answer(inspect)?;
-                let theirs = found.config.and_then(|config| config.labels).unwrap_or_default();
-                let same = labels::task(&theirs).map(|task| task.to_string());
-                match found.id {
-                    Some(id) if same.as_ref() == settings.labels.get(labels::TASK) => id,
-                    _ => return Err(error),
-                }
-            }
-            Err(error) => return Err(error),
+        if let Some(message) = ask::unmet(settings, client.client_version().minor_version) {
+            return Err(EngineError::Refused { message });
+        }
+        for volume in ask::volumes(settings) {
+            self.volume(&client, volume).await?;
+        }
+        let id = match &settings.spec.container_name {
+            None => self.create_as(&client, settings, &settings.name).await?,
+            // Made before an answer was lost; its name may have gone to another since.
+            Some(name) => match self.by_label(&client, &settings.name).await? {
+                Some(id) => id,
+                None => self.create_as(&client, settings, name).await?,
+            },
         };
         // Engines before 25 take one network at first.
         for attachment in settings.networks.iter().skip(1) {
@@ -181,14 +282,21 @@ impl Engine for DockerEngine {
     }
 
     async fn start(&self, container: &str) -> Result<(), EngineError> {
-        let started = self.client().await?.start_container(container, None::<StartContainerOptions>).await;
-        self.answer(started)
+        let client = self.client().await?;
+        self.on(&client, container, |client, container| async move {
+            client.start_container(&container, None::<StartContainerOptions>).await
+        })
+        .await
     }
 
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), EngineError> {
         let client = self.client().await?.with_timeout(grace.saturating_add(STOP_MARGIN));
-        let stopped = client.stop_container(container, None::<StopContainerOptions>).await;
-        gone_is_fine(self.answer(stopped))
+        let stopped = self
+            .on(&client, container, |client, container| async move {
+                client.stop_container(&container, None::<StopContainerOptions>).await
+            })
+            .await;
+        gone_is_fine(stopped)
     }
 
     async fn unpause(&self, container: &str) -> Result<(), EngineError> {
@@ -202,14 +310,24 @@ impl Engine for DockerEngine {
 
     async fn remove(&self, container: &str) -> Result<(), EngineError> {
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        let removed = self.client().await?.remove_container(container, Some(options)).await;
-        gone_is_fine(self.answer(removed))
+        let client = self.client().await?;
+        let removed = self
+            .on(&client, container, |client, container| {
+                let options = options.clone();
+                async move { client.remove_container(&container, Some(options)).await }
+            })
+            .await;
+        gone_is_fine(removed)
     }
 
     async fn inspect(&self, container: &str) -> Result<Option<Condition>, EngineError> {
         let client = self.client().await?;
-        let inspected = client.inspect_container(container, None::<InspectContainerOptions>).await;
-        match self.answer(inspected) {
+        let inspected = self
+            .on(&client, container, |client, container| async move {
+                client.inspect_container(&container, None::<InspectContainerOptions>).await
+            })
+            .await;
+        match inspected {
             Ok(found) => Ok(found.state.map(read::condition)),
             Err(EngineError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -218,8 +336,12 @@ impl Engine for DockerEngine {
 
     async fn process(&self, container: &str) -> Result<Option<u32>, EngineError> {
         let client = self.client().await?;
-        let inspected = client.inspect_container(container, None::<InspectContainerOptions>).await;
-        match self.answer(inspected) {
+        let inspected = self
+            .on(&client, container, |client, container| async move {
+                client.inspect_container(&container, None::<InspectContainerOptions>).await
+            })
+            .await;
+        match inspected {
             Ok(found) => Ok(found.state.and_then(read::process)),
             Err(EngineError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -265,7 +387,11 @@ impl Engine for DockerEngine {
             ask = ask.since(i32::try_from(since.0 / 1000).unwrap_or(i32::MAX));
         }
         let ask = ask.build();
-        let opened = async move { Ok::<_, EngineError>(engine.client().await?.logs(&container, Some(ask))) };
+        let opened = async move {
+            let client = engine.client().await?;
+            let id = engine.id(&client, &container).await?;
+            Ok::<_, EngineError>(client.logs(&id, Some(ask)))
+        };
         let parts = stream::once(opened).map_ok(|output| output.map_err(EngineError::from)).try_flatten();
         let mut lines = read::Lines::default();
         // The last line need not have an end.
@@ -306,9 +432,18 @@ impl Engine for DockerEngine {
         self.answer(found)?.descriptor.digest.ok_or_else(unnamed)
     }
 
-    async fn pull(&self, image: &str, credential: Option<&Credential>) -> Result<(), EngineError> {
+    async fn pull(
+        &self,
+        image: &str,
+        platform: Option<&str>,
+        credential: Option<&Credential>,
+    ) -> Result<(), EngineError> {
         let (name, tag) = ask::split_image(image);
-        let options = CreateImageOptionsBuilder::new().from_image(name).tag(tag).build();
+        let mut options = CreateImageOptionsBuilder::new().from_image(name).tag(tag);
+        if let Some(platform) = platform {
+            options = options.platform(platform);
+        }
+        let options = options.build();
         let credential = credential.map(|credential| ask::credential(image, credential));
         let mut progress = self.client().await?.create_image(Some(options), None, credential);
         while let Some(step) = progress.next().await {

@@ -568,7 +568,12 @@ impl Engine for FakeEngine {
         found.ok_or_else(|| EngineError::NotFound { message: format!("no such image: {image}") })
     }
 
-    async fn pull(&self, image: &str, credential: Option<&Credential>) -> Result<(), EngineError> {
+    async fn pull(
+        &self,
+        image: &str,
+        _platform: Option<&str>,
+        credential: Option<&Credential>,
+    ) -> Result<(), EngineError> {
         let takes = {
             let mut state = self.up()?;
             state.pulls += 1;

@@ -16,6 +16,9 @@ pub const TASK: &str = "dev.raftup.task";
 /// The id of the cluster's network that an engine network is.
 pub const NETWORK: &str = "dev.raftup.network";
 
+/// The name of a container's task, which is the container's unless the user chose another.
+pub const TASK_NAME: &str = "com.docker.swarm.task.name";
+
 const SERVICE: &str = "dev.raftup.service";
 const STACK: &str = "dev.raftup.stack";
 const SLOT: &str = "dev.raftup.slot";
@@ -35,7 +38,7 @@ pub fn of_container(cluster: ClusterId, node: NodeId, task: &TaskItem) -> BTreeM
         ("com.docker.swarm.service.name", full_name),
         ("com.docker.swarm.task", String::new()),
         ("com.docker.swarm.task.id", task.task.to_string()),
-        ("com.docker.swarm.task.name", task.container_name()),
+        (TASK_NAME, task.container_name()),
         ("com.docker.swarm.node.id", node.to_string()),
     ];
     let mut labels = task.container.labels.clone();

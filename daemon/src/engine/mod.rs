@@ -102,8 +102,13 @@ pub trait Engine: Send + Sync + 'static {
     /// The digest that the registry has for an image now, as `sha256:..`. Nothing is pulled.
     async fn digest(&self, image: &str, credential: Option<&Credential>) -> Result<String, EngineError>;
 
-    /// Pulls an image, with what its registry asks for.
-    async fn pull(&self, image: &str, credential: Option<&Credential>) -> Result<(), EngineError>;
+    /// Pulls an image, for a platform that is not the host's if one is named, with what its registry asks for.
+    async fn pull(
+        &self,
+        image: &str,
+        platform: Option<&str>,
+        credential: Option<&Credential>,
+    ) -> Result<(), EngineError>;
 }
 
 /// A container of the cluster.

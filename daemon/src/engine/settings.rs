@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use raftup_proto::{
     id::{ClusterId, NodeId},
     name::VolumeName,
-    spec::{ContainerSpec, Resources},
+    spec::{ContainerSpec, EndpointSpec, Resources},
     view::TaskItem,
 };
 
@@ -14,7 +14,7 @@ use super::labels;
 /// A container to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerSettings {
-    /// Its name.
+    /// Its task's name: its own one, unless the user chose another.
     pub name: String,
     /// Its labels, ours among them.
     pub labels: BTreeMap<String, String>,
@@ -41,6 +41,8 @@ pub struct Attachment {
     pub network: String,
     /// Its address there.
     pub address: Ipv4Addr,
+    /// What else is said about it.
+    pub options: EndpointSpec,
 }
 
 impl ContainerSettings {
@@ -70,9 +72,11 @@ impl ContainerSettings {
 const HOSTNAME_MAX: usize = 64;
 
 /// The name that the user chose, or service and slot. Without dots: what follows the first one would count as the
-/// domain to search for names. The engine's own choice where that is too long.
+/// domain to search for names. The engine's own choice where that is too long, or the host's name is the container's.
 fn hostname(task: &TaskItem) -> Option<String> {
+    let container = &task.container;
+    let of_host = container.on_host_network() || container.namespaces.uts.is_some();
     let own = || format!("{}-{}", task.name, task.slot).replace('.', "-");
-    let chosen = task.container.hostname.clone();
-    chosen.or_else(|| Some(own()).filter(|name| name.len() <= HOSTNAME_MAX))
+    let chosen = container.hostname.clone();
+    chosen.or_else(|| Some(own()).filter(|name| !of_host && name.len() <= HOSTNAME_MAX))
 }

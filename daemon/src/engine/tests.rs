@@ -54,7 +54,7 @@ pub(crate) fn network(number: u64) -> NetworkItem {
     }
 }
 
-fn settings(task: &TaskItem) -> ContainerSettings {
+pub(crate) fn settings(task: &TaskItem) -> ContainerSettings {
     ContainerSettings::of(CLUSTER, NodeId::new(1), task, Vec::new(), None)
 }
 
@@ -200,7 +200,7 @@ async fn is_on_networks(engine: &dyn Engine) {
         let id = engine.create_network(&network_settings(&item)).await.unwrap();
         let address = Ipv4Addr::from(u32::from(item.gateway()) + 70);
         task.networks.push((item.network, address));
-        attachments.push(Attachment { network: id, address });
+        attachments.push(Attachment { network: id, address, options: Default::default() });
     }
     let found = engine.networks().await.unwrap();
     let of = Some((CLUSTER, NetworkId::from_random(1)));
@@ -237,7 +237,7 @@ async fn says_what_is_missing(engine: &dyn Engine) {
     task.image = nowhere.to_owned();
     let created = engine.create(&settings(&task)).await;
     assert!(matches!(created, Err(EngineError::NotFound { .. })), "{created:?}");
-    let pulled = engine.pull(nowhere, None).await;
+    let pulled = engine.pull(nowhere, None, None).await;
     assert!(pulled.as_ref().is_err_and(|error| !error.is_down()), "{pulled:?}");
     let started = engine.start("nobody").await;
     assert!(matches!(started, Err(EngineError::NotFound { .. })), "{started:?}");

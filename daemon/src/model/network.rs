@@ -36,6 +36,13 @@ pub struct Network {
     pub returning: Vec<Ipv4Net>,
 }
 
+impl Network {
+    /// Its name in the cluster: the one that the file gives it, or stack and key.
+    pub fn full_name(&self) -> String {
+        self.spec.name.clone().unwrap_or_else(|| format!("{}_{}", self.stack_name, self.name))
+    }
+}
+
 /// A named volume of a stack. Removing the stack leaves the data on the nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {

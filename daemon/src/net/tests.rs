@@ -494,7 +494,7 @@ fn info() -> NodeInfo {
         version: "0.1.0".to_owned(),
         platform: Platform::default(),
         deaf: Vec::new(),
-        level: Default::default(),
+        level: crate::plan::level::NEWEST,
     }
 }
 

@@ -135,7 +135,9 @@ fn is_used(world: &World, stack: StackId, network: &Network) -> bool {
         let names = |version: &Version| version.spec.networks.iter().any(|on| on.network == network.name);
         service.networks.contains(&id) || (may_return && service.versions.iter().any(names))
     });
-    named || addresses::is_held(world, id, network.subnet)
+    // A service of another stack may be on it; whether it could come to be on it was checked when the network was to go.
+    let joined = || world.cluster().services.values().any(|service| service.networks.contains(&id));
+    named || joined() || addresses::is_held(world, id, network.subnet)
 }
 
 fn forget_network(draft: &mut Draft<'_>, network: NetworkId) {

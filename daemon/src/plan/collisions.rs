@@ -49,7 +49,10 @@ pub(super) fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> 
         }
     }
     let held = held_volumes(cluster, &spec.name);
-    for name in spec.volumes.keys().chain(spec.services.values().flat_map(mounted)) {
+    // A volume that was given a name of its own is shared by whoever gives it that name.
+    let named = |name: &VolumeName| spec.volumes.get(name).is_some_and(|volume| volume.config.name.is_some());
+    let unnamed = spec.volumes.keys().chain(spec.services.values().flat_map(mounted));
+    for name in unnamed.filter(|name| !named(name)) {
         let full = full_name(&spec.name, name);
         if let Some((stack, other)) = held.get(&full) {
             let message = format!(
@@ -66,7 +69,10 @@ pub(super) fn check(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> 
 fn mounted(service: &ServiceSpec) -> impl Iterator<Item = &VolumeName> {
     service.container.mounts.iter().filter_map(|mount| match &mount.source {
         MountSource::Volume { name, .. } => Some(name),
-        MountSource::Anonymous | MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+        MountSource::Anonymous
+        | MountSource::Bind { .. }
+        | MountSource::Tmpfs { .. }
+        | MountSource::Image { .. } => None,
     })
 }
 

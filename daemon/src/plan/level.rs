@@ -11,6 +11,7 @@ use raftup_proto::{
     api::NodeState,
     peer::{Level, NodeInfo},
     refusal::{Code, Refusal},
+    spec::OPTIONS,
 };
 
 use crate::model::{Change, ChangeSet, Cluster, ClusterInfo, Object, ObjectKey};
@@ -20,7 +21,8 @@ use crate::model::{Change, ChangeSet, Cluster, ClusterInfo, Object, ObjectKey};
 /// | level | what came with it |
 /// | --- | --- |
 /// | 1 | the first |
-pub const NEWEST: Level = Level(1);
+/// | 2 | [`OPTIONS`] of containers, mounts, networks and volumes, networks of other stacks, ports of the cluster's choice |
+pub const NEWEST: Level = OPTIONS;
 
 /// The settings with the level that all nodes understand by now, if that is higher than the cluster's.
 pub fn raised(cluster: &Cluster) -> Option<ClusterInfo> {

@@ -6,6 +6,7 @@
 //! [`services`] and [`nodes`]; what they are shown is in [`show`], [`progress`] and [`view`].
 
 pub mod addresses;
+mod asked;
 mod assign;
 pub mod check;
 pub mod claims;

@@ -7,12 +7,12 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use raftup_proto::{
-    api::{Deploy, FabricMode, NodeState},
+    api::{FabricMode, NodeState},
     id::NodeId,
     name::ServiceName,
     peer::{Deaf, DeafTo},
     refusal::{Code, Refusal},
-    spec::{EndpointMode, PortSpec, Protocol, PublishMode, ServiceSpec},
+    spec::{EndpointMode, PortSpec, Protocol, PublishMode, ServiceSpec, StackSpec},
     view::{PLAIN_PORT, WIRE_PORT},
 };
 
@@ -24,9 +24,10 @@ use super::World;
 const NAMED: usize = 5;
 
 /// Errors: a port of the stack is one that it cannot have.
-pub(super) fn check_stack(cluster: &Cluster, deploy: &Deploy) -> Result<(), Refusal> {
-    let spec = &deploy.spec;
-    let mut taken = Taken::by_others(cluster, deploy);
+///
+/// With `keep`, services of the stack that `spec` does not name stay.
+pub(super) fn check_stack(cluster: &Cluster, spec: &StackSpec, keep: bool) -> Result<(), Refusal> {
+    let mut taken = Taken::by_others(cluster, spec, keep);
     let refused = |message: String, hint: String| {
         let message = format!("stack `{}` refused: {message}", spec.name);
         Refusal::new(Code::Conflict, message).hint(hint)
@@ -65,11 +66,10 @@ struct Holder {
 
 impl Taken {
     /// What services of other stacks have, and those of the stack that stay though its file does not name them.
-    fn by_others(cluster: &Cluster, deploy: &Deploy) -> Self {
+    fn by_others(cluster: &Cluster, spec: &StackSpec, keep: bool) -> Self {
         let mut taken = Self(BTreeMap::new());
-        let spec = &deploy.spec;
         let stays = |service: &&Arc<Service>| {
-            let kept = deploy.keep && !spec.services.contains_key(&service.name);
+            let kept = keep && !spec.services.contains_key(&service.name);
             !service.removing && (service.stack_name != spec.name || kept)
         };
         for service in cluster.services.values().filter(stays) {

@@ -249,7 +249,7 @@ fn is_tied(spec: &ServiceSpec) -> bool {
     spec.container.mounts.iter().any(|mount| match mount.source {
         MountSource::Volume { .. } => true,
         MountSource::Bind { .. } => !mount.read_only,
-        MountSource::Anonymous | MountSource::Tmpfs { .. } => false,
+        MountSource::Anonymous | MountSource::Tmpfs { .. } | MountSource::Image { .. } => false,
     })
 }
 

@@ -58,6 +58,13 @@ fn updated(service: &Service, update: &ServiceUpdate) -> Result<ServiceSpec, Ref
                 .hint("choose its nodes with `deploy.placement.constraints`"));
         }
         spec.mode = Mode::Replicated { replicas };
+        if let (2.., Some(container_name)) = (replicas, &spec.container.container_name) {
+            let message = format!(
+                "service `{name}` has one `container_name`, `{container_name}`, for several containers"
+            );
+            return Err(Refusal::new(Code::Invalid, message)
+                .hint("deploy it without `container_name`, then ask for more replicas"));
+        }
     }
     if let Some(image) = &update.image {
         spec.container.image =

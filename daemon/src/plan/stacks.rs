@@ -19,14 +19,14 @@ use raftup_proto::{
     id::{NetworkId, ServiceId, StackId, VolumeId},
     name::{NetworkName, ServiceName, StackName, VolumeName},
     refusal::{Code, Refusal},
-    spec::{EndpointMode, Mode, MountSource, NetworkSpec, ServiceSpec, StackSpec, VolumeSpec},
+    spec::{EndpointMode, Mode, NetworkSpec, ServiceSpec, StackSpec, VolumeSpec},
     unit::UnixMillis,
 };
 
 use crate::model::{ChangeSet, Cluster, Meta, Network, Node, ObjectKey, Service, Stack, Volume};
 
 use super::{
-    Ids, addresses, collisions, ports, services,
+    Ids, addresses, asked, services,
     versions::{self, How, Pinned},
 };
 
@@ -43,13 +43,12 @@ pub fn deploy(
     now: UnixMillis,
     ids: &mut Ids,
 ) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
-    let spec = &deploy.spec;
+    let spec = &asked::complete(cluster, deploy)?;
     let stack = cluster.stacks.values().find(|stack| stack.name == spec.name);
     if stack.is_some_and(|stack| stack.removing) {
         return Err(Refusal::new(Code::Conflict, format!("stack `{}` is being removed", spec.name))
             .hint("deploy it again when it is gone from `raftup stack ls`"));
     }
-    check(cluster, deploy)?;
     let mut diff = Diff {
         cluster,
         spec,
@@ -79,6 +78,9 @@ pub fn remove(
 ) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
     let missing = || Refusal::new(Code::NotFound, format!("no stack `{id}`"));
     let stack = cluster.stacks.get(&id).ok_or_else(missing)?;
+    for network in cluster.networks.values().filter(|network| network.stack == id) {
+        asked::check_unused(cluster, network)?;
+    }
     let mut set = ChangeSet::new(now);
     let mut views = Vec::new();
     if !stack.removing {
@@ -92,63 +94,12 @@ pub fn remove(
         if !network.removing {
             set.update(Network { removing: true, ..Network::clone(network) });
         }
-        views.push(network_view(network_name(network), Action::Removed));
+        views.push(network_view(network.full_name(), Action::Removed));
     }
     for volume in cluster.volumes.values().filter(|volume| volume.stack == id) {
         views.push(volume_view(format!("{}_{}", volume.stack_name, volume.name), Action::Removed));
     }
     Ok((set, views))
-}
-
-/// What a loader cannot know, or might have let through.
-fn check(cluster: &Cluster, deploy: &Deploy) -> Result<(), Refusal> {
-    let spec = &deploy.spec;
-    check_encryption(cluster, spec)?;
-    collisions::check(cluster, spec)?;
-    for (name, service) in &spec.services {
-        if let Mode::Replicated { replicas } = service.mode {
-            services::check_replicas(name.as_str(), replicas)?;
-        }
-        services::check_policies(service)?;
-        for attached in &service.networks {
-            if !spec.networks.contains_key(&attached.network) {
-                let message = format!(
-                    "service `{name}` is on network `{}`, which the stack does not have",
-                    attached.network
-                );
-                return Err(Refusal::new(Code::Invalid, message));
-            }
-        }
-    }
-    ports::check_stack(cluster, deploy)
-}
-
-/// A plain fabric encrypts nothing; beside an encrypted one, networks can be plain over IPv4 alone.
-fn check_encryption(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
-    let wants =
-        |encrypted| spec.networks.iter().find(move |(_, network)| network.encrypted == Some(encrypted));
-    let over_ipv6 = || cluster.nodes.values().find(|node| node.info.underlay.is_ipv6());
-    let (message, hint) = match cluster.info.as_ref().map(|info| info.fabric) {
-        Some(FabricMode::Plain) => {
-            let Some((name, _)) = wants(true) else { return Ok(()) };
-            (
-                format!("network `{name}` must be encrypted, and this cluster's fabric is plain"),
-                "make the cluster without `--fabric plain`, or leave `driver_opts: encrypted` out",
-            )
-        }
-        Some(FabricMode::Wireguard) => {
-            let (Some((name, _)), Some(node)) = (wants(false), over_ipv6()) else { return Ok(()) };
-            let (host, at) = (&node.info.hostname, node.info.underlay);
-            (
-                format!(
-                    "network `{name}` must not be encrypted, which takes IPv4 between nodes: `{host}` is at {at}"
-                ),
-                "leave `driver_opts: encrypted` out, or let all nodes advertise addresses of IPv4",
-            )
-        }
-        None => return Ok(()),
-    };
-    Err(Refusal::new(Code::Conflict, message).hint(hint))
 }
 
 struct Diff<'a> {
@@ -190,6 +141,12 @@ impl Diff<'_> {
             .collect();
         let mut ids = BTreeMap::new();
         for (name, spec) in &self.spec.networks {
+            if let Some(full_name) = spec.name.as_deref().filter(|_| spec.external) {
+                let network = asked::find_external(self.cluster, self.stack, full_name)?;
+                self.subnets.insert(network.id, network.subnet);
+                ids.insert(name.clone(), network.id);
+                continue;
+            }
             let id = match old.get(name) {
                 Some(old) => {
                     self.keep_network(old, spec)?;
@@ -199,12 +156,12 @@ impl Diff<'_> {
             };
             ids.insert(name.clone(), id);
         }
-        for network in
-            old.values().filter(|network| !self.keep && !self.spec.networks.contains_key(&network.name))
-        {
+        let own = |name: &NetworkName| self.spec.networks.get(name).is_some_and(|spec| !spec.external);
+        for network in old.values().filter(|network| !self.keep && !own(&network.name)) {
+            asked::check_unused(self.cluster, network)?;
             if !network.removing {
                 self.set.update(Network { removing: true, ..Network::clone(network) });
-                self.views.push(network_view(network_name(network), Action::Removed));
+                self.views.push(network_view(network.full_name(), Action::Removed));
             }
         }
         Ok(ids)
@@ -238,7 +195,7 @@ impl Diff<'_> {
             ("encrypted", self.encrypts() && old.spec.is_plain() != spec.is_plain()),
         ];
         if let Some((what, _)) = fixed.into_iter().find(|(_, changes)| *changes) {
-            let message = format!("whether network `{}` is {what} cannot be changed", network_name(old));
+            let message = format!("whether network `{}` is {what} cannot be changed", old.full_name());
             return Err(Refusal::new(Code::Conflict, message)
                 .hint("give the network another name in the file, or `raftup stack rm` first"));
         }
@@ -248,7 +205,7 @@ impl Diff<'_> {
             self.set.update(Network { spec: spec.clone(), removing: false, ..Network::clone(old) });
         }
         self.subnets.insert(old.id, old.subnet);
-        self.views.push(network_view(network_name(old), action));
+        self.views.push(network_view(old.full_name(), action));
         Ok(())
     }
 
@@ -261,7 +218,7 @@ impl Diff<'_> {
         let pool = self.cluster.info.as_ref().ok_or_else(no_cluster)?.pool;
         let old = self.cluster.networks.values().map(|network| network.subnet);
         let taken = old.chain(self.subnets.values().copied()).collect();
-        let full_name = format!("{}_{name}", self.spec.name);
+        let full_name = spec.name.clone().unwrap_or_else(|| format!("{}_{name}", self.spec.name));
         let subnet = addresses::subnet(pool, &taken).map_err(|error| {
             Refusal::new(Code::Conflict, format!("no addresses for network `{full_name}`: {error}"))
                 .hint("remove a stack that is not needed; each network takes a /19 of the pool")
@@ -427,15 +384,13 @@ impl Diff<'_> {
     }
 
     fn mounted(&self, spec: &ServiceSpec) -> BTreeMap<VolumeName, String> {
-        let names = spec.container.mounts.iter().filter_map(|mount| match &mount.source {
-            MountSource::Volume { name, .. } => Some(name),
-            MountSource::Anonymous | MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
-        });
-        names.map(|name| (name.clone(), self.volume_name(name))).collect()
+        spec.container.mounts.iter().filter_map(|mount| mount.volume(&self.spec.name)).collect()
     }
 
+    /// What a volume is called on the engines.
     fn volume_name(&self, name: &VolumeName) -> String {
-        format!("{}_{name}", self.spec.name)
+        let own = self.spec.volumes.get(name).and_then(|spec| spec.config.name.clone());
+        own.unwrap_or_else(|| format!("{}_{name}", self.spec.name))
     }
 }
 
@@ -462,10 +417,6 @@ fn check_mode(service: &Service, old: Mode, new: Mode) -> Result<(), Refusal> {
     let name = service.full_name();
     let message = format!("service `{name}` is {} and cannot become {}", words.0, words.1);
     Err(Refusal::new(Code::Conflict, message).hint(format!("`raftup service rm {name}`, then deploy again")))
-}
-
-fn network_name(network: &Network) -> String {
-    format!("{}_{}", network.stack_name, network.name)
 }
 
 fn network_view(name: String, action: Action) -> ChangeView {

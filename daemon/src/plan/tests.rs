@@ -1,5 +1,6 @@
 //! Scenarios as text, and random walks, over the real plan and the real apply.
 
+mod asked;
 mod bench;
 mod doubles;
 mod given_back;

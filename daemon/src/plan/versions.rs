@@ -18,7 +18,7 @@ use raftup_proto::{
     id::NetworkId,
     peer::TaskState,
     refusal::{Code, Refusal},
-    spec::{EndpointMode, MountSource, ServiceSpec},
+    spec::{EndpointMode, ServiceSpec},
     unit::UnixMillis,
 };
 
@@ -175,8 +175,13 @@ pub(super) fn settle_in(
     ports::check_service(cluster, service, spec)?;
     let (mut networks, mut kept) = (Vec::new(), Vec::new());
     for attached in &spec.networks {
-        let mut all = cluster.networks.values();
-        let found = all.find(|network| network.stack == service.stack && network.name == attached.network);
+        let found = match &attached.external {
+            None => cluster
+                .networks
+                .values()
+                .find(|network| network.stack == service.stack && network.name == attached.network),
+            Some(name) => external_network(cluster, name),
+        };
         let Some(network) = found else {
             let name = service.full_name();
             let message = format!(
@@ -195,18 +200,14 @@ pub(super) fn settle_in(
         EndpointMode::Dnsrr => BTreeMap::new(),
     };
     service.networks = networks;
-    service.volumes = spec
-        .container
-        .mounts
-        .iter()
-        .filter_map(|mount| match &mount.source {
-            MountSource::Volume { name, .. } => {
-                Some((name.clone(), format!("{}_{name}", service.stack_name)))
-            }
-            MountSource::Anonymous | MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
-        })
-        .collect();
+    service.volumes =
+        spec.container.mounts.iter().filter_map(|mount| mount.volume(&service.stack_name)).collect();
     Ok(kept)
+}
+
+/// The network of that full name, whatever stack it is of; one that is being removed will not do.
+pub(super) fn external_network<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Arc<Network>> {
+    cluster.networks.values().find(|network| !network.removing && network.full_name() == name)
 }
 
 fn vips(

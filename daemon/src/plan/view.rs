@@ -16,7 +16,7 @@ use raftup_proto::{
     api::{FabricMode, NodeState},
     id::{NodeId, ServiceId},
     peer::TaskState,
-    spec::{EndpointMode, MountSource, PortSpec},
+    spec::{EndpointMode, PortSpec},
     view::{
         ClusterItem, Endpoint, Goal, Item, Key, NetworkItem, PeerItem, Revision, RouteItem, ServiceAddress,
         TaskItem, ViewUpdate,
@@ -241,13 +241,7 @@ fn task_item(task: &Task, service: &Service, version: &Version) -> TaskItem {
     };
     let spec = &version.spec;
     // By the version's own mounts: the service's map is that of the newest.
-    let volumes = spec.container.mounts.iter().filter_map(|mount| match &mount.source {
-        MountSource::Volume { name, .. } => {
-            let engine_name = service.volumes.get(name).cloned();
-            Some((name.clone(), engine_name.unwrap_or_else(|| format!("{}_{name}", service.stack_name))))
-        }
-        MountSource::Anonymous | MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
-    });
+    let volumes = spec.container.mounts.iter().filter_map(|mount| mount.volume(&service.stack_name));
     TaskItem {
         task: task.id,
         service: service.id,

@@ -91,6 +91,8 @@ pub(crate) fn service(id: u64) -> Service {
         rollback: Default::default(),
         routing: Default::default(),
         depends_on: BTreeMap::new(),
+        any_ports: Vec::new(),
+        build: None,
     };
     Service {
         id: ServiceId::from_random(id),

@@ -5,12 +5,13 @@ use std::{str::FromStr, time::Duration};
 use super::{
     environment,
     item::{Fields, Item},
+    keys, privileges,
     text::{self, clip},
 };
 use crate::{
     spec::{
-        Amounts, Constraint, EndpointMode, FailureAction, MAX_REPLICAS, Mode, NodeAttribute, Placement,
-        Resources, RestartCondition, RestartPolicy, UpdatePolicy,
+        Amounts, Constraint, DeviceRequest, EndpointMode, FailureAction, MAX_REPLICAS, Mode, NodeAttribute,
+        Placement, Resources, RestartCondition, RestartPolicy, UpdatePolicy,
     },
     unit::{CpuMillis, MemBytes},
 };
@@ -21,6 +22,7 @@ pub(super) struct Deploy {
     pub(super) endpoint_mode: EndpointMode,
     pub(super) placement: Placement,
     pub(super) resources: Resources,
+    pub(super) devices: Vec<DeviceRequest>,
     pub(super) restart: RestartPolicy,
     pub(super) labels: std::collections::BTreeMap<String, String>,
     pub(super) update: UpdatePolicy,
@@ -38,9 +40,9 @@ pub(super) fn read(service: &Fields<'_>) -> Deploy {
     let get = |key| deploy.as_ref().and_then(|deploy| deploy.get(key));
     let mode = mode(get("mode"), get("replicas"), service.get("scale"));
     let labels = get("labels").map(|labels| environment::labels(&labels)).unwrap_or_default();
-    let resources = resources(service, get("resources"));
+    let (resources, devices) = resources(service, get("resources"));
     let placement = get("placement").map(|item| placement(&item)).unwrap_or_default();
-    let restart = restart(get("restart_policy"), service.get("restart"));
+    let restart = restart(get("restart_policy"), service.given("restart"));
     let endpoint_mode = get("endpoint_mode").and_then(|item| {
         item.parse(|text| match text {
             "vip" => Ok(EndpointMode::Vip),
@@ -52,9 +54,9 @@ pub(super) fn read(service: &Fields<'_>) -> Deploy {
     let update = get("update_config").map(|item| update(&item)).unwrap_or_default();
     let rollback = get("rollback_config").map(|item| rollback(&item)).unwrap_or_default();
     if let Some(deploy) = deploy {
-        deploy.finish(&[]);
+        deploy.end(&keys::DEPLOY);
     }
-    Deploy { mode, endpoint_mode, placement, resources, restart, labels, update, rollback }
+    Deploy { mode, endpoint_mode, placement, resources, devices, restart, labels, update, rollback }
 }
 
 fn mode(mode: Option<Item<'_>>, replicas: Option<Item<'_>>, scale: Option<Item<'_>>) -> Mode {
@@ -84,24 +86,24 @@ fn mode(mode: Option<Item<'_>>, replicas: Option<Item<'_>>, scale: Option<Item<'
         return Mode::Replicated { replicas: given.0.or(given.1).flatten().unwrap_or(1) };
     }
     for item in replicas.iter().chain(&scale) {
-        item.error("a global service has one task on each node, it takes no number");
+        item.warn("has no effect: a global service has one task on each node");
     }
     Mode::Global
 }
 
-fn resources(service: &Fields<'_>, item: Option<Item<'_>>) -> Resources {
+fn resources(service: &Fields<'_>, item: Option<Item<'_>>) -> (Resources, Vec<DeviceRequest>) {
     let fields = item.and_then(|item| item.fields());
     let part = |key| fields.as_ref().and_then(|fields| fields.get(key)).and_then(|item| item.fields());
     let (limits, reservations) = (part("limits"), part("reservations"));
-    let pids = either(of(limits.as_ref(), "pids"), service.get("pids_limit"), pids);
+    let pids = either(of(limits.as_ref(), "pids"), service.given("pids_limit"), pids);
     let found = Resources {
         limits: Amounts {
-            cpu: either(of(limits.as_ref(), "cpus"), service.get("cpus"), cpus),
-            memory: either(of(limits.as_ref(), "memory"), service.get("mem_limit"), memory_limit),
+            cpu: either(of(limits.as_ref(), "cpus"), service.given("cpus"), cpus),
+            memory: either(of(limits.as_ref(), "memory"), service.given("mem_limit"), memory_limit),
         },
         reservations: Amounts {
             cpu: either(of(reservations.as_ref(), "cpus"), None, cpus),
-            memory: either(of(reservations.as_ref(), "memory"), service.get("mem_reservation"), memory),
+            memory: either(of(reservations.as_ref(), "memory"), service.given("mem_reservation"), memory),
         },
         pids: pids.flatten(),
     };
@@ -113,16 +115,17 @@ fn resources(service: &Fields<'_>, item: Option<Item<'_>>) -> Resources {
         let item = reservations.as_ref().map_or(&service.item, |fields| &fields.item);
         item.error("more is reserved than the limit allows");
     }
-    for fields in limits.into_iter() {
-        fields.finish(&[]);
+    let devices = of(reservations.as_ref(), "devices").map(|item| privileges::reserved(&item));
+    if let Some(fields) = limits {
+        fields.end(&keys::LIMITS);
     }
-    for fields in reservations.into_iter() {
-        fields.finish(&["generic_resources", "devices", "pids"]);
+    if let Some(fields) = reservations {
+        fields.end(&keys::RESERVATIONS);
     }
     if let Some(fields) = fields {
-        fields.finish(&[]);
+        fields.end(&keys::RESOURCES);
     }
-    found
+    (found, devices.unwrap_or_default())
 }
 
 fn of<'a>(fields: Option<&Fields<'a>>, key: &'static str) -> Option<Item<'a>> {
@@ -176,7 +179,7 @@ fn placement(item: &Item<'_>) -> Placement {
     let Some(fields) = item.fields() else { return Placement::default() };
     let constraints = fields.get("constraints").map(|item| item.items()).unwrap_or_default();
     let constraints = constraints.iter().filter_map(|item| item.parse(constraint)).collect();
-    fields.finish(&["preferences", "max_replicas_per_node"]);
+    fields.end(&keys::PLACEMENT);
     Placement { constraints }
 }
 
@@ -212,7 +215,15 @@ fn attribute(name: &str) -> Result<NodeAttribute, String> {
         }
         Ok(key.to_owned())
     };
-    match name {
+    // As in Swarm, keys are compared without regard to case, but for the names of labels.
+    let cut = ["node.labels.", "engine.labels."]
+        .into_iter()
+        .find(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)));
+    let lower = match cut {
+        Some(prefix) => format!("{prefix}{}", &name[prefix.len()..]),
+        None => name.to_ascii_lowercase(),
+    };
+    match lower.as_str() {
         "node.id" => Ok(NodeAttribute::Id),
         "node.hostname" => Ok(NodeAttribute::Hostname),
         "node.role" => Ok(NodeAttribute::Role),
@@ -231,7 +242,7 @@ fn attribute(name: &str) -> Result<NodeAttribute, String> {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("there are {all}"),
             };
-            Err(format!("a constraint cannot look at `{}`: {hint}", clip(other)))
+            Err(format!("a constraint cannot look at `{}`: {hint}", clip(name)))
         }
     }
 }
@@ -249,11 +260,11 @@ fn restart(policy: Option<Item<'_>>, short: Option<Item<'_>>) -> RestartPolicy {
     if let Some(item) = short {
         item.warn("has no effect beside `deploy.restart_policy`");
     }
-    let condition = fields.get("condition").and_then(|item| {
+    let condition = fields.given("condition").and_then(|item| {
         item.parse(|text| match text {
-            "none" => Ok(RestartCondition::None),
+            "none" | "no" => Ok(RestartCondition::None),
             "on-failure" => Ok(RestartCondition::OnFailure),
-            "any" => Ok(RestartCondition::Any),
+            "any" | "always" | "unless-stopped" => Ok(RestartCondition::Any),
             other => Err(format!("`{}` is none of `none`, `on-failure` and `any`", clip(other))),
         })
     });
@@ -264,7 +275,7 @@ fn restart(policy: Option<Item<'_>>, short: Option<Item<'_>>) -> RestartPolicy {
     restart.max_attempts = attempts.filter(|attempts| *attempts > 0);
     restart.window =
         fields.get("window").and_then(|item| item.duration()).filter(|window| *window > Duration::ZERO);
-    fields.finish(&[]);
+    fields.end(&keys::RESTART_POLICY);
     restart
 }
 
@@ -285,7 +296,7 @@ fn update(item: &Item<'_>) -> UpdatePolicy {
         failure_action: word(&fields, "failure_action").unwrap_or(default.failure_action),
         max_failure_ratio: word(&fields, "max_failure_ratio").unwrap_or(default.max_failure_ratio),
     };
-    fields.finish(&[]);
+    fields.end(&keys::UPDATE_CONFIG);
     policy
 }
 

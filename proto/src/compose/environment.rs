@@ -74,13 +74,30 @@ fn long_env_file<'a>(item: &Item<'a>) -> Option<(&'a str, bool, Format)> {
     Some((path?.filled()?, required, format.unwrap_or(Format::Dotenv)))
 }
 
+/// The labels of a service's containers: `label_file`, and `labels` over it.
+pub(super) fn container_labels(fields: &Fields<'_>) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for item in fields.get("label_file").map(|item| item.one_or_more()).unwrap_or_default() {
+        for (key, value) in env_file(&item) {
+            check_label(&item, &key);
+            found.insert(key, value);
+        }
+    }
+    found.extend(fields.get("labels").map(|item| labels(&item)).unwrap_or_default());
+    found
+}
+
+fn check_label(item: &Item<'_>, key: &str) {
+    if RESERVED_LABELS.iter().any(|prefix| key.starts_with(prefix)) {
+        item.error(format!("the label `{}` is one that the cluster sets itself", clip(key)));
+    }
+}
+
 /// Reads labels in either notation.
 pub(super) fn labels(item: &Item<'_>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for (key, (value, item)) in item.pairs() {
-        if RESERVED_LABELS.iter().any(|prefix| key.starts_with(prefix)) {
-            item.error(format!("the label `{}` is one that the cluster sets itself", clip(key)));
-        }
+        check_label(&item, key);
         labels.insert(key.to_owned(), value.unwrap_or_default().to_owned());
     }
     labels

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::{
     item::{Fields, Item},
+    keys,
+    text::clip,
     yaml::Kind,
 };
 use crate::spec::Healthcheck;
@@ -27,7 +29,7 @@ pub(super) fn read(item: &Item<'_>) -> Option<Healthcheck> {
             Some(Test::None | Test::Inherit) | None => None,
         },
     };
-    fields.finish(&[]);
+    fields.end(&keys::HEALTHCHECK);
     match test {
         _ if disabled => Some(Healthcheck::Disabled),
         Some(Test::None) => Some(Healthcheck::Disabled),
@@ -64,9 +66,11 @@ fn test(item: &Item<'_>) -> Test {
             item.error(format!("the command after `{}` is missing", kinds[0]));
             Test::Inherit
         }
-        ["CMD-SHELL", ..] => {
-            item.error("`CMD-SHELL` takes one text, the whole command line");
-            Test::Inherit
+        ["CMD-SHELL", line, ..] => {
+            let help = format!("write the whole line as one text: `[\"CMD-SHELL\", \"{} ...\"]`", clip(line));
+            let message = "the shell runs the first text alone; the others are its arguments";
+            item.cx.warn(item.node.at, &item.path, message, Some(help));
+            Test::Run(words)
         }
         [..] => {
             let help = "such as `[\"CMD\", \"curl\", \"-f\", \"http://localhost\"]`";

@@ -3,12 +3,13 @@
 //! Owns: the wording of type errors, unknown keys and near misses. Holds: a reader that answers `None` has reported
 //! why, unless it says otherwise; each key of a mapping is either taken by name or refused by name.
 
-use std::{cell::RefCell, str::FromStr, time::Duration};
+use std::{cell::RefCell, collections::BTreeMap, str::FromStr, time::Duration};
 
 use indexmap::IndexMap;
 
 use super::{
     cx::{Cx, Place},
+    keys::{Effect, Table},
     text::{self, clip},
     yaml::{Entry, Kind, Map, Node},
 };
@@ -99,6 +100,37 @@ impl<'a> Item<'a> {
             self.warn(format!("write `{value}`: YAML 1.2 knows no other words for it"));
         }
         Some(value)
+    }
+
+    /// One of a few words.
+    pub(super) fn word(&self, words: &[&'static str]) -> Option<&'static str> {
+        self.parse(|text| {
+            let found = words.iter().find(|word| **word == text).copied();
+            found.ok_or_else(|| match words {
+                [word] => format!("`{}` is not `{word}`, the only word for it here", clip(text)),
+                words => format!("`{}` is none of `{}`", clip(text), words.join("`, `")),
+            })
+        })
+    }
+
+    /// The texts of a list.
+    pub(super) fn texts(&self) -> Vec<String> {
+        self.items().iter().filter_map(|item| item.filled().map(str::to_owned)).collect()
+    }
+
+    /// A mapping of texts, or a list of `KEY=VALUE`, without places. No value is an empty one.
+    pub(super) fn values(&self) -> BTreeMap<String, String> {
+        let pairs = self.pairs().into_iter();
+        pairs.map(|(key, (value, _))| (key.to_owned(), value.unwrap_or_default().to_owned())).collect()
+    }
+
+    /// An empty text, as an unset variable leaves it, or null.
+    pub(super) fn is_blank(&self) -> bool {
+        match &self.node.kind {
+            Kind::Null => true,
+            Kind::Scalar(text) => text.trim().is_empty(),
+            Kind::List(_) | Kind::Map(_) => false,
+        }
     }
 
     pub(super) fn duration(&self) -> Option<Duration> {
@@ -234,25 +266,48 @@ impl<'a> Fields<'a> {
         self.map.get(key).map(|entry| self.item.child(key, &entry.value))
     }
 
+    /// The value of a key, which is thereby known; none where it is null or, as an unset variable leaves it, empty.
+    pub(super) fn given(&self, key: &'static str) -> Option<Item<'a>> {
+        self.get(key).filter(|item| !item.is_blank())
+    }
+
     /// Where a key is.
     pub(super) fn key_at(&self, key: &str) -> Option<Place> {
         self.map.get(key).map(|entry| entry.key_at)
     }
 
-    /// A switch that raftup has no use for yet: refused where it is on.
-    pub(super) fn must_be_off(&self, key: &'static str) {
-        if let (Some(item), Some(at)) = (self.get(key), self.key_at(key))
-            && item.flag() == Some(true)
-        {
-            self.item.cx.error(at, &item.path, "is not supported yet", None);
-        }
-    }
-
-    /// Refuses a key that was taken, with a reason.
-    pub(super) fn refuse(&self, key: &'static str, message: &str, help: &str) {
-        if let (Some(item), Some(at)) = (self.get(key), self.key_at(key)) {
-            let help = (!help.is_empty()).then(|| help.to_owned());
-            self.item.cx.error(at, &item.path, message, help);
+    /// Says of every key that was not taken what its table says: no effect, once, or refused. One that is not in the table
+    /// is unknown.
+    pub(super) fn end(self, table: &'static Table) {
+        let taken = self.taken.into_inner();
+        let cx = self.item.cx;
+        for (key, entry) in self.map {
+            let other = key.starts_with("x-") && key != EXTENSION;
+            if taken.contains(&key.as_str()) || other {
+                continue;
+            }
+            let path = self.item.child(key, &entry.value).path;
+            match table.find(key).map(|key| key.effect) {
+                Some(Effect::Idle(why)) => {
+                    if cx.is_news(&format!("{} {key}", table.path)) {
+                        cx.warn(entry.key_at, &path, format!("has no effect: {why}"), None);
+                    }
+                }
+                Some(Effect::Refused(why, instead)) => {
+                    let help = (!instead.is_empty()).then(|| instead.to_owned());
+                    cx.error(entry.key_at, &path, why, help);
+                }
+                Some(Effect::Applied(_)) => cx.error(entry.key_at, &path, "is not supported here", None),
+                None if key == EXTENSION => {
+                    let help = Some("it belongs to a service".to_owned());
+                    cx.error(entry.key_at, &path, format!("`{EXTENSION}` says nothing here"), help);
+                }
+                None => {
+                    let near = text::nearest(key, table.keys.iter().map(|key| key.name));
+                    let help = near.map(|near| format!("did you mean `{near}`?"));
+                    cx.error(entry.key_at, &path, format!("unknown key `{}`", clip(key)), help);
+                }
+            }
         }
     }
 

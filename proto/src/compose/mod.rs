@@ -12,6 +12,7 @@
 //!      -> item (typed reading with paths) -> stack, service, ... (the model)
 //! ```
 
+mod build;
 mod cx;
 mod depends;
 mod deploy;
@@ -21,14 +22,19 @@ mod environment;
 mod health;
 mod interpolate;
 mod item;
+mod keys;
+mod limits;
 mod merge;
 mod mounts;
+mod namespaces;
 mod networks;
 mod ports;
+mod privileges;
 mod project;
 mod service;
 mod stack;
 mod text;
+mod ties;
 mod yaml;
 
 #[cfg(test)]

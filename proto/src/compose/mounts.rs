@@ -1,21 +1,22 @@
 //! `volumes` and `tmpfs` of a service: what is mounted where.
 //!
 //! Owns: the short and the long notation, and paths: relative ones start at the project directory, `~` at the home
-//! directory, and both are turned into absolute paths of the node. Holds: a target is mounted on once; one of a later
-//! file wins.
+//! directory, and both are turned into absolute paths of the node. Holds: a target is mounted on once; the last one wins.
 
 use std::collections::BTreeMap;
 
 use super::{
     cx::Place,
+    environment,
     item::{Fields, Item},
+    keys, service,
     stack::Declared,
     text::{self, clip},
     yaml::Kind,
 };
 use crate::{
     name::VolumeName,
-    spec::{Mount, MountSource},
+    spec::{Mount, MountOptions, MountSource, Recursive, Relabel, VolumeConfig},
     unit::MemBytes,
 };
 
@@ -46,13 +47,16 @@ pub(super) fn read(fields: &Fields<'_>, declared: &Declared) -> Vec<Mount> {
                 targets.insert(mount.target.clone(), (mounts.len(), at));
                 mounts.push(mount);
             }
-            Some((index, there)) if there.file != at.file => {
+            Some((index, there)) => {
+                if there.file == at.file {
+                    let before = item.cx.show(*there);
+                    item.warn(format!(
+                        "takes the place of what is mounted on `{}` at {before}",
+                        clip(&mount.target)
+                    ));
+                }
                 *there = at;
                 mounts[*index] = mount;
-            }
-            Some((_, there)) => {
-                let there = item.cx.show(*there);
-                item.error(format!("`{}` is mounted on already, at {there}", clip(&mount.target)));
             }
         }
     }
@@ -62,6 +66,10 @@ pub(super) fn read(fields: &Fields<'_>, declared: &Declared) -> Vec<Mount> {
 /// `[SOURCE:]TARGET[:OPTION,...]`
 fn short(item: &Item<'_>, declared: &Declared) -> Option<Mount> {
     let text = item.filled()?;
+    if is_windows(text) {
+        item.error_help("is a path of Windows, and nodes run Linux", "name a path of the nodes");
+        return None;
+    }
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts.as_slice() {
         [target] => (None, *target, ""),
@@ -74,13 +82,18 @@ fn short(item: &Item<'_>, declared: &Declared) -> Option<Mount> {
     };
     let target = item.parse(|_| absolute(target, "the target"))?;
     let options = options_of(item, options)?;
+    let mut volume = VolumeConfig::default();
     let source = match source {
         None => MountSource::Anonymous,
         Some(path) if path.starts_with(['/', '.', '~']) => {
             let path = host_path(item, path)?;
             MountSource::Bind { path, create: true, propagation: options.propagation.clone() }
         }
-        Some(name) => MountSource::Volume { name: volume(item, name, declared)?, nocopy: options.nocopy },
+        Some(key) => {
+            let name;
+            (name, volume) = self::volume(item, key, declared)?;
+            MountSource::Volume { name, nocopy: options.nocopy }
+        }
     };
     let bind = matches!(source, MountSource::Bind { .. });
     if options.propagation.is_some() && !bind {
@@ -89,13 +102,20 @@ fn short(item: &Item<'_>, declared: &Declared) -> Option<Mount> {
     if options.nocopy && !matches!(source, MountSource::Volume { .. }) {
         item.error("`nocopy` is for named volumes");
     }
-    Some(Mount { target, source, read_only: options.read_only })
+    let more = MountOptions { relabel: options.relabel, volume, ..MountOptions::default() };
+    Some(Mount { target, source, read_only: options.read_only, options: Box::new(more) })
+}
+
+/// Such as `C:\data` or `C:/data`.
+fn is_windows(text: &str) -> bool {
+    matches!(text.as_bytes(), [drive, b':', b'\\' | b'/', ..] if drive.is_ascii_alphabetic())
 }
 
 #[derive(Default)]
 struct Options {
     read_only: bool,
     nocopy: bool,
+    relabel: Option<Relabel>,
     propagation: Option<String>,
 }
 
@@ -103,14 +123,12 @@ fn options_of(item: &Item<'_>, text: &str) -> Option<Options> {
     let mut options = Options::default();
     for option in text.split(',').filter(|option| !option.is_empty()) {
         match option {
-            "rw" => options.read_only = false,
-            "ro" => options.read_only = true,
+            "rw" | "RW" => options.read_only = false,
+            "ro" | "RO" => options.read_only = true,
             "nocopy" => options.nocopy = true,
             "consistent" | "cached" | "delegated" => no_effect(item, option),
-            "z" | "Z" => {
-                item.error(format!("the option `{option}` is not supported yet"));
-                return None;
-            }
+            "z" => options.relabel = Some(Relabel::Shared),
+            "Z" => options.relabel = Some(Relabel::Private),
             option if PROPAGATIONS.contains(&option) => options.propagation = Some(option.to_owned()),
             other => {
                 item.error(format!("unknown option `{}`", clip(other)));
@@ -121,44 +139,52 @@ fn options_of(item: &Item<'_>, text: &str) -> Option<Options> {
     Some(options)
 }
 
+/// Said once, for it is mostly said of all mounts or of none.
 fn no_effect(item: &Item<'_>, option: &str) {
-    item.warn(format!("`{option}` has no effect on Linux"));
+    if item.cx.is_news(&format!("volumes {option}")) {
+        item.warn(format!("`{option}` has no effect on Linux"));
+    }
 }
 
 fn long(item: &Item<'_>, declared: &Declared) -> Option<Mount> {
     let fields = item.fields()?;
     let kind = fields.get("type");
-    let source = fields.get("source");
+    let source = fields.given("source");
     let target = fields.get("target");
     let read_only = fields.get("read_only").and_then(|item| item.flag()).unwrap_or(false);
-    if let Some(consistency) = fields.get("consistency")
-        && let Some(text) = consistency.text()
-    {
-        no_effect(&consistency, text);
-    }
-    let parts = (fields.get("bind"), fields.get("volume"), fields.get("tmpfs"));
-    fields.finish(&["image"]);
+    let part = |key| fields.get(key);
+    let parts = [part("bind"), part("volume"), part("tmpfs"), part("image")];
+    fields.end(&keys::MOUNT);
     let Some(kind) = kind else {
-        item.error("`type` is missing: `volume`, `bind` or `tmpfs`");
+        item.error("`type` is missing: `volume`, `bind`, `tmpfs` or `image`");
         return None;
     };
     let kind_text = kind.filled()?;
-    let misplaced = [("bind", &parts.0), ("volume", &parts.1), ("tmpfs", &parts.2)];
-    for (name, part) in misplaced {
+    for (name, part) in ["bind", "volume", "tmpfs", "image"].into_iter().zip(&parts) {
         if let Some(part) = part.as_ref().filter(|_| name != kind_text) {
             part.error(format!("does not go with `type: {}`", clip(kind_text)));
         }
     }
+    let [of_bind, of_volume, of_tmpfs, of_image] = parts;
+    let mut options = MountOptions::default();
     let source = match kind_text {
-        "bind" => bind(item, source, parts.0),
-        "volume" => named(source, parts.1, declared),
-        "tmpfs" => tmpfs(source, parts.2),
-        "npipe" | "cluster" | "image" => {
-            kind.error(format!("the type `{kind_text}` is not supported yet"));
+        "bind" => bind(item, source, of_bind, &mut options),
+        "volume" => named(source, of_volume, declared, &mut options),
+        "tmpfs" => tmpfs(source, of_tmpfs),
+        "image" => image(item, source, of_image, &mut options),
+        "npipe" => {
+            kind.error("`npipe` belongs to containers of Windows");
+            None
+        }
+        "cluster" => {
+            kind.error_help(
+                "`cluster` is not supported",
+                "use a named volume with a `driver` that nodes share",
+            );
             None
         }
         other => {
-            let near = text::nearest(other, ["volume", "bind", "tmpfs"]).unwrap_or("volume");
+            let near = text::nearest(other, ["volume", "bind", "tmpfs", "image"]).unwrap_or("volume");
             kind.error_help(format!("unknown type `{}`", clip(other)), format!("did you mean `{near}`?"));
             None
         }
@@ -168,47 +194,108 @@ fn long(item: &Item<'_>, declared: &Declared) -> Option<Mount> {
         return None;
     };
     let target = target.parse(|text| absolute(text, "the target"))?;
-    Some(Mount { target, source: source?, read_only })
+    Some(Mount { target, source: source?, read_only, options: Box::new(options) })
 }
 
-fn bind(item: &Item<'_>, source: Option<Item<'_>>, options: Option<Item<'_>>) -> Option<MountSource> {
+fn bind(
+    item: &Item<'_>,
+    source: Option<Item<'_>>,
+    part: Option<Item<'_>>,
+    options: &mut MountOptions,
+) -> Option<MountSource> {
     let Some(source) = source else {
         item.error("`source` is missing: the path on the node");
         return None;
     };
+    if is_windows(source.filled()?) {
+        source.error_help("is a path of Windows, and nodes run Linux", "name a path of the nodes");
+        return None;
+    }
     let path = host_path(&source, source.filled()?);
     let (mut create, mut propagation) = (true, None);
-    if let Some(fields) = options.and_then(|options| options.fields()) {
+    if let Some(fields) = part.and_then(|part| part.fields()) {
         create = fields.get("create_host_path").and_then(|item| item.flag()).unwrap_or(true);
-        propagation = fields.get("propagation").and_then(|item| {
+        propagation = fields.given("propagation").and_then(|item| {
             item.parse(|text| match PROPAGATIONS.contains(&text) {
                 true => Ok(text.to_owned()),
                 false => Err(format!("`{}` is none of {}", clip(text), PROPAGATIONS.join(", "))),
             })
         });
-        fields.finish(&["selinux", "recursive"]);
+        options.relabel =
+            fields.given("selinux").and_then(|item| item.word(&["z", "Z"])).map(|word| match word {
+                "z" => Relabel::Shared,
+                _ => Relabel::Private,
+            });
+        options.recursive = fields.given("recursive").and_then(|item| {
+            item.parse(|text| match text {
+                "enabled" => Ok(None),
+                "disabled" => Ok(Some(Recursive::Disabled)),
+                "writable" => Ok(Some(Recursive::Writable)),
+                "readonly" => Ok(Some(Recursive::Readonly)),
+                other => {
+                    let all = "`enabled`, `disabled`, `writable` and `readonly`";
+                    Err(format!("`{}` is none of {all}", clip(other)))
+                }
+            })?
+        });
+        fields.end(&keys::MOUNT_BIND);
     }
     Some(MountSource::Bind { path: path?, create, propagation })
 }
 
-fn named(source: Option<Item<'_>>, options: Option<Item<'_>>, declared: &Declared) -> Option<MountSource> {
-    let mut nocopy = false;
-    let fields = options.and_then(|options| options.fields());
-    if let Some(fields) = fields {
+fn named(
+    source: Option<Item<'_>>,
+    part: Option<Item<'_>>,
+    declared: &Declared,
+    options: &mut MountOptions,
+) -> Option<MountSource> {
+    let (mut nocopy, mut labels) = (false, BTreeMap::new());
+    if let Some(fields) = part.and_then(|part| part.fields()) {
         if let Some(item) = fields.get("nocopy") {
             nocopy = item.flag().unwrap_or(false);
             if nocopy && source.is_none() {
                 item.error("`nocopy` is for named volumes");
             }
         }
-        fields.finish(&["subpath", "labels"]);
+        options.subpath = fields.given("subpath").and_then(|item| item.parse(subpath));
+        labels = fields.get("labels").map(|item| environment::labels(&item)).unwrap_or_default();
+        fields.end(&keys::MOUNT_VOLUME);
     }
-    match source {
-        None => Some(MountSource::Anonymous),
+    let source = match source {
+        None => MountSource::Anonymous,
         Some(source) => {
-            Some(MountSource::Volume { name: volume(&source, source.filled()?, declared)?, nocopy })
+            let name;
+            (name, options.volume) = volume(&source, source.filled()?, declared)?;
+            MountSource::Volume { name, nocopy }
         }
+    };
+    options.volume.labels.extend(labels);
+    Some(source)
+}
+
+fn image(
+    item: &Item<'_>,
+    source: Option<Item<'_>>,
+    part: Option<Item<'_>>,
+    options: &mut MountOptions,
+) -> Option<MountSource> {
+    if let Some(fields) = part.and_then(|part| part.fields()) {
+        options.subpath = fields.given("subpath").and_then(|item| item.parse(subpath));
+        fields.end(&keys::MOUNT_IMAGE);
     }
+    let Some(source) = source else {
+        item.error("`source` is missing: the image");
+        return None;
+    };
+    Some(MountSource::Image { image: source.parse(service::image)? })
+}
+
+/// A path inside of what is mounted.
+fn subpath(text: &str) -> Result<String, String> {
+    if text.starts_with('/') || text.split('/').any(|part| part == "..") {
+        return Err(format!("`{}` is not a relative path without `..`", clip(text)));
+    }
+    Ok(text.to_owned())
 }
 
 fn tmpfs(source: Option<Item<'_>>, options: Option<Item<'_>>) -> Option<MountSource> {
@@ -217,9 +304,9 @@ fn tmpfs(source: Option<Item<'_>>, options: Option<Item<'_>>) -> Option<MountSou
     }
     let (mut size, mut mode) = (None, None);
     if let Some(fields) = options.and_then(|options| options.fields()) {
-        size = fields.get("size").and_then(|item| item.parse(text::bytes)).map(MemBytes);
-        mode = fields.get("mode").and_then(|item| item.parse(permissions));
-        fields.finish(&[]);
+        size = fields.given("size").and_then(|item| item.parse(text::bytes)).map(MemBytes);
+        mode = fields.given("mode").and_then(|item| item.parse(permissions));
+        fields.end(&keys::MOUNT_TMPFS);
     }
     Some(MountSource::Tmpfs { size: size.filter(|size| size.0 > 0), mode })
 }
@@ -229,23 +316,58 @@ fn short_tmpfs(item: &Item<'_>) -> Option<Mount> {
     let (target, options) = item.filled().map(|text| text.split_once(':').unwrap_or((text, "")))?;
     let target = item.parse(|_| absolute(target, "the target"))?;
     let (mut size, mut mode, mut read_only) = (None, None, false);
+    let mut more = Vec::new();
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=').unwrap_or((option, "")) {
+            // Of the node's memory, as the kernel works out.
+            ("size", value) if is_percentage(value) => more.push(option.to_owned()),
             ("size", value) => size = Some(item.parse(|_| text::bytes(value))?),
             ("mode", value) => mode = Some(item.parse(|_| permissions(value))?),
             ("rw", "") => read_only = false,
             ("ro", "") => read_only = true,
+            (flag, "") if TMPFS_FLAGS.contains(&flag) => more.push(option.to_owned()),
+            (key, value) if TMPFS_VALUES.contains(&key) && !value.is_empty() => more.push(option.to_owned()),
             (other, _) => {
-                item.error_help(
-                    format!("the option `{}` is not supported yet", clip(other)),
-                    "`size`, `mode` and `ro` are",
+                let all = format!(
+                    "there are `size`, `mode`, {}, {}",
+                    TMPFS_VALUES.join(", "),
+                    TMPFS_FLAGS.join(", ")
                 );
+                item.error_help(format!("unknown option `{}`", clip(other)), all);
                 return None;
             }
         }
     }
     let size = size.filter(|size| *size > 0).map(MemBytes);
-    Some(Mount { target, source: MountSource::Tmpfs { size, mode }, read_only })
+    let options = MountOptions { tmpfs: more, ..MountOptions::default() };
+    Some(Mount { target, source: MountSource::Tmpfs { size, mode }, read_only, options: Box::new(options) })
+}
+
+/// Options of a tmpfs that the engine passes on. Source: the engine's `pkg/mount`, and `tmpfs(5)`.
+const TMPFS_FLAGS: [&str; 18] = [
+    "exec",
+    "noexec",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "sync",
+    "async",
+    "dirsync",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "defaults",
+];
+const TMPFS_VALUES: [&str; 5] = ["uid", "gid", "nr_inodes", "nr_blocks", "mpol"];
+
+fn is_percentage(text: &str) -> bool {
+    text.strip_suffix('%').is_some_and(|number| text::whole(number, 1, 100).is_ok())
 }
 
 /// Permission bits: octal digits, with or without `0` or `0o` in front.
@@ -258,11 +380,12 @@ pub(super) fn permissions(text: &str) -> Result<u32, String> {
     }
 }
 
-fn volume(item: &Item<'_>, name: &str, declared: &Declared) -> Option<VolumeName> {
-    if declared.volumes.contains(name) {
-        return item.parse(|_| name.parse());
+/// A declared volume, and how it is named and made.
+fn volume(item: &Item<'_>, name: &str, declared: &Declared) -> Option<(VolumeName, VolumeConfig)> {
+    if let Some(config) = declared.volumes.get(name) {
+        return Some((item.parse(|_| name.parse())?, config.clone()));
     }
-    let near = text::nearest(name, declared.volumes.iter().map(String::as_str));
+    let near = text::nearest(name, declared.volumes.keys().map(String::as_str));
     let help = match near {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!(
@@ -275,7 +398,7 @@ fn volume(item: &Item<'_>, name: &str, declared: &Declared) -> Option<VolumeName
 }
 
 /// The absolute path on the node that `path` names.
-fn host_path(item: &Item<'_>, path: &str) -> Option<String> {
+pub(super) fn host_path(item: &Item<'_>, path: &str) -> Option<String> {
     let joined = if path == "~" || path.starts_with("~/") {
         let Some(home) = item.cx.var("HOME").filter(|home| home.starts_with('/')) else {
             item.error("`~` cannot be resolved: HOME is not set");

@@ -1,8 +1,7 @@
 //! `ports`: what the nodes of the cluster answer on.
 //!
-//! Owns: the short and the long notation, ranges, and that no node has to answer twice on one port for one stack. A port
-//! without a published one is refused: Compose would take a free one of its one host, but here several nodes answer on
-//! the same port, and a file must mean the same at each deploy.
+//! Owns: the short and the long notation, ranges, and that no node has to answer twice on one port for one stack. Leaves
+//! alone: which port is published where the file names none (the cluster chooses, as all nodes answer on the same one).
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +12,11 @@ use std::{
 use super::{
     cx::Place,
     item::Item,
+    keys,
     text::{self, clip},
     yaml::Kind,
 };
-use crate::spec::{PortSpec, Protocol, PublishMode};
+use crate::spec::{AnyPort, PortSpec, Protocol, PublishMode};
 
 /// The ports that the stack publishes so far: by which service and where.
 #[derive(Default)]
@@ -39,22 +39,31 @@ type Ports = RangeInclusive<u16>;
 
 /// One entry.
 struct Line {
-    outer: Ports,
+    /// None where the cluster chooses.
+    outer: Option<Ports>,
     inner: Ports,
     protocol: Protocol,
     host_ip: Option<Ipv4Addr>,
     mode: PublishMode,
 }
 
-/// Reads the `ports` of a service.
-pub(super) fn read(item: &Item<'_>, service: &str, published: &mut Published) -> Vec<PortSpec> {
-    let mut specs = Vec::new();
+/// Reads the `ports` of a service: those with a published port, and those without.
+pub(super) fn read(
+    item: &Item<'_>,
+    service: &str,
+    published: &mut Published,
+) -> (Vec<PortSpec>, Vec<AnyPort>) {
+    let (mut specs, mut any) = (Vec::new(), Vec::new());
     for item in item.items() {
         let read = match &item.node.kind {
             Kind::Map(_) => long(&item),
             Kind::Null | Kind::Scalar(_) | Kind::List(_) => item.filled().and_then(|text| short(&item, text)),
         };
         let Some(Line { outer, inner, protocol, host_ip, mode }) = read else { continue };
+        let Some(outer) = outer else {
+            any.extend(inner.map(|target| AnyPort { protocol, target, host_ip, mode }));
+            continue;
+        };
         for (published_port, target) in outer.zip(inner) {
             let spec = PortSpec { protocol, published: published_port, target, host_ip, mode };
             match published.claim(&item, service, spec) {
@@ -65,12 +74,15 @@ pub(super) fn read(item: &Item<'_>, service: &str, published: &mut Published) ->
         }
     }
     specs.sort();
-    specs
+    any.sort();
+    any.dedup();
+    any.truncate(PORTS_MAX);
+    (specs, any)
 }
 
 enum Claim {
     New,
-    /// The same line in a later file.
+    /// The same line once more.
     Again,
     Taken,
 }
@@ -83,16 +95,16 @@ impl Published {
             // Placement keeps ports of tasks' own nodes apart, but not those of one task.
             if owner.service == service { owner.spec.overlaps(&spec) } else { owner.spec.clashes(&spec) }
         };
+        self.count += 1;
+        if self.count > PORTS_MAX {
+            item.error(format!("is more than the {PORTS_MAX} ports that a stack can publish"));
+            return Claim::Taken;
+        }
         let Some(owner) = owners.iter().find(in_the_way) else {
-            self.count += 1;
-            if self.count > PORTS_MAX {
-                item.error(format!("is more than the {PORTS_MAX} ports that a stack can publish"));
-                return Claim::Taken;
-            }
             owners.push(Owner { service: service.to_owned(), spec, at });
             return Claim::New;
         };
-        if owner.service == service && owner.spec == spec && owner.at.file != at.file {
+        if owner.service == service && owner.spec == spec {
             return Claim::Again;
         }
         let (who, there) = (&owner.service, item.cx.show(owner.at));
@@ -107,11 +119,13 @@ fn short(item: &Item<'_>, text: &str) -> Option<Line> {
         Some((ports, name)) => (ports, item.parse(|_| self::protocol(name))?),
         None => (text, Protocol::Tcp),
     };
+    let mode = PublishMode::Ingress;
     let Some((outer, inner)) = ports.rsplit_once(':') else {
         let inner = item.parse(|_| range(ports))?;
-        return random(item, *inner.start());
+        return Some(Line { outer: None, inner, protocol, host_ip: None, mode });
     };
     let (address, outer) = match outer.rsplit_once(':') {
+        Some(("", outer)) => (None, outer),
         Some((address, outer)) => (Some(address), outer),
         None if outer.contains('.') => (Some(outer), ""),
         None => (None, outer),
@@ -121,17 +135,16 @@ fn short(item: &Item<'_>, text: &str) -> Option<Line> {
         None => None,
     };
     let inner = item.parse(|_| range(inner))?;
-    if outer.is_empty() {
-        return random(item, *inner.start());
-    }
-    let outer = item.parse(|_| range(outer))?;
-    pair(item, Line { outer, inner, protocol, host_ip, mode: PublishMode::Ingress })
+    let outer = if is_any(outer) { None } else { Some(item.parse(|_| range(outer))?) };
+    pair(item, Line { outer, inner, protocol, host_ip, mode })
 }
 
 fn long(item: &Item<'_>) -> Option<Line> {
     let fields = item.fields()?;
-    let read = |key| fields.get(key).map(|item| item.parse(range));
-    let (outer, inner) = (read("published"), read("target"));
+    let read = |key| fields.given(key).map(|item| item.parse(range));
+    let any = fields.get("published").is_none_or(|item| item.is_blank() || item.text().is_some_and(is_any));
+    let outer = if any { None } else { read("published") };
+    let inner = read("target");
     let protocol = fields.get("protocol").map_or(Some(Protocol::Tcp), |item| item.parse(self::protocol));
     let mode = fields.get("mode").map_or(Some(PublishMode::Ingress), |mode| {
         mode.parse(|text| match text {
@@ -141,22 +154,26 @@ fn long(item: &Item<'_>) -> Option<Line> {
         })
     });
     let host_ip = fields.get("host_ip").map_or(Some(None), |item| host_ip(&item, item.filled()?));
-    fields.finish(&["name", "app_protocol"]);
+    fields.end(&keys::PORT);
     let Some(inner) = inner else {
         item.error("`target` is missing: the port in the container");
         return None;
     };
-    match outer {
-        None => random(item, *inner?.start()),
-        Some(outer) => {
-            let (outer, inner) = (outer?, inner?);
-            pair(item, Line { outer, inner, protocol: protocol?, host_ip: host_ip?, mode: mode? })
-        }
-    }
+    let outer = match outer {
+        Some(outer) => Some(outer?),
+        None => None,
+    };
+    pair(item, Line { outer, inner: inner?, protocol: protocol?, host_ip: host_ip?, mode: mode? })
+}
+
+/// No published port, or the one that stands for any.
+fn is_any(text: &str) -> bool {
+    ["", "0"].contains(&text.trim())
 }
 
 fn pair(item: &Item<'_>, line: Line) -> Option<Line> {
-    let (outer, inner) = (line.outer.len(), line.inner.len());
+    let Some(outer) = line.outer.as_ref().map(ExactSizeIterator::len) else { return Some(line) };
+    let inner = line.inner.len();
     if outer == inner {
         return Some(line);
     }
@@ -168,14 +185,6 @@ fn pair(item: &Item<'_>, line: Line) -> Option<Line> {
     } else {
         item.error(format!("{outer} published ports do not match {inner} ports of the container"));
     }
-    None
-}
-
-fn random<T>(item: &Item<'_>, target: u16) -> Option<T> {
-    item.error_help(
-        format!("says no port to publish port {target} of the container on"),
-        format!("all nodes that answer do so on the same one, so it has to be known: `{target}:{target}`, for example"),
-    );
     None
 }
 

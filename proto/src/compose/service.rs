@@ -1,86 +1,26 @@
 //! One service.
 //!
-//! Owns: which keys a service may have, and the container's own part of them.
+//! Owns: what the parts of a service have to do with each other, its image and its commands. Leaves alone: each other
+//! subject, in a module of its own; what services have to do with each other (`ties`).
 
 use super::{
+    build,
     cx::Place,
     depends::{self, Edges},
     deploy, environment, health,
     item::{EXTENSION, Fields, Item},
-    mounts, networks,
+    keys, limits, mounts, namespaces, networks,
     ports::{self, Published},
+    privileges,
     stack::Declared,
     text::{self, clip},
+    ties::Ties,
     yaml::Kind,
 };
-use crate::spec::{ContainerSpec, EndpointMode, PublishMode, Routing, ServiceSpec};
-
-/// Keys of the Compose Specification that come later.
-const LATER: &[&str] = &[
-    "annotations",
-    "attach",
-    "blkio_config",
-    "cap_add",
-    "cap_drop",
-    "cgroup",
-    "cgroup_parent",
-    "configs",
-    "cpu_count",
-    "cpu_percent",
-    "cpu_period",
-    "cpu_quota",
-    "cpu_rt_period",
-    "cpu_rt_runtime",
-    "cpu_shares",
-    "cpuset",
-    "credential_spec",
-    "develop",
-    "device_cgroup_rules",
-    "devices",
-    "dns",
-    "dns_opt",
-    "dns_search",
-    "domainname",
-    "driver_opts",
-    "extends",
-    "external_links",
-    "extra_hosts",
-    "gpus",
-    "group_add",
-    "ipc",
-    "isolation",
-    "label_file",
-    "links",
-    "logging",
-    "mac_address",
-    "mem_swappiness",
-    "memswap_limit",
-    "models",
-    "network_mode",
-    "oom_kill_disable",
-    "oom_score_adj",
-    "pid",
-    "platform",
-    "post_start",
-    "pre_stop",
-    "privileged",
-    "profiles",
-    "provider",
-    "pull_policy",
-    "runtime",
-    "secrets",
-    "security_opt",
-    "shm_size",
-    "stdin_open",
-    "storage_opt",
-    "sysctls",
-    "tty",
-    "ulimits",
-    "use_api_socket",
-    "userns_mode",
-    "uts",
-    "volumes_from",
-];
+use crate::spec::{
+    Constraint, ContainerSpec, EndpointMode, Logging, Mode, NodeAttribute, PublishMode, PullPolicy,
+    Resources, Routing, ServiceSpec,
+};
 
 /// Longest host name of a container. Source: `HOST_NAME_MAX` of Linux.
 const HOSTNAME_MAX: usize = 64;
@@ -88,28 +28,46 @@ const HOSTNAME_MAX: usize = 64;
 const IMAGE_MAX: usize = 512;
 
 /// Reads a service, whose key is at `at`.
-pub(super) fn read(
-    item: &Item<'_>,
+pub(super) fn read<'a>(
+    item: &Item<'a>,
     key: &str,
     at: Place,
     declared: &Declared,
     published: &mut Published,
     edges: &mut Edges,
-) -> Option<ServiceSpec> {
+) -> Option<(ServiceSpec, Ties<'a>)> {
     let Some(fields) = item.fields() else {
         if item.is_null() {
             item.cx.error(at, &item.path, "has no `image`", None);
         }
         return None;
     };
-    let container = container(&fields, at, declared);
-    let networks = networks::attachments(fields.get("networks"), declared);
-    let ports = fields.get("ports").map(|item| ports::read(&item, key, published)).unwrap_or_default();
-    networks::check_published(&fields, &networks, declared);
     let deploy = deploy::read(&fields);
     let depends_on =
         fields.get("depends_on").map(|item| depends::read(&item, key, edges)).unwrap_or_default();
-    let everywhere = ports.iter().any(|port| port.mode == PublishMode::Ingress);
+    let mut container = container(&fields, (key, at), declared, &deploy.resources);
+    container.privileges = privileges::read(&fields, deploy.devices);
+    let networks = match container.namespaces.network {
+        None => networks::attachments(&fields, declared),
+        Some(_) => {
+            // There is no device that could have it.
+            fields.get("mac_address");
+            networks::Attachments::default()
+        }
+    };
+    container.endpoints = networks.endpoints;
+    container.namespaces.network = container.namespaces.network.or(networks.mode);
+    let (mut ports, mut any_ports) =
+        fields.get("ports").map(|item| ports::read(&item, key, published)).unwrap_or_default();
+    if let Some(item) = fields.get("ports").filter(|item| !item.is_null())
+        && let Some(mode) = &container.namespaces.network
+    {
+        item.warn(format!("has no effect with `network_mode: {mode}`: there is nothing to publish"));
+        (ports, any_ports) = Default::default();
+    }
+    networks::check_published(&fields, &networks.on, declared);
+    let modes = ports.iter().map(|port| port.mode).chain(any_ports.iter().map(|port| port.mode));
+    let everywhere = modes.into_iter().any(|mode| mode == PublishMode::Ingress);
     if let Some(item) =
         fields.get("ports").filter(|_| deploy.endpoint_mode == EndpointMode::Dnsrr && everywhere)
     {
@@ -118,24 +76,33 @@ pub(super) fn read(
             "publish with `mode: host`, or leave `endpoint_mode` out",
         );
     }
+    let mut placement = deploy.placement;
+    placement.constraints.extend(platform_constraints(container.platform.as_deref()));
     let routing = fields.get(EXTENSION).map(|item| routing(&item)).unwrap_or_default();
-    refused(&fields);
-    fields.finish(LATER);
-    Some(ServiceSpec {
+    let build = fields.get("build").and_then(|item| build::read(&item));
+    container.container_name =
+        fields.given("container_name").and_then(|item| container_name(&item, deploy.mode));
+    let ties = Ties::of(&fields);
+    fields.end(&keys::SERVICE);
+    (!container.image.is_empty()).then_some(())?;
+    let spec = ServiceSpec {
         mode: deploy.mode,
-        container: container?,
-        networks,
+        container,
+        networks: networks.on,
         ports,
         endpoint_mode: deploy.endpoint_mode,
         restart: deploy.restart,
-        placement: deploy.placement,
+        placement,
         resources: deploy.resources,
         labels: deploy.labels,
         update: deploy.update,
         rollback: deploy.rollback,
         routing,
         depends_on,
-    })
+        any_ports,
+        build: build.map(Box::new),
+    };
+    Some((spec, ties))
 }
 
 /// `x-raftup`: what Compose has no word for.
@@ -153,50 +120,161 @@ fn routing(item: &Item<'_>) -> Routing {
     routing.unwrap_or_default()
 }
 
-/// Keys that are refused with advice, or have no effect.
-fn refused(fields: &Fields<'_>) {
-    fields.refuse("build", "is not supported yet", "build the image first and name it with `image`");
-    fields.refuse(
-        "container_name",
-        "cannot be given: each of a service's tasks has a name of its own",
-        "other containers reach it by the name of the service; `hostname` sets the name inside",
-    );
-    if let (Some(item), Some(at)) = (fields.get("expose"), fields.key_at("expose")) {
-        let message = "has no effect: services on one network reach all of each other's ports";
-        item.cx.warn(at, &item.path, message, None);
+/// The container, but for what other parts of the service have to do with. Its image is empty where it cannot be told.
+fn container(
+    fields: &Fields<'_>,
+    (key, at): (&str, Place),
+    declared: &Declared,
+    resources: &Resources,
+) -> ContainerSpec {
+    let text = |key| fields.given(key).and_then(|item| item.filled().map(str::to_owned));
+    let flag = |key| fields.given(key).and_then(|item| item.flag()).unwrap_or(false);
+    let values = |key| fields.get(key).map(|item| item.values()).unwrap_or_default();
+    if let Some(item) = fields.given("isolation") {
+        item.word(&["default"]);
     }
-}
-
-fn container(fields: &Fields<'_>, at: Place, declared: &Declared) -> Option<ContainerSpec> {
-    let image = match fields.get("image") {
-        Some(item) => item.parse(image),
-        None => {
-            if fields.key_at("build").is_none() {
-                fields.item.cx.error(at, &fields.item.path, "has no `image`", None);
-            }
-            None
-        }
-    };
-    let text = |key| fields.get(key).and_then(|item| item.filled().map(str::to_owned));
-    let container = ContainerSpec {
-        image: image.clone().unwrap_or_default(),
+    ContainerSpec {
+        image: named_image(fields, (key, at), declared).unwrap_or_default(),
         command: fields.get("command").and_then(|item| command(&item)),
         entrypoint: fields.get("entrypoint").and_then(|item| command(&item)),
         env: environment::read(fields),
-        hostname: fields.get("hostname").and_then(|item| hostname(&item)),
+        hostname: fields.given("hostname").and_then(|item| hostname(&item)),
         user: text("user"),
         working_dir: fields
-            .get("working_dir")
+            .given("working_dir")
             .and_then(|item| item.parse(|text| mounts::absolute(text, "the directory"))),
-        stop_signal: fields.get("stop_signal").and_then(|item| item.parse(signal)),
-        stop_grace: fields.get("stop_grace_period").and_then(|item| item.duration()),
-        labels: fields.get("labels").map(|item| environment::labels(&item)).unwrap_or_default(),
-        init: fields.get("init").and_then(|item| item.flag()).unwrap_or(false),
-        read_only: fields.get("read_only").and_then(|item| item.flag()).unwrap_or(false),
+        stop_signal: fields.given("stop_signal").and_then(|item| item.parse(signal)),
+        stop_grace: fields.given("stop_grace_period").and_then(|item| item.duration()),
+        labels: environment::container_labels(fields),
+        init: flag("init"),
+        read_only: flag("read_only"),
         mounts: mounts::read(fields, declared),
         healthcheck: fields.get("healthcheck").and_then(|item| health::read(&item)),
+        container_name: None,
+        domainname: text("domainname"),
+        tty: flag("tty"),
+        stdin_open: flag("stdin_open"),
+        platform: fields.given("platform").and_then(|item| item.parse(platform)),
+        runtime: text("runtime"),
+        pull_policy: fields.given("pull_policy").and_then(|item| item.parse(pull_policy)).unwrap_or_default(),
+        logging: fields.get("logging").and_then(|item| logging(&item)),
+        annotations: values("annotations"),
+        storage_opt: values("storage_opt"),
+        sysctls: limits::sysctls(fields),
+        ulimits: limits::ulimits(fields),
+        names: namespaces::names(fields),
+        namespaces: namespaces::read(fields),
+        privileges: Default::default(),
+        cpu: limits::cpu(fields, resources),
+        memory: limits::memory(fields, resources),
+        block_io: limits::block_io(fields),
+        endpoints: Vec::new(),
+    }
+}
+
+/// The image of a service; of one that is built, the name that Compose gives it where the file gives none.
+fn named_image(fields: &Fields<'_>, (key, at): (&str, Place), declared: &Declared) -> Option<String> {
+    let build = fields.get("build");
+    let image = match (fields.given("image"), &build) {
+        (Some(item), _) => item.parse(image)?,
+        (None, Some(build)) => {
+            let name = format!("{}-{key}", declared.stack).to_lowercase();
+            match image(&name) {
+                Ok(name) => name,
+                Err(message) => {
+                    build.error_help(message, "name it with `image`");
+                    return None;
+                }
+            }
+        }
+        (None, None) => {
+            fields.item.cx.error(at, &fields.item.path, "has no `image`", None);
+            return None;
+        }
     };
-    image.map(|_| container)
+    if let (Some(build), Some(at)) = (build, fields.key_at("build")) {
+        let message =
+            format!("nothing is built yet: the image `{image}` must be in a registry or on the nodes");
+        let help = "`docker compose build`, then `docker compose push`".to_owned();
+        build.cx.warn(at, &build.path, message, Some(help));
+    }
+    Some(image)
+}
+
+/// The engine's rule for names of containers.
+fn container_name(item: &Item<'_>, mode: Mode) -> Option<String> {
+    let name = item.parse(|text| {
+        let inner = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '.' | '-');
+        let sound = text.len() > 1 && text.starts_with(|char: char| char.is_ascii_alphanumeric());
+        if sound && text.chars().all(inner) {
+            return Ok(text.to_owned());
+        }
+        Err(format!("`{}` is no name: two or more of letters, digits, `_`, `.` and `-`", clip(text)))
+    })?;
+    if let Mode::Replicated { replicas: 2.. } = mode {
+        item.error_help(
+            "is one name for several containers",
+            "remove it, or ask for one replica; other services reach all of them by the name of the service",
+        );
+    }
+    Some(name)
+}
+
+fn logging(item: &Item<'_>) -> Option<Logging> {
+    let fields = item.fields()?;
+    let logging = Logging {
+        driver: fields.given("driver").and_then(|item| item.filled().map(str::to_owned)),
+        options: fields.get("options").map(|item| item.values()).unwrap_or_default(),
+    };
+    fields.end(&keys::LOGGING);
+    Some(logging)
+}
+
+/// Tags are resolved anew with each deploy, and all nodes run what was found; so the policies that say how old an image may
+/// be, or that it is built, come to the same as `missing`.
+fn pull_policy(text: &str) -> Result<PullPolicy, String> {
+    match text {
+        "always" => Ok(PullPolicy::Always),
+        "never" => Ok(PullPolicy::Never),
+        "missing" | "if_not_present" | "build" | "daily" | "weekly" => Ok(PullPolicy::Missing),
+        other => match other.strip_prefix("every_") {
+            Some(time) => text::duration(time).map(|_| PullPolicy::Missing),
+            None => Err(format!("`{}` is none of `always`, `never`, `missing` and `build`", clip(other))),
+        },
+    }
+}
+
+/// `OS[/ARCH[/VARIANT]]` or `ARCH`.
+fn platform(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let fits = |part: &&str| {
+        !part.is_empty() && part.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
+    };
+    if parts.len() > 3 || !parts.iter().all(fits) {
+        return Err(format!("`{}` is no platform such as `linux/arm64`", clip(text)));
+    }
+    match parts[0].to_ascii_lowercase().as_str() {
+        "windows" => Err("nodes run Linux".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// Only nodes of the platform run it, as engines make a container of a foreign image that cannot be started.
+fn platform_constraints(platform: Option<&str>) -> Vec<Constraint> {
+    let parts: Vec<&str> = platform.unwrap_or_default().split('/').collect();
+    let arch = match parts.as_slice() {
+        ["linux"] | [] | [""] => return Vec::new(),
+        [arch] => arch,
+        [_, arch, ..] => arch,
+    };
+    let arch = match arch.to_ascii_lowercase().as_str() {
+        "x86_64" | "x86-64" => "amd64".to_owned(),
+        "aarch64" => "arm64".to_owned(),
+        "armhf" | "armel" => "arm".to_owned(),
+        "i386" => "386".to_owned(),
+        other => other.to_owned(),
+    };
+    vec![Constraint { attribute: NodeAttribute::Arch, equal: true, value: arch }]
 }
 
 /// A command as a list of words, or as a line that is cut into words. Null leaves the image's own.

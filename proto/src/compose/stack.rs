@@ -6,22 +6,24 @@ use super::{
     cx::Place,
     depends, environment,
     item::{Fields, Item},
-    networks, ports, service,
+    keys, networks, ports, service, ties,
 };
 use crate::{
     name::{ServiceName, StackName, VolumeName},
-    spec::{StackSpec, VolumeSpec},
+    spec::{ServiceSpec, StackSpec, VolumeConfig, VolumeSpec},
 };
-
-/// Keys of the Compose Specification that come later.
-const LATER: &[&str] = &["include", "secrets", "configs", "models"];
 
 /// What services may name.
 pub(super) struct Declared {
+    /// The name of the stack.
+    pub(super) stack: String,
     pub(super) networks: BTreeMap<String, Place>,
     /// Those of them that are `internal`.
     pub(super) internal: BTreeSet<String>,
-    pub(super) volumes: BTreeSet<String>,
+    /// The full names of those that belong to other stacks.
+    pub(super) external: BTreeMap<String, String>,
+    /// Named volumes, and how they are made.
+    pub(super) volumes: BTreeMap<String, VolumeConfig>,
 }
 
 /// Reads the whole model. What is wrong is reported.
@@ -46,13 +48,23 @@ pub(super) fn read(root: &Item<'_>, name: StackName) -> Option<StackSpec> {
             .filter(|(_, (_, spec))| spec.internal)
             .map(|(name, _)| name.to_string())
             .collect(),
-        volumes: volumes.keys().map(ToString::to_string).collect(),
+        external: networks
+            .iter()
+            .filter(|(_, (_, spec))| spec.external)
+            .filter_map(|(key, (_, spec))| Some((key.to_string(), spec.name.clone()?)))
+            .collect(),
+        volumes: volumes.iter().map(|(name, spec)| (name.to_string(), made_as(spec))).collect(),
+        stack: name.to_string(),
     };
     let services = services(&fields, &declared);
-    fields.finish(LATER);
+    fields.end(&keys::FILE);
     let used: BTreeSet<_> =
         services.values().flat_map(|service| &service.networks).map(|on| on.network.clone()).collect();
-    for (name, (at, _)) in networks.iter().filter(|(name, _)| !used.contains(*name)) {
+    // A service that cannot be read may be on one.
+    let complete = root.cx.errors() == 0;
+    let unused =
+        |(name, (_, spec)): &(_, &(Place, crate::spec::NetworkSpec))| !used.contains(*name) && !spec.external;
+    for (name, (at, _)) in networks.iter().filter(|network| complete && unused(network)) {
         let message = "no service is on this network; it is not created";
         root.cx.warn(*at, &format!("networks.{name}"), message, None);
     }
@@ -64,8 +76,9 @@ pub(super) fn read(root: &Item<'_>, name: StackName) -> Option<StackSpec> {
     Some(StackSpec { name, services, networks, volumes })
 }
 
-fn services(fields: &Fields<'_>, declared: &Declared) -> BTreeMap<ServiceName, crate::spec::ServiceSpec> {
+fn services(fields: &Fields<'_>, declared: &Declared) -> BTreeMap<ServiceName, ServiceSpec> {
     let mut services = BTreeMap::new();
+    let mut all = ties::All { of: BTreeMap::new(), unread: BTreeSet::new() };
     let (mut published, mut edges) = (ports::Published::default(), depends::Edges::default());
     let mut declared_services = BTreeSet::new();
     let item = fields.get("services");
@@ -78,12 +91,16 @@ fn services(fields: &Fields<'_>, declared: &Declared) -> BTreeMap<ServiceName, c
             continue;
         }
         declared_services.insert(key.to_owned());
-        let name = item.name(key, at);
+        let name: Option<ServiceName> = item.name(key, at);
         let spec = service::read(&item, key, at, declared, &mut published, &mut edges);
-        if let (Some(name), Some(spec)) = (name, spec) {
-            services.insert(name, spec);
-        }
+        let (Some(name), Some((spec, ties))) = (name, spec) else {
+            all.unread.insert(key.to_owned());
+            continue;
+        };
+        all.of.insert(name.clone(), ties);
+        services.insert(name, spec);
     }
+    ties::resolve(&mut services, &all);
     depends::check(fields.item.cx, &mut services, &declared_services, &edges);
     services
 }
@@ -92,22 +109,33 @@ fn volumes(item: &Item<'_>) -> BTreeMap<VolumeName, VolumeSpec> {
     let mut volumes = BTreeMap::new();
     for (key, at, item) in item.entries() {
         if let Some(name) = item.name(key, at) {
-            volumes.insert(name, volume(&item));
+            volumes.insert(name, volume(key, &item));
         }
     }
     volumes
 }
 
-fn volume(item: &Item<'_>) -> VolumeSpec {
+fn volume(key: &str, item: &Item<'_>) -> VolumeSpec {
     let Some(fields) = item.fields() else { return VolumeSpec::default() };
-    if let Some(driver) = fields.get("driver")
-        && let Some(text) = driver.filled()
-        && text != "local"
-    {
-        driver.error(format!("the driver `{}` is not supported yet", super::text::clip(text)));
-    }
-    fields.must_be_off("external");
+    let (external, old_name) =
+        fields.get("external").map(|item| networks::external(&item)).unwrap_or_default();
+    let driver = fields.given("driver").and_then(|item| item.filled().map(str::to_owned));
+    let driver_opts = fields.get("driver_opts").map(|item| item.values()).unwrap_or_default();
     let labels = fields.get("labels").map(|labels| environment::labels(&labels)).unwrap_or_default();
-    fields.finish(&["driver_opts", "name"]);
-    VolumeSpec { labels }
+    let mut name = fields.given("name").and_then(|item| item.parse(networks::full_name)).or(old_name);
+    fields.end(&keys::VOLUME);
+    if external {
+        name = name.or_else(|| Some(key.to_owned()));
+    }
+    let driver = driver.filter(|driver| driver != "local");
+    let config = match external {
+        true => VolumeConfig { name, external, ..VolumeConfig::default() },
+        false => VolumeConfig { name, external, driver, driver_opts, labels: BTreeMap::new() },
+    };
+    VolumeSpec { labels, config }
+}
+
+/// What a mount says of its volume: all that its engine has to know.
+fn made_as(spec: &VolumeSpec) -> VolumeConfig {
+    VolumeConfig { labels: spec.labels.clone(), ..spec.config.clone() }
 }

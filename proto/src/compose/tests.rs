@@ -8,7 +8,9 @@ mod depends;
 mod examples;
 mod fuzz;
 mod good;
+mod keys;
 mod limits;
+mod options;
 mod several;
 
 use std::{

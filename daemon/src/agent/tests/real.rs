@@ -43,7 +43,11 @@ async fn plainly(engine: &crate::engine::DockerEngine, tasks: &[TaskItem], at_a_
     let begin = Instant::now();
     stream::iter(tasks)
         .for_each_concurrent(at_a_time, |task| {
-            let attachment = crate::engine::Attachment { network: id.clone(), address: task.networks[0].1 };
+            let attachment = crate::engine::Attachment {
+                network: id.clone(),
+                address: task.networks[0].1,
+                options: Default::default(),
+            };
             let settings =
                 crate::engine::ContainerSettings::of(CLUSTER, NodeId::new(1), task, vec![attachment], None);
             async move {
@@ -132,7 +136,7 @@ async fn what_cannot_be_made_is_said() {
     let Some(host) = Host::start("says").await else { return };
     let dir = tempfile::tempdir().unwrap();
     let node = Node::start(dir.path(), &host.engine);
-    let mount = |target: &str, source| Mount { target: target.to_owned(), source, read_only: false };
+    let mount = |target: &str, source| Mount::new(target, source);
     let bind = |path: &std::path::Path, create| MountSource::Bind {
         path: path.display().to_string(),
         create,

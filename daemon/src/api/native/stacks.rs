@@ -10,6 +10,7 @@ use raftup_proto::{
     api::{Deploy, Deployed, Rollback, ServiceUpdate, ServiceView, StackView, TaskView},
     compose,
     refusal::{Code, Refusal},
+    spec::PullPolicy,
 };
 use serde::Deserialize;
 
@@ -46,7 +47,10 @@ pub(in crate::api) async fn deploy(
         let message = format!("path names stack `{name}`, body names `{}`", deploy.spec.name);
         return Err(Refusal::new(Code::Invalid, message).into());
     }
-    let images = deploy.spec.services.values().map(|service| service.container.image.clone());
+    // What may not be pulled comes from no registry.
+    let services = deploy.spec.services.values();
+    let pulled = services.filter(|service| service.container.pull_policy != PullPolicy::Never);
+    let images = pulled.map(|service| service.container.image.clone());
     let images = images.map(|image| {
         let credential = credentials::for_image(&deploy.credentials, &image);
         (image, credential)

@@ -1,28 +1,27 @@
 //! What is asked of the engine, in its own words. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::{
     auth::DockerCredentials,
     models::{
-        ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, Ipam,
-        IpamConfig, Mount as ApiMount, MountBindOptions, MountBindOptionsPropagationEnum, MountTmpfsOptions,
-        MountType, MountVolumeOptions, NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig,
-        RestartPolicy, RestartPolicyNameEnum,
+        ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, Ipam, IpamConfig,
+        NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig,
     },
 };
-use raftup_proto::{
-    api::Credential,
-    spec::{Healthcheck, Mount, MountSource},
-};
+use raftup_proto::{api::Credential, spec::Healthcheck};
 
 use super::super::{
     Attachment, ContainerSettings, NetworkSettings,
     version::{Version, gateway_mode},
 };
 
-/// Billionths of a core in a thousandth of one.
-const NANOS_PER_MILLI: u64 = 1_000_000;
+mod host;
+mod mounts;
+mod needs;
+
+pub(super) use mounts::{VolumeToMake, volumes};
+pub(super) use needs::unmet;
 
 /// Body of a container's creation, on the first of its networks.
 pub(super) fn container(settings: &ContainerSettings) -> ContainerCreateBody {
@@ -34,113 +33,21 @@ pub(super) fn container(settings: &ContainerSettings) -> ContainerCreateBody {
         cmd: spec.command.clone(),
         env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         hostname: spec.hostname.clone(),
+        domainname: spec.domainname.clone(),
+        tty: spec.tty.then_some(true),
+        open_stdin: spec.stdin_open.then_some(true),
         user: spec.user.clone(),
         working_dir: spec.working_dir.clone(),
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: Some(i64::try_from(spec.stop_grace().as_secs()).unwrap_or(i64::MAX)),
         healthcheck: spec.healthcheck.as_ref().map(healthcheck),
         labels: Some(settings.labels.clone().into_iter().collect()),
-        host_config: Some(host_config(settings)),
+        host_config: Some(host::config(settings)),
         networking_config: first.map(|attachment| NetworkingConfig {
             endpoints_config: Some([(attachment.network.clone(), endpoint(attachment))].into()),
         }),
         ..ContainerCreateBody::default()
     }
-}
-
-fn host_config(settings: &ContainerSettings) -> HostConfig {
-    let spec = &settings.spec;
-    let limits = settings.resources.limits;
-    let reserved = settings.resources.reservations.memory;
-    HostConfig {
-        nano_cpus: limits.cpu.map(|cpu| signed(cpu.0.saturating_mul(NANOS_PER_MILLI))),
-        memory: limits.memory.map(|memory| signed(memory.0)),
-        memory_reservation: reserved.map(|memory| signed(memory.0)),
-        pids_limit: settings.resources.pids.map(i64::from),
-        init: spec.init.then_some(true),
-        readonly_rootfs: Some(spec.read_only),
-        binds: Some(spec.mounts.iter().filter_map(bind).collect()),
-        mounts: Some(spec.mounts.iter().filter_map(|mount| mounted(settings, mount)).collect()),
-        // A task is one attempt; the cluster decides about the next.
-        restart_policy: Some(RestartPolicy {
-            name: Some(RestartPolicyNameEnum::NO),
-            maximum_retry_count: None,
-        }),
-        network_mode: Some(
-            settings.networks.first().map_or("none".to_owned(), |first| first.network.clone()),
-        ),
-        dns: Some(settings.dns.iter().map(ToString::to_string).collect()),
-        // Names of services have no dot and are asked for as they are; the host's own setting must not come in.
-        ..HostConfig::default()
-    }
-}
-
-/// A path that is made where it is missing: only the older form does that on engines before 23.
-fn bind(mount: &Mount) -> Option<String> {
-    match &mount.source {
-        MountSource::Bind { path, create: true, propagation } => {
-            let mut options = vec![if mount.read_only { "ro" } else { "rw" }];
-            options.extend(propagation.as_deref());
-            Some(format!("{path}:{}:{}", mount.target, options.join(",")))
-        }
-        MountSource::Bind { .. }
-        | MountSource::Volume { .. }
-        | MountSource::Anonymous
-        | MountSource::Tmpfs { .. } => None,
-    }
-}
-
-/// Everything that [`bind`] leaves.
-fn mounted(settings: &ContainerSettings, mount: &Mount) -> Option<ApiMount> {
-    let base = ApiMount {
-        target: Some(mount.target.clone()),
-        read_only: Some(mount.read_only),
-        ..ApiMount::default()
-    };
-    let volume_options = |nocopy: bool| MountVolumeOptions {
-        no_copy: Some(nocopy),
-        labels: Some(settings.volume_labels.clone().into_iter().collect()),
-        ..MountVolumeOptions::default()
-    };
-    match &mount.source {
-        MountSource::Bind { create: true, .. } => None,
-        MountSource::Bind { path, create: false, propagation } => Some(ApiMount {
-            typ: Some(MountType::BIND),
-            source: Some(path.clone()),
-            bind_options: Some(MountBindOptions {
-                propagation: propagation.as_deref().and_then(propagated),
-                ..MountBindOptions::default()
-            }),
-            ..base
-        }),
-        MountSource::Volume { name, nocopy } => Some(ApiMount {
-            typ: Some(MountType::VOLUME),
-            source: Some(settings.volumes.get(name).cloned().unwrap_or_else(|| name.to_string())),
-            volume_options: Some(volume_options(*nocopy)),
-            ..base
-        }),
-        MountSource::Anonymous => Some(ApiMount {
-            typ: Some(MountType::VOLUME),
-            volume_options: Some(volume_options(false)),
-            ..base
-        }),
-        MountSource::Tmpfs { size, mode } => Some(ApiMount {
-            typ: Some(MountType::TMPFS),
-            tmpfs_options: Some(MountTmpfsOptions {
-                size_bytes: size.map(|size| signed(size.0)),
-                mode: mode.map(i64::from),
-                ..MountTmpfsOptions::default()
-            }),
-            ..base
-        }),
-    }
-}
-
-fn propagated(word: &str) -> Option<MountBindOptionsPropagationEnum> {
-    use MountBindOptionsPropagationEnum as Word;
-    [Word::PRIVATE, Word::RPRIVATE, Word::SHARED, Word::RSHARED, Word::SLAVE, Word::RSLAVE]
-        .into_iter()
-        .find(|known| known.to_string() == word)
 }
 
 fn healthcheck(check: &Healthcheck) -> HealthConfig {
@@ -163,11 +70,16 @@ fn healthcheck(check: &Healthcheck) -> HealthConfig {
 }
 
 fn endpoint(attachment: &Attachment) -> EndpointSettings {
+    let spec = &attachment.options;
+    let link_local: Vec<_> = spec.link_local_ips.iter().map(ToString::to_string).collect();
     EndpointSettings {
         ipam_config: Some(EndpointIpamConfig {
             ipv4_address: Some(attachment.address.to_string()),
+            link_local_ips: some(link_local),
             ..EndpointIpamConfig::default()
         }),
+        mac_address: spec.mac_address.clone(),
+        driver_opts: map(&spec.driver_opts),
         ..EndpointSettings::default()
     }
 }
@@ -245,6 +157,16 @@ pub(super) fn credential(image: &str, credential: &Credential) -> DockerCredenti
         serveraddress: host.map(str::to_owned),
         ..DockerCredentials::default()
     }
+}
+
+/// A list that says something.
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    Some(list).filter(|list| !list.is_empty())
+}
+
+/// A mapping that says something.
+fn map(values: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {
+    Some(values).filter(|values| !values.is_empty()).map(|values| values.clone().into_iter().collect())
 }
 
 fn signed(amount: u64) -> i64 {

@@ -103,7 +103,7 @@ fn nothing_runs_out_as_stacks_come_and_go() {
     let mut spec = service("app", Mode::Replicated { replicas: 1 });
     spec.ports = vec![PortSpec::new(Protocol::Tcp, 80, 80)];
     let source = MountSource::Volume { name: "data".parse().unwrap(), nocopy: false };
-    spec.container.mounts = vec![Mount { source, target: "/data".into(), read_only: false }];
+    spec.container.mounts = vec![Mount::new("/data", source)];
     sim.spec.volumes.insert("data".parse().unwrap(), VolumeSpec::default());
     sim.spec.services.insert("web".parse().unwrap(), spec);
     sim.unchecked = true;

@@ -279,7 +279,7 @@ fn set(spec: &mut ServiceSpec, option: &str) {
         ("attempts", n) => spec.restart.max_attempts = Some(n.parse().unwrap()),
         ("volume", name) => {
             let source = MountSource::Volume { name: name.parse().unwrap(), nocopy: false };
-            spec.container.mounts = vec![Mount { target: "/data".to_owned(), source, read_only: false }];
+            spec.container.mounts = vec![Mount::new("/data", source)];
         }
         (key, value) if key.starts_with("update.") => policy(&mut spec.update, &key[7..], value),
         (key, value) if key.starts_with("rollback.") => policy(&mut spec.rollback, &key[9..], value),

@@ -52,7 +52,11 @@ pub(super) fn service(image: &str, mode: Mode) -> ServiceSpec {
     ServiceSpec {
         mode,
         container: ContainerSpec { image: image.to_owned(), ..ContainerSpec::default() },
-        networks: vec![NetworkAttachment { network: "default".parse().unwrap(), aliases: Vec::new() }],
+        networks: vec![NetworkAttachment {
+            network: "default".parse().unwrap(),
+            aliases: Vec::new(),
+            external: None,
+        }],
         ports: Vec::new(),
         endpoint_mode: Default::default(),
         restart: Default::default(),
@@ -63,6 +67,8 @@ pub(super) fn service(image: &str, mode: Mode) -> ServiceSpec {
         rollback: Default::default(),
         routing: Default::default(),
         depends_on: BTreeMap::new(),
+        any_ports: Vec::new(),
+        build: None,
     }
 }
 
@@ -75,7 +81,7 @@ fn info(hostname: &str, number: u64, memory: MemBytes, cpu: CpuMillis) -> NodeIn
         fabric_port: 7239,
         fabric_keys: Vec::new(),
         version: "0.1.0".to_owned(),
-        level: Default::default(),
+        level: crate::plan::level::NEWEST,
         platform: Platform {
             os: "linux".to_owned(),
             arch: "amd64".to_owned(),

@@ -189,7 +189,11 @@ fn a_rollback_that_fails_is_paused() {
 }
 
 fn on(mut spec: ServiceSpec, network: &str) -> ServiceSpec {
-    spec.networks.push(NetworkAttachment { network: network.parse().unwrap(), aliases: Vec::new() });
+    spec.networks.push(NetworkAttachment {
+        network: network.parse().unwrap(),
+        aliases: Vec::new(),
+        external: None,
+    });
     spec
 }
 

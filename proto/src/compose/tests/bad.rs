@@ -130,23 +130,17 @@ fn unknown_keys() {
              9 |     deploy: {replica: 1}
                |              ^^^^^^^
                help: did you mean `replicas`?
-            compose.yaml:10:5: services.web.build: is not supported yet
-             10 |     build: .
-                |     ^^^^^
-               help: build the image first and name it with `image`
-            compose.yaml:11:18: services.web.depends_on[0]: there is no service `db`
+            compose.yaml:11:5: services.web.depends_on: is not supported yet
              11 |     depends_on: [db]
-                |                  ^^
-            compose.yaml:12:5: services.web.container_name: cannot be given: each of a service's tasks has a name of its own
-             12 |     container_name: web
-                |     ^^^^^^^^^^^^^^
-               help: other containers reach it by the name of the service; `hostname` sets the name inside
-            compose.yaml:13:5: services.web.privileged: is not supported yet
-             13 |     privileged: true
                 |     ^^^^^^^^^^
+               help: remove it: all services start at once, and have to wait for what they need
             compose.yaml:14:1: secrets: is not supported yet
              14 | secrets: {a: {}}
                 | ^^^^^^^
+            warning: compose.yaml:10:5: services.web.build: nothing is built yet: the image `nginx` must be in a registry or on the nodes
+             10 |     build: .
+                |     ^^^^^
+               help: `docker compose build`, then `docker compose push`
         "#]],
     );
 }
@@ -165,29 +159,10 @@ fn ports() {
         "ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', \
          '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']",
         expect![[r#"
-            compose.yaml:4:13: services.web.ports[0]: says no port to publish port 80 of the container on
-             4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
-               |             ^^^^
-               help: all nodes that answer do so on the same one, so it has to be known: `80:80`, for example
-            compose.yaml:4:19: services.web.ports[1]: says no port to publish port 8080 of the container on
-             4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
-               |                   ^^^^
-               help: all nodes that answer do so on the same one, so it has to be known: `8080:8080`, for example
-            compose.yaml:4:25: services.web.ports[2]: port 0 is not between 1 and 65535
-             4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
-               |                         ^^^^^^
             compose.yaml:4:33: services.web.ports[3]: publishing on the IPv6 address `[::1]` alone is not supported
              4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
                |                                 ^^^^^^^^^^^^^
                help: leave the address out, or name an IPv4 address
-            compose.yaml:4:48: services.web.ports[4]: says no port to publish port 80 of the container on
-             4 | ts: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '8
-               |                                         ^^^^^^^^^^^^^^^
-               help: all nodes that answer do so on the same one, so it has to be known: `80:80`, for example
-            compose.yaml:4:65: services.web.ports[5]: says no port to publish port 80 of the container on
-             4 | '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '
-               |                                         ^^^^^
-               help: all nodes that answer do so on the same one, so it has to be known: `80:80`, for example
             compose.yaml:4:72: services.web.ports[6]: 3 published ports do not match 2 ports of the container
              4 |  '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^^^^
@@ -217,10 +192,6 @@ fn ports() {
          - {target: 80, published: 81, host_ip: 10.0.0}\n  - {target: 80, published: 70000, protocl: udp}\n  \
          - {target: 80-90, published: 80-89, mode: host}\n  - {target: 80, published: 83, host_ip: 224.0.0.1}",
         expect![[r#"
-            compose.yaml:5:9: services.web.ports[0]: says no port to publish port 80 of the container on
-             5 |       - {target: 80}
-               |         ^
-               help: all nodes that answer do so on the same one, so it has to be known: `80:80`, for example
             compose.yaml:6:9: services.web.ports[1]: `target` is missing: the port in the container
              6 |       - {published: 80}
                |         ^
@@ -293,22 +264,19 @@ fn mounts() {
             compose.yaml:4:63: services.web.volumes[4]: unknown option `what`
              4 | , 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy
                |                                         ^^^^^^^^^^^^^^
-            compose.yaml:4:79: services.web.volumes[5]: the option `Z` is not supported yet
-             4 | ata:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rsla
-               |                                         ^^^^^^^^^^^
             compose.yaml:4:92: services.web.volumes[6]: has too many `:`
              4 | , './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c
                |                                         ^^^^^^^^^^^
                help: it is `SOURCE:TARGET`, or `SOURCE:TARGET:OPTIONS`
-            compose.yaml:4:117: services.web.volumes[8]: `/same` is mounted on already, at compose.yaml:4:105
-             4 | , 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
-               |                                         ^^^^^^^^^^^
             compose.yaml:4:130: services.web.volumes[9]: `nocopy` is for named volumes
              4 | , '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
                |                                         ^^^^^^^^^^^^^^
             compose.yaml:4:146: services.web.volumes[10]: only paths of the node have a propagation
              4 | /a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
                |                                         ^^^^^^^^^^^^^^^^
+            warning: compose.yaml:4:117: services.web.volumes[8]: takes the place of what is mounted on `/same` at compose.yaml:4:105
+             4 | , 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
+               |                                         ^^^^^^^^^^^
             warning: compose.yaml:4:164: services.web.volumes[11]: `cached` has no effect on Linux
              4 | me/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
                |                                         ^^^^^^^^^^^^^^^^
@@ -323,7 +291,7 @@ fn mounts() {
             compose.yaml:5:9: services.web.volumes[0]: `source` is missing: the path on the node
              5 |       - {type: bind, target: /a}
                |         ^
-            compose.yaml:6:9: services.web.volumes[1]: `type` is missing: `volume`, `bind` or `tmpfs`
+            compose.yaml:6:9: services.web.volumes[1]: `type` is missing: `volume`, `bind`, `tmpfs` or `image`
              6 |       - {source: data, target: /a}
                |         ^
             compose.yaml:7:16: services.web.volumes[2].type: unknown type `volme`
@@ -339,13 +307,6 @@ fn mounts() {
             compose.yaml:10:9: services.web.volumes[5]: `target` is missing: the path in the container
              10 |       - {type: volume, source: data}
                 |         ^
-            compose.yaml:11:59: services.web.volumes[6].volume.subpath: is not supported yet
-             11 |       - {type: volume, source: data, target: /w, volume: {subpath: x}}
-                |                                                           ^^^^^^^
-            compose.yaml:12:13: services.web.tmpfs[0]: the option `uid` is not supported yet
-             12 |     tmpfs: ['/run:uid=1', run]
-                |             ^^^^^^^^^^^^
-               help: `size`, `mode` and `ro` are
             compose.yaml:12:27: services.web.tmpfs[1]: the target `run` is not an absolute path
              12 |     tmpfs: ['/run:uid=1', run]
                 |                           ^^^
@@ -371,30 +332,44 @@ fn networks() {
     check_web(
         "networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}",
         expect![[r#"
-        compose.yaml:4:38: services.web.networks.front.aliases[1]: `not ok` is not a host name: letters, digits and `-`, in parts of up to 63 between dots
-         4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
-           |                                      ^^^^^^^^
-        compose.yaml:4:48: services.web.networks.front.aliases[2]: `-x` is not a host name: letters, digits and `-`, in parts of up to 63 between dots
-         4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
-           |                                                ^^
-        compose.yaml:4:52: services.web.networks.front.aliases[3]: `a..b` is not a host name: letters, digits and `-`, in parts of up to 63 between dots
-         4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
-           |                                                    ^^^^^^
-        compose.yaml:4:61: services.web.networks.front.ipv4_address: is not supported yet
-         4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
-           |                                                             ^^^^^^^^^^^^
-    "#]],
+            compose.yaml:4:38: services.web.networks.front.aliases[1]: `not ok` is not a host name: letters, digits and `-`, in parts of up to 63 between dots
+             4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
+               |                                      ^^^^^^^^
+            compose.yaml:4:48: services.web.networks.front.aliases[2]: `-x` is not a host name: letters, digits and `-`, in parts of up to 63 between dots
+             4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
+               |                                                ^^
+            compose.yaml:4:52: services.web.networks.front.aliases[3]: `a..b` is not a host name: letters, digits and `-`, in parts of up to 63 between dots
+             4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
+               |                                                    ^^^^^^
+            compose.yaml:4:61: services.web.networks.front.ipv4_address: is not supported: the cluster gives each task an address, and a service an address that does not change
+             4 |     networks: {front: {aliases: [ok, 'not ok', -x, 'a..b'], ipv4_address: 10.0.0.1}}
+               |                                                             ^^^^^^^^^^^^
+               help: remove it, and name the service (or one of its `aliases`) wherever the address is used
+        "#]],
     );
     check(
         "services: {web: {image: a, networks: [n]}}\nnetworks:\n  n: {driver_opts: {encrypted: 'no', mtu: 9000}}\n",
         expect![[r#"
-            compose.yaml:3:32: networks.n.driver_opts.encrypted: `no` is neither `true` nor `false`
+            warning: compose.yaml:3:20: networks.n.driver_opts: `mtu` has no effect: the cluster makes the bridge on each node itself
              3 |   n: {driver_opts: {encrypted: 'no', mtu: 9000}}
-               |                                ^^^^
-               help: write "true" or "false"
-            compose.yaml:3:38: networks.n.driver_opts.mtu: unknown key `mtu`
-             3 |   n: {driver_opts: {encrypted: 'no', mtu: 9000}}
-               |                                      ^^^
+               |                    ^
+            name: "shop"
+            networks:
+              n:
+                driver_opts:
+                  mtu: "9000"
+                encrypted: false
+            services:
+              web:
+                container:
+                  image: "a"
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"n"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
         "#]],
     );
     check(
@@ -404,28 +379,13 @@ fn networks() {
             compose.yaml:3:15: networks.n.driver: the driver `macvlan` is not supported yet
              3 |   n: {driver: macvlan, external: true, internal: false, ipam: {}, name: x}
                |               ^^^^^^^
-               help: every network of a stack spans the cluster: leave `driver` out
-            compose.yaml:3:24: networks.n.external: is not supported yet
+               help: use `network_mode: host` in the service, or leave `driver` out
+            compose.yaml:3:73: networks.n.name: `x` is no name: two or more of letters, digits, `_`, `.` and `-`
              3 |   n: {driver: macvlan, external: true, internal: false, ipam: {}, name: x}
-               |                        ^^^^^^^^
-            compose.yaml:3:57: networks.n.ipam: is not supported yet
-             3 |   n: {driver: macvlan, external: true, internal: false, ipam: {}, name: x}
-               |                                                         ^^^^
-            compose.yaml:3:67: networks.n.name: is not supported yet
-             3 |   n: {driver: macvlan, external: true, internal: false, ipam: {}, name: x}
-               |                                                                   ^^^^
+               |                                                                         ^
             compose.yaml:4:3: networks.bad name: `bad name` cannot be the name of a network: only letters, digits, `-`, `_` and `.` are allowed
              4 |   'bad name':
                |   ^^^^^^^^^^
-            compose.yaml:6:15: volumes.v.driver: the driver `nfs` is not supported yet
-             6 |   v: {driver: nfs, external: yes, driver_opts: {}}
-               |               ^^^
-            compose.yaml:6:20: volumes.v.external: is not supported yet
-             6 |   v: {driver: nfs, external: yes, driver_opts: {}}
-               |                    ^^^^^^^^
-            compose.yaml:6:35: volumes.v.driver_opts: is not supported yet
-             6 |   v: {driver: nfs, external: yes, driver_opts: {}}
-               |                                   ^^^^^^^^^^^
             warning: compose.yaml:6:30: volumes.v.external: write `true`: YAML 1.2 knows no other words for it
              6 |   v: {driver: nfs, external: yes, driver_opts: {}}
                |                              ^^^
@@ -456,10 +416,20 @@ fn deploy() {
     check_web(
         "deploy: {mode: global, replicas: 2}",
         expect![[r#"
-        compose.yaml:4:38: services.web.deploy.replicas: a global service has one task on each node, it takes no number
-         4 |     deploy: {mode: global, replicas: 2}
-           |                                      ^
-    "#]],
+            warning: compose.yaml:4:38: services.web.deploy.replicas: has no effect: a global service has one task on each node
+             4 |     deploy: {mode: global, replicas: 2}
+               |                                      ^
+            name: "shop"
+            services:
+              web:
+                container:
+                  image: "nginx"
+                mode: "global"
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
     );
     check_web(
         "deploy: {mode: replicated-job, endpoint_mode: dnsrrr}",
@@ -494,9 +464,6 @@ fn deploy() {
             compose.yaml:8:23: services.web.deploy.resources.reservations: more is reserved than the limit allows
              8 |         reservations: {memory: 3g, devices: []}
                |                       ^
-            compose.yaml:8:36: services.web.deploy.resources.reservations.devices: is not supported yet
-             8 |         reservations: {memory: 3g, devices: []}
-               |                                    ^^^^^^^
         "#]],
     );
     check_web(
@@ -518,9 +485,6 @@ fn deploy() {
          - node.rol == worker\n      - node.role == boss\n      - node.labels. == x\n      - node.ip != 10.0.0.1\n      \
          - node.id ==\n      - node.id === x",
         expect![[r#"
-            compose.yaml:6:9: services.web.deploy.placement.preferences: is not supported yet
-             6 |         preferences: []
-               |         ^^^^^^^^^^^
             compose.yaml:8:13: services.web.deploy.placement.constraints[0]: `node.labels.a = b` is no constraint such as `node.labels.disk == ssd`
              8 |           - node.labels.a = b
                |             ^^^^^^^^^^^^^^^^^
@@ -542,24 +506,24 @@ fn deploy() {
             compose.yaml:14:13: services.web.deploy.placement.constraints[6]: `= x` cannot be the value of a constraint
              14 |           - node.id === x
                 |             ^^^^^^^^^^^^^
+            warning: compose.yaml:6:9: services.web.deploy.placement.preferences: has no effect: tasks are spread over all nodes that fit
+             6 |         preferences: []
+               |         ^^^^^^^^^^^
         "#]],
     );
     check_web(
         "restart: sometimes\ndeploy: {restart_policy: {condition: always, delay: 5}}",
         expect![[r#"
-        compose.yaml:4:14: services.web.restart: `sometimes` is none of `no`, `always`, `unless-stopped`, `on-failure` and `on-failure:N`
-         4 |     restart: sometimes
-           |              ^^^^^^^^^
-        compose.yaml:5:42: services.web.deploy.restart_policy.condition: `always` is none of `none`, `on-failure` and `any`
-         5 |     deploy: {restart_policy: {condition: always, delay: 5}}
-           |                                          ^^^^^^
-        compose.yaml:5:57: services.web.deploy.restart_policy.delay: `5` is not a time such as `10s`, `1m30s` or `500ms`
-         5 |     deploy: {restart_policy: {condition: always, delay: 5}}
-           |                                                         ^
-        warning: compose.yaml:4:14: services.web.restart: has no effect beside `deploy.restart_policy`
-         4 |     restart: sometimes
-           |              ^^^^^^^^^
-    "#]],
+            compose.yaml:4:14: services.web.restart: `sometimes` is none of `no`, `always`, `unless-stopped`, `on-failure` and `on-failure:N`
+             4 |     restart: sometimes
+               |              ^^^^^^^^^
+            compose.yaml:5:57: services.web.deploy.restart_policy.delay: `5` is not a time such as `10s`, `1m30s` or `500ms`
+             5 |     deploy: {restart_policy: {condition: always, delay: 5}}
+               |                                                         ^
+            warning: compose.yaml:4:14: services.web.restart: has no effect beside `deploy.restart_policy`
+             4 |     restart: sometimes
+               |              ^^^^^^^^^
+        "#]],
     );
 }
 
@@ -573,9 +537,6 @@ fn other_values() {
              4 |     hostname: '{{.Node.Hostname}}'
                |               ^^^^^^^^^^^^^^^^^^^^
                help: without `hostname`, each task has a name of its own
-            compose.yaml:5:5: services.web.user: has no value; it must be a text
-             5 |     user:
-               |     ^^^^
             compose.yaml:6:18: services.web.working_dir: the directory `app` is not an absolute path
              6 |     working_dir: app
                |                  ^^^
@@ -686,9 +647,9 @@ fn other_values() {
             compose.yaml:4:14: services.c.image: `nginx:` cannot name an image: it is `[HOST/]NAME[:TAG][@DIGEST]`
              4 |   c: {image: 'nginx:'}
                |              ^^^^^^^^
-            compose.yaml:5:14: services.d.image: must be a value, not an empty text
+            compose.yaml:5:3: services.d: has no `image`
              5 |   d: {image: ''}
-               |              ^^
+               |   ^
             compose.yaml:6:14: services.e.image: `a//b` cannot name an image: it is `[HOST/]NAME[:TAG][@DIGEST]`
              6 |   e: {image: 'a//b'}
                |              ^^^^^^

@@ -163,13 +163,13 @@ volumes:
                   init: true
                   labels:
                     team: "blue"
-                  mounts: {"source":{"volume":{"name":"data"}},"target":"/data"}
+                  mounts: {"options":{"volume":{"labels":{"a":"b"}}},"source":{"volume":{"name":"data"}},"target":"/data"}
                   mounts: {"read_only":true,"source":{"bind":{"create":true,"path":"/srv/shop/conf"}},"target":"/etc/web/conf.d"}
                   mounts: {"read_only":true,"source":{"bind":{"create":true,"path":"/root/keys","propagation":"rslave"}},"target":"/keys"}
                   mounts: {"source":"anonymous","target":"/var/cache/web"}
                   mounts: {"source":{"tmpfs":{"mode":1023,"size":67108864}},"target":"/scratch"}
                   mounts: {"source":{"bind":{"path":"/srv/in","propagation":"rshared"}},"target":"/in"}
-                  mounts: {"read_only":true,"source":{"volume":{"name":"data","nocopy":true}},"target":"/more"}
+                  mounts: {"options":{"volume":{"labels":{"a":"b"}}},"read_only":true,"source":{"volume":{"name":"data","nocopy":true}},"target":"/more"}
                   mounts: {"source":{"tmpfs":{"mode":448,"size":1048576}},"target":"/run"}
                   read_only: true
                   stop_grace: "60.000s"

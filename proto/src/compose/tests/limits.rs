@@ -59,6 +59,22 @@ fn variables() {
     );
 }
 
+/// Each service names the one before twice, so there are as many ways as 2 to the number of services.
+#[test]
+fn chains_of_volumes() {
+    let chain = |count: usize, mounts: &str| {
+        let mut text = format!("services:\n  s0: {{image: a, volumes: [{mounts}]}}\n");
+        for number in 1..count {
+            let before = number - 1;
+            text += &format!("  s{number}: {{image: a, volumes_from: [s{before}, 's{before}:ro']}}\n");
+        }
+        text
+    };
+    let loaded = run(&chain(90, "/srv:/data"), &[]).unwrap();
+    assert_eq!(loaded.spec.services["s89"].container.mounts.len(), 1);
+    assert!(refused(&chain(10_000, "/srv:/data")).contains("a chain of more than 100"));
+}
+
 #[test]
 fn long_lists() {
     let list = |element: &dyn Fn(u32) -> String| (0..40_000).map(element).collect::<Vec<_>>().join(", ");

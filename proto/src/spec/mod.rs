@@ -1,0 +1,165 @@
+//! What a user asks for, with every default filled in: the answer of the compose loader, the body of a deploy,
+//! and what the cluster keeps.
+//!
+//! The superset of the Compose Specification's model and of the engine's service model, one module for each subject.
+//! Stored as JSON (see [`crate::codec::spec`]): fields may be added with `#[serde(default)]`, never renamed. What is new
+//! is left out of the JSON where it says nothing, and [`StackSpec::level`] tells which release understands the rest.
+
+mod build;
+mod container;
+mod depends;
+mod level;
+mod limits;
+mod mount;
+mod namespaces;
+mod network;
+mod placement;
+mod policy;
+mod port;
+mod privileges;
+mod resources;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{NetworkName, ServiceName, StackName, VolumeName};
+
+pub use build::{BuildSecret, BuildSpec};
+pub use container::{ContainerSpec, Healthcheck, Logging, PullPolicy, STOP_GRACE};
+pub use depends::{Condition, Dependency};
+pub use level::OPTIONS;
+pub use limits::{BlockIo, BlockRate, BlockWeight, CpuTuning, MemoryTuning, Swap, Ulimit};
+pub use mount::{Mount, MountOptions, MountSource, Recursive, Relabel, VolumeConfig, VolumeSpec};
+pub use namespaces::{Names, Namespaces};
+pub use network::{EndpointSpec, NetworkAttachment, NetworkSpec, Subnet};
+pub use placement::{Constraint, NodeAttribute, Placement};
+pub use policy::{FailureAction, MONITOR, Ratio, RestartCondition, RestartPolicy, UpdateOrder, UpdatePolicy};
+pub use port::{AnyPort, PortSpec, Protocol, PublishMode};
+pub use privileges::{DeviceMapping, DeviceRequest, Privileges};
+pub use resources::{Amounts, Resources};
+
+/// The field says nothing that its absence would not say.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Most replicas that one service may ask for.
+pub const MAX_REPLICAS: u32 = 10_000;
+
+/// A whole stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackSpec {
+    /// Its name, part of the full name of everything in it.
+    pub name: StackName,
+    /// Its services.
+    pub services: BTreeMap<ServiceName, ServiceSpec>,
+    /// Its networks; `default` is there if any service is on it.
+    pub networks: BTreeMap<NetworkName, NetworkSpec>,
+    /// Its named volumes.
+    pub volumes: BTreeMap<VolumeName, VolumeSpec>,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// How many tasks, and where.
+    pub mode: Mode,
+    /// The container of each task.
+    pub container: ContainerSpec,
+    /// The networks of each task, by their key in the stack, the primary one first.
+    pub networks: Vec<NetworkAttachment>,
+    /// Ports that nodes answer on.
+    pub ports: Vec<PortSpec>,
+    /// What its name stands for.
+    #[serde(default, skip_serializing_if = "EndpointMode::is_vip")]
+    pub endpoint_mode: EndpointMode,
+    /// What happens when a task ends.
+    pub restart: RestartPolicy,
+    /// Which nodes may run it.
+    pub placement: Placement,
+    /// What a task needs and may use.
+    pub resources: Resources,
+    /// Labels of the service itself (`deploy.labels`), not of its containers.
+    pub labels: BTreeMap<String, String>,
+    /// How its tasks are replaced by those of a newer version.
+    #[serde(default, skip_serializing_if = "UpdatePolicy::is_default")]
+    pub update: UpdatePolicy,
+    /// The same on the way back.
+    #[serde(default, skip_serializing_if = "UpdatePolicy::is_default")]
+    pub rollback: UpdatePolicy,
+    /// Which of its tasks gets a new connection.
+    #[serde(default, skip_serializing_if = "Routing::is_default")]
+    pub routing: Routing,
+    /// Services of the stack that its tasks wait for before they are started.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub depends_on: BTreeMap<ServiceName, Dependency>,
+    /// Ports in the container that are published on a port of the cluster's choice. The cluster adds what it chose to
+    /// `ports`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub any_ports: Vec<AnyPort>,
+    /// How its image is built. Kept for tools that build; nodes pull the image.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub build: Option<Box<BuildSpec>>,
+}
+
+/// How many tasks a service has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// So many, spread over the nodes; at most [`MAX_REPLICAS`].
+    Replicated {
+        /// The number of slots.
+        replicas: u32,
+    },
+    /// One on each node that fits.
+    Global,
+}
+
+impl ServiceSpec {
+    /// The ports that every node answers on.
+    pub fn ingress_ports(&self) -> impl Iterator<Item = &PortSpec> {
+        self.ports.iter().filter(|port| port.mode == PublishMode::Ingress)
+    }
+
+    /// The ports that only the nodes of its tasks answer on.
+    pub fn host_ports(&self) -> impl Iterator<Item = &PortSpec> {
+        self.ports.iter().filter(|port| port.mode == PublishMode::Host)
+    }
+}
+
+/// What the name of a service stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointMode {
+    /// One virtual address on each of its networks.
+    #[default]
+    Vip,
+    /// The addresses of its tasks, in turn.
+    Dnsrr,
+}
+
+impl EndpointMode {
+    fn is_vip(&self) -> bool {
+        *self == Self::Vip
+    }
+}
+
+/// Which task of a service gets a new connection, through a published port or its virtual address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Routing {
+    /// Any.
+    #[default]
+    Any,
+    /// One on the node that the connection comes to; any where that node has none.
+    Local,
+    /// The same for all connections of one client address, through whichever node.
+    Sticky,
+}
+
+impl Routing {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
