@@ -19,7 +19,7 @@ pub(crate) use cluster::{Doctor, Init, Join, Leave, Status, Token};
 pub(crate) use node::{NodeCommand, NodeUpdateArgs};
 pub(crate) use parse::{Limit, Scale, Since};
 pub(crate) use service::{LogArgs, ServiceCommand, UpdateArgs};
-pub(crate) use stack::{DeployArgs, StackCommand};
+pub(crate) use stack::{ConfigArgs, DeployArgs, Format, ProjectArgs, StackCommand};
 pub(crate) use task::{Desired, Filter, Ps};
 
 /// Run compose files on a cluster of Docker hosts

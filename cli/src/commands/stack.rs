@@ -3,13 +3,14 @@
 use hyper::Method;
 use raftup_proto::{
     api::{Action, Deploy, Deployed, StackView},
-    refusal::Code,
+    compose::Normalise,
+    refusal::{Code, Refusal},
     view::Revision,
 };
 
 use super::{each, service, task};
 use crate::{
-    args::{DeployArgs, Filter, Listing, Ps, StackCommand, Wait},
+    args::{ConfigArgs, DeployArgs, Filter, Format, Listing, Ps, StackCommand, Wait},
     client::{Client, Path},
     deploy,
     failure::Failure,
@@ -20,6 +21,7 @@ use crate::{
 pub(super) async fn run(client: &Client, command: StackCommand) -> Result<(), Failure> {
     match command {
         StackCommand::Deploy(args) => deploy(client, args).await,
+        StackCommand::Config(args) => config(&args),
         StackCommand::Ls(listing) => list(client, listing).await,
         StackCommand::Ps { stack, mut filter, listing } => {
             filter.push(Filter::Stack(stack));
@@ -31,7 +33,7 @@ pub(super) async fn run(client: &Client, command: StackCommand) -> Result<(), Fa
 }
 
 async fn deploy(client: &Client, args: DeployArgs) -> Result<(), Failure> {
-    let loaded = deploy::load(&args)?;
+    let loaded = deploy::load(&args.project, args.name.as_deref())?;
     show::warnings(&loaded.warnings);
     let spec = loaded.spec;
     let credentials = if args.with_registry_auth {
@@ -72,6 +74,48 @@ async fn deploy(client: &Client, args: DeployArgs) -> Result<(), Failure> {
 async fn is_going(client: &Client, name: &str) -> bool {
     let stacks = client.get::<Vec<StackView>>(Path::new(["stacks"])).await.unwrap_or_default();
     stacks.iter().any(|stack| stack.name.as_str() == name && stack.removing)
+}
+
+/// Prints the normalised file, or a part of it. A file that the cluster would refuse is refused here too.
+fn config(args: &ConfigArgs) -> Result<(), Failure> {
+    let (project, name) = (&args.project, args.name.as_deref());
+    let how = Normalise { keep_variables: args.no_interpolate };
+    let (mut config, warnings) = deploy::normalise(project, name, how)?;
+    show::warnings(&warnings);
+    let unknown = |name: &str| {
+        Refusal::new(Code::Invalid, format!("the files have no service `{name}` in an active profile"))
+            .hint("`raftup stack config --services` lists them")
+    };
+    if !args.services.is_empty() {
+        config.select(&args.services).map_err(|name| unknown(&name))?;
+    }
+    if args.quiet {
+        return Ok(());
+    }
+    let kind = [(args.list_services, "services"), (args.volumes, "volumes"), (args.networks, "networks")];
+    if let Some((_, kind)) = kind.iter().find(|(asked, _)| *asked) {
+        return Ok(show::lines(config.names(kind))?);
+    }
+    if args.images {
+        return Ok(show::lines(config.images())?);
+    }
+    if args.profiles {
+        return Ok(show::lines(config.profiles())?);
+    }
+    if !args.hash.is_empty() {
+        let hashes = config.hashes();
+        if let Some(name) = args.hash.iter().find(|name| *name != "*" && !hashes.contains_key(name.as_str()))
+        {
+            return Err(unknown(name).into());
+        }
+        let asked = |name: &str| args.hash.iter().any(|asked| asked == "*" || asked == name);
+        let lines = hashes.iter().filter(|(name, _)| asked(name));
+        return Ok(show::lines(lines.map(|(name, hash)| format!("{name} {hash}")))?);
+    }
+    match args.format {
+        Format::Yaml => Ok(show::yaml(&config.yaml())?),
+        Format::Json => Ok(show::json(config.json())?),
+    }
 }
 
 async fn list(client: &Client, listing: Listing) -> Result<(), Failure> {

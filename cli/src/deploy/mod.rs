@@ -5,4 +5,4 @@ mod load;
 mod registry;
 
 pub(crate) use credentials::credentials;
-pub(crate) use load::load;
+pub(crate) use load::{load, normalise};

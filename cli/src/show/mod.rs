@@ -66,6 +66,11 @@ pub(crate) fn json_line(value: &impl Serialize) -> io::Result<()> {
     print(&printable::json(&serde_json::to_string(value).map_err(io::Error::other)?))
 }
 
+/// Prints a file in YAML, in which nothing is left that a terminal would obey.
+pub(crate) fn yaml(text: &str) -> io::Result<()> {
+    print(text)
+}
+
 /// Prints an answer line by line.
 pub(crate) fn lines<T: Display>(lines: impl IntoIterator<Item = T>) -> io::Result<()> {
     print(&lines.into_iter().map(|line| format!("{}\n", Text::line(line))).collect::<String>())

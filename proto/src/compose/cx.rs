@@ -1,7 +1,7 @@
 //! What every step of the loader needs: the input, the texts that were read, and the list of what was found.
 //!
 //! Holds: a step that cannot go on has reported why, so `None` needs no reason; at most [`REPORTED_MAX`]
-//! diagnostics of a kind are kept.
+//! diagnostics of a kind are kept, and the rest is counted; what is said again of the same place is said once.
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,7 +16,11 @@ use super::{Diagnostic, Excerpt, FILE_MAX, Input};
 const REPORTED_MAX: usize = 50;
 
 /// Most files that one load reads.
-const FILES_MAX: usize = 64;
+const FILES_MAX: usize = 1000;
+/// Most bytes that one load reads from files.
+const BYTES_MAX: usize = 8 << 20;
+/// Most memory that the values of all files may take, in bytes by [`super::yaml::Node::cost`].
+const NODES_MAX: usize = 24 << 20;
 /// Most text that interpolation may yield in one load, in bytes.
 pub(super) const EXPANDED_MAX: usize = 8 << 20;
 
@@ -31,12 +35,22 @@ pub(super) struct Place {
     pub(super) column: u32,
     /// Characters on that line.
     pub(super) width: u32,
+    /// How many further lines it spans.
+    pub(super) lines: u32,
 }
 
 impl Place {
     /// The whole of a file.
     pub(super) fn file(file: usize) -> Self {
-        Self { file, line: 0, column: 0, width: 0 }
+        Self { file, line: 0, column: 0, width: 0, lines: 0 }
+    }
+
+    /// Whether `other` is inside of the value that is here.
+    fn holds(self, other: Self) -> bool {
+        let same_line = other.line == self.line && other.column >= self.column;
+        let inside = other.column < self.column.saturating_add(self.width.max(1));
+        let below = other.line > self.line && other.line <= self.line.saturating_add(self.lines);
+        self.file == other.file && self.line > 0 && (same_line && inside || below)
     }
 }
 
@@ -52,12 +66,39 @@ pub(super) struct Cx<'a> {
     /// `.env` and, over it, the process environment; set before anything is interpolated.
     pub(super) env: RefCell<BTreeMap<String, String>>,
     sources: RefCell<Vec<Source>>,
-    errors: RefCell<Vec<Diagnostic>>,
-    warnings: RefCell<Vec<Diagnostic>>,
+    errors: RefCell<Found>,
+    warnings: RefCell<Found>,
+    /// Values of which nothing more is said.
+    silent: RefCell<Vec<Place>>,
     /// Variables that were warned about.
     missing: RefCell<BTreeSet<String>>,
     /// What is left of [`EXPANDED_MAX`].
     pub(super) expandable: Cell<usize>,
+    /// Whether variables are expanded.
+    pub(super) interpolates: bool,
+    /// Whether a part of the model is missing because an `include` or `extends` failed, which was reported.
+    pub(super) broken: Cell<bool>,
+    /// Whether a limit of including was met, so that no more files are read.
+    pub(super) exhausted: Cell<bool>,
+    /// What is left of [`BYTES_MAX`].
+    readable: Cell<usize>,
+    /// What is left of [`NODES_MAX`].
+    room: Cell<usize>,
+}
+
+/// What was found of a kind.
+#[derive(Default)]
+struct Found {
+    kept: Vec<Reported>,
+    /// How many more there were.
+    omitted: usize,
+}
+
+/// A diagnostic, and how often its place gave rise to it.
+struct Reported {
+    at: Place,
+    diagnostic: Diagnostic,
+    times: usize,
 }
 
 /// Why a file could not be had.
@@ -76,8 +117,14 @@ impl<'a> Cx<'a> {
             sources: RefCell::default(),
             errors: RefCell::default(),
             warnings: RefCell::default(),
+            silent: RefCell::default(),
             missing: RefCell::default(),
             expandable: Cell::new(EXPANDED_MAX),
+            interpolates: true,
+            broken: Cell::new(false),
+            exhausted: Cell::new(false),
+            readable: Cell::new(BYTES_MAX),
+            room: Cell::new(NODES_MAX),
         }
     }
 
@@ -104,9 +151,23 @@ impl<'a> Cx<'a> {
             self.error(whole, "", format!("is larger than the limit of {} MiB", FILE_MAX >> 20), None);
             return Err(Unread::Reported);
         }
+        let Some(left) = self.readable.get().checked_sub(bytes.len()) else {
+            self.error(
+                whole,
+                "",
+                format!("the files of a stack are limited to {} MiB", BYTES_MAX >> 20),
+                None,
+            );
+            return Err(Unread::Reported);
+        };
+        self.readable.set(left);
         let Ok(text) = String::from_utf8(bytes) else {
             self.error(whole, "", "is not text in UTF-8", None);
             return Err(Unread::Reported);
+        };
+        let text = match text.strip_prefix('\u{feff}') {
+            Some(text) => text.to_owned(),
+            None => text,
         };
         if let Some(source) = self.sources.borrow_mut().get_mut(file) {
             source.text.clone_from(&text);
@@ -125,6 +186,13 @@ impl<'a> Cx<'a> {
         self.env.borrow().get(name).cloned()
     }
 
+    /// Takes memory for values; `false` if there is not that much left.
+    pub(super) fn take(&self, cost: usize) -> bool {
+        let left = self.room.get().checked_sub(cost);
+        self.room.set(left.unwrap_or(0));
+        left.is_some()
+    }
+
     pub(super) fn error(&self, at: Place, path: &str, message: impl Into<String>, help: Option<String>) {
         self.push(&self.errors, at, path, message.into(), help);
     }
@@ -133,22 +201,35 @@ impl<'a> Cx<'a> {
         self.push(&self.warnings, at, path, message.into(), help);
     }
 
-    fn push(
-        &self,
-        list: &RefCell<Vec<Diagnostic>>,
-        at: Place,
-        path: &str,
-        message: String,
-        help: Option<String>,
-    ) {
+    /// Keeps quiet about the value at `at` from here on: it is wrong, and that was said.
+    pub(super) fn silence(&self, at: Place) {
+        let mut silent = self.silent.borrow_mut();
+        if silent.len() < REPORTED_MAX && !silent.contains(&at) {
+            silent.push(at);
+        }
+    }
+
+    fn push(&self, list: &RefCell<Found>, at: Place, path: &str, message: String, help: Option<String>) {
         let mut list = list.borrow_mut();
-        if list.len() >= REPORTED_MAX {
+        let again = |found: &&mut Reported| {
+            (found.at.file, found.at.line, found.at.column) == (at.file, at.line, at.column)
+                && found.diagnostic.message == message
+        };
+        if let Some(found) = list.kept.iter_mut().find(again) {
+            found.times += 1;
+            return;
+        }
+        if self.silent.borrow().iter().any(|value| value.holds(at)) {
+            return;
+        }
+        if list.kept.len() >= REPORTED_MAX {
+            list.omitted += 1;
             return;
         }
         let sources = self.sources.borrow();
         let source = sources.get(at.file);
         let line = source.and_then(|source| source.text.lines().nth(at.line.checked_sub(1)? as usize));
-        list.push(Diagnostic {
+        let diagnostic = Diagnostic {
             file: source.map(|source| source.name.clone()).unwrap_or_default(),
             line: at.line,
             column: at.column,
@@ -156,7 +237,8 @@ impl<'a> Cx<'a> {
             message,
             help,
             excerpt: line.map(|line| Excerpt::new(line, at.column, at.width)),
-        });
+        };
+        list.kept.push(Reported { at, diagnostic, times: 1 });
     }
 
     /// The whole of the file that was asked for last.
@@ -166,7 +248,8 @@ impl<'a> Cx<'a> {
 
     /// How many errors were reported.
     pub(super) fn errors(&self) -> usize {
-        self.errors.borrow().len()
+        let errors = self.errors.borrow();
+        errors.kept.len() + errors.omitted
     }
 
     /// `FILE:LINE:COLUMN` of a place, for messages that name a second one.
@@ -182,34 +265,70 @@ impl<'a> Cx<'a> {
         missing.len() < REPORTED_MAX && missing.insert(variable.to_owned())
     }
 
-    /// The place of `needle` inside the scalar that begins at `at`, if it is on the same line.
+    /// The place of `needle` inside the scalar that begins at `at`: on its first line, or on one of those that follow.
     pub(super) fn find(&self, at: Place, needle: &str) -> Place {
-        if self.errors() >= REPORTED_MAX {
+        let needle = needle.lines().next().unwrap_or_default();
+        if self.errors() >= REPORTED_MAX || needle.is_empty() {
             return at;
         }
         let sources = self.sources.borrow();
-        let found = sources.get(at.file).and_then(|source| {
-            let line = source.text.lines().nth(at.line.checked_sub(1)? as usize)?;
-            let skip = line.char_indices().nth(at.column.checked_sub(1)? as usize)?.0;
-            let before = line[skip..].find(needle)?;
-            u32::try_from(line[skip..skip + before].chars().count()).ok()
-        });
-        let width = u32::try_from(needle.chars().count()).unwrap_or(1);
-        found.map_or(at, |before| Place { column: at.column + before, width, ..at })
+        let Some(source) = sources.get(at.file) else { return at };
+        let (first, count) = (at.line.saturating_sub(1), at.lines.saturating_add(1));
+        let lines = source.text.lines().skip(first as usize).take(count as usize);
+        for (number, line) in (0_u32..).zip(lines) {
+            let skip = if number > 0 { 0 } else { at.column.saturating_sub(1) as usize };
+            let Some((start, _)) = line.char_indices().nth(skip) else { continue };
+            let Some(before) = line[start..].find(needle) else { continue };
+            let Ok(column) = u32::try_from(line[..start + before].chars().count() + 1) else { continue };
+            let width = u32::try_from(needle.chars().count()).unwrap_or(1);
+            return Place { line: at.line + number, column, width, lines: 0, ..at };
+        }
+        at
     }
 
-    /// Errors and warnings, each in the order of the files.
+    /// The place of `needle`, which stands shortly before `at`, as a tag before its value.
+    pub(super) fn find_before(&self, at: Place, needle: &str) -> Place {
+        /// A tag may stand on a line of its own.
+        const LINES: u32 = 3;
+        let sources = self.sources.borrow();
+        let Some(source) = sources.get(at.file) else { return at };
+        let first = at.line.saturating_sub(LINES).max(1);
+        let lines: Vec<&str> =
+            source.text.lines().skip(first as usize - 1).take((at.line - first) as usize + 1).collect();
+        for (number, line) in (first..).zip(lines).collect::<Vec<_>>().into_iter().rev() {
+            let most = if number == at.line { at.column.saturating_sub(1) as usize } else { usize::MAX };
+            let end = line.char_indices().nth(most).map_or(line.len(), |(end, _)| end);
+            let Some(before) = line[..end].rfind(needle) else { continue };
+            let Ok(column) = u32::try_from(line[..before].chars().count() + 1) else { continue };
+            let width = u32::try_from(needle.chars().count()).unwrap_or(1);
+            return Place { line: number, column, width, lines: 0, ..at };
+        }
+        at
+    }
+
+    /// Errors and warnings, each in the order of the files; the last one of a kind says how many were left out.
     pub(super) fn into_diagnostics(self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
-        let sources = self.sources.into_inner();
-        let order = |found: &Diagnostic| {
-            let file = sources.iter().position(|source| source.name == found.file);
-            (file, found.line, found.column)
-        };
-        let sorted = |mut list: Vec<Diagnostic>| {
-            list.sort_by_key(order);
-            list.dedup();
-            list
-        };
-        (sorted(self.errors.into_inner()), sorted(self.warnings.into_inner()))
+        (self.errors.into_inner().sorted("errors"), self.warnings.into_inner().sorted("warnings"))
+    }
+}
+
+impl Found {
+    fn sorted(mut self, what: &str) -> Vec<Diagnostic> {
+        self.kept.sort_by_key(|found| (found.at.file, found.at.line, found.at.column));
+        let mut list: Vec<Diagnostic> = self.kept.into_iter().map(Reported::counted).collect();
+        if self.omitted > 0 {
+            list.push(Diagnostic::without_place(format!("{} more {what} are not shown", self.omitted)));
+        }
+        list
+    }
+}
+
+impl Reported {
+    fn counted(mut self) -> Diagnostic {
+        if self.times > 1 {
+            let text = format!(" ({} times, as this line is used more than once)", self.times);
+            self.diagnostic.message.push_str(&text);
+        }
+        self.diagnostic
     }
 }

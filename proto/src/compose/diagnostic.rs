@@ -25,6 +25,14 @@ pub struct Diagnostic {
     pub excerpt: Option<Excerpt>,
 }
 
+impl Diagnostic {
+    /// One that is about no file.
+    pub(super) fn without_place(message: String) -> Self {
+        let (file, path) = (PathBuf::new(), String::new());
+        Self { file, line: 0, column: 0, path, message, help: None, excerpt: None }
+    }
+}
+
 /// A line of a file with the part that is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt {

@@ -29,7 +29,6 @@ pub(super) fn parse(
     format: Format,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> BTreeMap<String, String> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut reader = Reader { cx, file, text, line: 1, format, env, found: BTreeMap::new() };
     while !reader.text.is_empty() {
         reader.entry();
@@ -139,7 +138,7 @@ impl<'a> Reader<'a> {
     fn place(&self, line: u32, before: usize, width: usize) -> Place {
         let head = self.text.get(..before).unwrap_or_default();
         let column = u32::try_from(head.chars().count() + 1).unwrap_or(u32::MAX);
-        Place { file: self.file, line, column, width: u32::try_from(width).unwrap_or(u32::MAX) }
+        Place { file: self.file, line, column, width: u32::try_from(width).unwrap_or(u32::MAX), lines: 0 }
     }
 }
 

@@ -16,10 +16,7 @@ const RESERVED_LABELS: [&str; 3] = ["dev.raftup.", "com.docker.swarm.", "com.doc
 /// Reads `env_file`, and `environment` over it. A name without a value takes that of the loader's environment and is
 /// left out if there is none.
 pub(super) fn read(fields: &Fields<'_>) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::new();
-    for item in fields.get("env_file").map(|item| item.one_or_more()).unwrap_or_default() {
-        env.extend(env_file(&item));
-    }
+    let mut env = fields.get("env_file").map(|item| files(&item)).unwrap_or_default();
     let Some(item) = fields.get("environment") else { return env };
     for (name, (value, item)) in item.pairs() {
         match value.map(str::to_owned).or_else(|| item.cx.var(name)) {
@@ -30,6 +27,15 @@ pub(super) fn read(fields: &Fields<'_>) -> BTreeMap<String, String> {
                 env.remove(name);
             }
         }
+    }
+    env
+}
+
+/// The variables of the files that `env_file` names.
+pub(super) fn files(item: &Item<'_>) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    for item in item.one_or_more() {
+        env.extend(env_file(&item));
     }
     env
 }

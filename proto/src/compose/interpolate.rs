@@ -1,7 +1,7 @@
 //! `$VAR`, `${VAR:-default}` and their kin in scalars.
 //!
 //! Owns: the syntax of Compose's interpolation and what an unset variable does. Leaves alone: keys, which are
-//! never interpolated. Holds: text is expanded once (what a variable holds is not looked at again), only the branch
+//! never interpolated, and a `$` that begins no variable. Holds: text is expanded once (what a variable holds is not looked at again), only the branch
 //! that is used is looked at, and all of a load yields at most [`EXPANDED_MAX`] bytes.
 //!
 //! Source: Compose Specification, "Interpolation".
@@ -10,6 +10,7 @@ use std::cell::Cell;
 
 use super::{
     cx::{Cx, EXPANDED_MAX, Place},
+    path::Path,
     text::clip,
     yaml::{Kind, Node},
 };
@@ -36,24 +37,29 @@ impl<'a> Scope<'a> {
         Self { cx, lookup }
     }
 
-    /// Expands every scalar in `node`.
-    pub(super) fn tree(&self, node: &mut Node, path: &str) {
+    /// Expands every scalar in `node`. One that cannot be expanded is reported, and what later steps say about it is not.
+    pub(super) fn tree(&self, node: &mut Node, path: &mut Path) {
         match &mut node.kind {
             Kind::Null => {}
             Kind::Scalar(text) => {
-                if let Some(expanded) = self.text(text, node.at, path) {
+                if text.contains('$')
+                    && let Some(expanded) = self.text(text, node.at, &path.to_string())
+                {
                     *text = expanded;
                 }
             }
             Kind::List(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
-                    self.tree(item, &format!("{path}[{index}]"));
+                    path.push_index(index);
+                    self.tree(item, path);
+                    path.pop();
                 }
             }
             Kind::Map(map) => {
                 for (key, entry) in map {
-                    let dot = if path.is_empty() { "" } else { "." };
-                    self.tree(&mut entry.value, &format!("{path}{dot}{}", clip(key)));
+                    path.push(key);
+                    self.tree(&mut entry.value, path);
+                    path.pop();
                 }
             }
         }
@@ -78,6 +84,7 @@ impl<'a> Scope<'a> {
             Err(fault) => {
                 let place = self.cx.find(at, &fault.part);
                 self.cx.error(place, path, fault.message, fault.help.map(str::to_owned));
+                self.cx.silence(at);
                 None
             }
         }
@@ -114,7 +121,9 @@ fn expand(text: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Fault
             lookup.push(&mut out, "$")?;
             tail
         } else if let Some(tail) = tail.strip_prefix('{') {
-            let end = closing(tail).ok_or_else(|| fault(from, "is not closed", "close it with `}`"))?;
+            let end = closing(tail).ok_or_else(|| {
+                fault(from, "is not closed", "close it with `}`, or write `$${` for a literal `${`")
+            })?;
             if depth >= DEPTH_MAX {
                 return Err(fault(from, "is nested too deep", ""));
             }
@@ -123,10 +132,12 @@ fn expand(text: &str, lookup: &Lookup<'_>, depth: usize) -> Result<String, Fault
         } else {
             let length = name_length(tail);
             if length == 0 {
-                return Err(fault(from, "is not a variable", "write `$$` for a dollar sign"));
+                // As in `$(date)` or at the end of a password: Compose leaves it as it is.
+                lookup.push(&mut out, "$")?;
+            } else {
+                let value = known(&tail[..length], lookup);
+                lookup.push(&mut out, &value)?;
             }
-            let value = known(&tail[..length], lookup);
-            lookup.push(&mut out, &value)?;
             &tail[length..]
         };
     }
@@ -144,7 +155,7 @@ fn braced(
 ) -> Result<(), Fault> {
     let (name, tail) = inner.split_at(name_length(inner));
     if name.is_empty() {
-        return Err(fault(whole, "names no variable", "write `$$` for a dollar sign"));
+        return Err(fault(whole, "names no variable", "write `$${` for a literal `${`"));
     }
     if tail.is_empty() {
         return lookup.push(out, &known(name, lookup));
@@ -257,13 +268,23 @@ mod tests {
             ("${NONE:-a}b}", "ab}"),
             ("${A:-${B:?never looked at}}", "a"),
             ("é$A", "éa"),
+            ("$(date) $? $1 $# $@ $", "$(date) $? $1 $# $@ $"),
+            ("$$(date)$$", "$(date)$"),
+            ("${NONE:-$(date)}${A:+$}", "$(date)$"),
+            ("$é$A$", "$éa$"),
+            ("${NONE:-{a}}", "{a}"),
+            ("${NONE:-a-b:-c}${NONE-:?d}", "a-b:-c:?d"),
+            ("${A:-}}${NONE:-}${NONE-}", "a}"),
         ] {
             assert_eq!(run(text).as_deref(), Ok(expected), "{text}");
         }
         for (text, expected) in [
             ("${NONE:?set it}", "the variable `NONE` has to be set: set it"),
             ("${EMPTY:?}", "the variable `EMPTY` has to be set"),
-            ("cost: 5$", "`$` is not a variable"),
+            ("${1}", "`${1}` names no variable"),
+            ("${ A}", "`${ A}` names no variable"),
+            ("${A:=x}", "`${A:=x}` is not understood"),
+            ("$$${A", "`${A` is not closed"),
             ("${A", "`${A` is not closed"),
             ("${}", "`${}` names no variable"),
             ("${A!x}", "`${A!x}` is not understood"),

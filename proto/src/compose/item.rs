@@ -276,6 +276,14 @@ impl<'a> Fields<'a> {
         self.map.get(key).map(|entry| entry.key_at)
     }
 
+    /// How many entries the mapping under a key has, without extensions.
+    pub(super) fn map_length(&self, key: &str) -> usize {
+        match self.map.get(key).map(|entry| &entry.value.kind) {
+            Some(Kind::Map(map)) => map.keys().filter(|key| !key.starts_with("x-")).count(),
+            Some(Kind::Null | Kind::Scalar(_) | Kind::List(_)) | None => 0,
+        }
+    }
+
     /// Says of every key that was not taken what its table says: no effect, once, or refused. One that is not in the table
     /// is unknown.
     pub(super) fn end(self, table: &'static Table) {

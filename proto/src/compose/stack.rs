@@ -57,14 +57,14 @@ pub(super) fn read(root: &Item<'_>, name: StackName) -> Option<StackSpec> {
         stack: name.to_string(),
     };
     let services = services(&fields, &declared);
+    // A service that could not be read may be on any network.
+    let all_read = fields.map_length("services") == services.len();
     fields.end(&keys::FILE);
     let used: BTreeSet<_> =
         services.values().flat_map(|service| &service.networks).map(|on| on.network.clone()).collect();
-    // A service that cannot be read may be on one.
-    let complete = root.cx.errors() == 0;
     let unused =
         |(name, (_, spec)): &(_, &(Place, crate::spec::NetworkSpec))| !used.contains(*name) && !spec.external;
-    for (name, (at, _)) in networks.iter().filter(|network| complete && unused(network)) {
+    for (name, (at, _)) in networks.iter().filter(|network| all_read && unused(network)) {
         let message = "no service is on this network; it is not created";
         root.cx.warn(*at, &format!("networks.{name}"), message, None);
     }

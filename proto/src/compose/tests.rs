@@ -13,6 +13,10 @@ mod limits;
 mod options;
 mod several;
 
+mod config;
+mod diagnostics;
+mod layers;
+
 use std::{
     collections::BTreeMap,
     fmt::Write,
@@ -24,9 +28,18 @@ use expect_test::Expect;
 use serde_json::Value;
 
 use super::{Input, Loaded, Problems, load};
+use crate::{
+    name::VolumeName,
+    spec::{MountSource, StackSpec},
+};
 
 /// Loads a fixture with variables.
 fn run(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    with_input(text, env, load)
+}
+
+/// Gives a function of the loader a fixture with variables.
+fn with_input<T>(text: &str, env: &[(&str, &str)], load: impl Fn(&Input<'_>) -> T) -> T {
     let files = split(text);
     let read = |path: &Path, limit: u64| {
         let name = path.strip_prefix("/srv/shop").unwrap_or(path);
@@ -37,7 +50,32 @@ fn run(text: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
         files.iter().filter(|(name, _)| name.ends_with(".yaml")).map(|(name, _)| name.into()).collect();
     let env: BTreeMap<_, _> =
         env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    load(&Input { files: &names, project_dir: Path::new("/srv/shop"), name: None, env: &env, read: &read })
+    load(&Input {
+        files: &names,
+        project_dir: Path::new("/srv/shop"),
+        env_files: &[],
+        profiles: &[],
+        name: None,
+        env: &env,
+        read: &read,
+    })
+}
+
+/// A stack as a normalised file has it: without volumes that no service mounts, and networks in the order of their names.
+fn as_printed(mut spec: StackSpec) -> StackSpec {
+    let mounts: Vec<MountSource> = spec
+        .services
+        .values()
+        .flat_map(|service| service.container.mounts.iter().map(|mount| mount.source.clone()))
+        .collect();
+    let is_used = |volume: &VolumeName| {
+        mounts.iter().any(|source| matches!(source, MountSource::Volume { name, .. } if name == volume))
+    };
+    spec.volumes.retain(|name, _| is_used(name));
+    for service in spec.services.values_mut() {
+        service.networks.sort_by(|one, two| one.network.cmp(&two.network));
+    }
+    spec
 }
 
 fn split(text: &str) -> Vec<(String, String)> {

@@ -14,14 +14,91 @@ use super::cx::{Cx, Place};
 
 /// Deepest nesting, aliases expanded.
 const DEPTH_MAX: usize = 64;
-/// Most that aliases and merge keys may add to a file, in nodes and bytes of text.
-const EXPANSION_MAX: usize = 4 << 20;
+/// Most that aliases and merge keys may add to a file, in bytes.
+const EXPANSION_MAX: usize = 8 << 20;
+/// What a node costs besides its text, in bytes: about what it takes in memory.
+const NODE_COST: usize = 200;
 
 /// A value and where it is.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) kind: Kind,
     pub(super) at: Place,
+    /// Whether a scalar was written without quotes, so that YAML gives it a type.
+    pub(super) plain: bool,
+    pub(super) mark: Mark,
+}
+
+/// What a tag of Compose says about a value in a later file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Merge it.
+    #[default]
+    None,
+    /// `!reset`: remove what is there, and this value.
+    Reset,
+    /// `!override`: put it in place of what is there.
+    Override,
+}
+
+impl Node {
+    /// A value that no tag and no quotes say anything about.
+    pub(super) fn new(kind: Kind, at: Place) -> Self {
+        Self { kind, at, plain: false, mark: Mark::None }
+    }
+
+    /// The entry of a mapping.
+    pub(super) fn get(&self, key: &str) -> Option<&Node> {
+        match &self.kind {
+            Kind::Map(map) => map.get(key).map(|entry| &entry.value),
+            Kind::Null | Kind::Scalar(_) | Kind::List(_) => None,
+        }
+    }
+
+    /// The entry of a mapping, to change it.
+    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
+        match &mut self.kind {
+            Kind::Map(map) => map.get_mut(key).map(|entry| &mut entry.value),
+            Kind::Null | Kind::Scalar(_) | Kind::List(_) => None,
+        }
+    }
+
+    /// The text of a scalar.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Scalar(text) => Some(text),
+            Kind::Null | Kind::List(_) | Kind::Map(_) => None,
+        }
+    }
+
+    /// Whether two values say the same, wherever they are.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Null, Kind::Null) => true,
+            (Kind::Scalar(one), Kind::Scalar(two)) => one == two,
+            (Kind::List(one), Kind::List(two)) => {
+                one.len() == two.len() && one.iter().zip(two).all(|(one, two)| one.is_same(two))
+            }
+            (Kind::Map(one), Kind::Map(two)) => {
+                let same = |(key, entry): (&String, &Entry)| {
+                    two.get(key).is_some_and(|other| entry.value.is_same(&other.value))
+                };
+                one.len() == two.len() && one.iter().all(same)
+            }
+            (Kind::Null | Kind::Scalar(_) | Kind::List(_) | Kind::Map(_), _) => false,
+        }
+    }
+
+    /// The memory that a copy takes, in bytes, roughly.
+    pub(super) fn cost(&self) -> usize {
+        NODE_COST
+            + match &self.kind {
+                Kind::Null => 0,
+                Kind::Scalar(text) => text.len(),
+                Kind::List(items) => items.iter().map(Self::cost).sum(),
+                Kind::Map(map) => map.iter().map(|(key, entry)| key.len() + entry.value.cost()).sum(),
+            }
+    }
 }
 
 /// What a value is.
@@ -46,14 +123,21 @@ pub(super) struct Entry {
     pub(super) value: Node,
 }
 
-/// Parses a file; `None` if it was reported why not.
-pub(super) fn parse(cx: &Cx<'_>, file: usize, text: &str) -> Option<Node> {
+/// Parses a file to its documents, at least one; `None` if it was reported why not.
+pub(super) fn parse(cx: &Cx<'_>, file: usize, text: &str) -> Option<Vec<Node>> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     options.block_nesting_limit = DEPTH_MAX;
     options.flow_nesting_limit = DEPTH_MAX;
-    let mut builder =
-        Builder { cx, file, frames: Vec::new(), anchors: BTreeMap::new(), spent: 0, root: None, sound: true };
+    let mut builder = Builder {
+        cx,
+        file,
+        frames: Vec::new(),
+        anchors: BTreeMap::new(),
+        spent: 0,
+        roots: Vec::new(),
+        sound: true,
+    };
     for next in Parser::new_from_str_with_options(text, options) {
         match next {
             Ok((event, span)) => builder.event(event, span)?,
@@ -63,13 +147,17 @@ pub(super) fn parse(cx: &Cx<'_>, file: usize, text: &str) -> Option<Node> {
             }
         }
     }
-    match builder.root.take() {
-        None => {
-            cx.error(Place::file(file), "", "is empty", None);
-            None
-        }
-        root => root.filter(|_| builder.sound),
+    let mut roots = builder.roots;
+    // A file that ends in `---` has an empty document behind it.
+    let full = |root: &Node| !matches!(root.kind, Kind::Null);
+    if roots.iter().any(full) {
+        roots.retain(full);
     }
+    if roots.is_empty() {
+        cx.error(Place::file(file), "", "is empty", None);
+        return None;
+    }
+    builder.sound.then_some(roots)
 }
 
 /// A finished node with what it costs to copy it.
@@ -83,6 +171,7 @@ struct Built {
 /// A collection that is still open.
 struct Frame {
     at: Place,
+    mark: Mark,
     anchor: usize,
     cost: usize,
     depth: usize,
@@ -100,7 +189,7 @@ struct Builder<'a> {
     frames: Vec<Frame>,
     anchors: BTreeMap<usize, Built>,
     spent: usize,
-    root: Option<Node>,
+    roots: Vec<Node>,
     sound: bool,
 }
 
@@ -113,15 +202,14 @@ impl Builder<'_> {
         let at = self.place(span);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                self.check_tag(tag.as_deref(), at);
+                let mark = self.mark(tag.as_deref(), at);
                 let forced = tag.is_some_and(|tag| tag.core_suffix() == Some("str"));
-                let null = style == ScalarStyle::Plain && !forced && is_null(&text);
-                let kind = if null { Kind::Null } else { Kind::Scalar(text.into_owned()) };
-                let cost = 1 + match &kind {
-                    Kind::Scalar(text) => text.len(),
-                    Kind::Null | Kind::List(_) | Kind::Map(_) => 0,
-                };
-                self.value(Built { node: Node { kind, at }, cost, depth: 0 }, anchor)
+                let plain = style == ScalarStyle::Plain && !forced;
+                let kind = if plain && is_null(&text) { Kind::Null } else { Kind::Scalar(text.into_owned()) };
+                let node = Node { kind, at, plain, mark };
+                let cost = node.cost();
+                self.take(cost, at)?;
+                self.value(Built { node, cost, depth: 0 }, anchor)
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.open(at, anchor, tag.as_deref(), Open::List(Vec::new()))
@@ -132,14 +220,6 @@ impl Builder<'_> {
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::Alias(id) => self.alias(id, at),
-            Event::DocumentStart(..) if self.root.is_some() => {
-                self.error(
-                    at,
-                    "only one document can be in a file",
-                    "put it into a file of its own: -f ONE -f TWO",
-                );
-                None
-            }
             Event::StreamStart
             | Event::StreamEnd
             | Event::DocumentStart(..)
@@ -151,7 +231,8 @@ impl Builder<'_> {
     }
 
     fn open(&mut self, at: Place, anchor: usize, tag: Option<&Tag>, open: Open) -> Option<()> {
-        self.check_tag(tag, at);
+        let mark = self.mark(tag, at);
+        self.take(NODE_COST, at)?;
         if let Some(Frame { open: Open::Map { key: None, .. }, .. }) = self.frames.last() {
             self.error(at, "a key must be a plain text", "");
             return None;
@@ -160,7 +241,7 @@ impl Builder<'_> {
             self.too_deep(at);
             return None;
         }
-        self.frames.push(Frame { at, anchor, cost: 1, depth: 0, open });
+        self.frames.push(Frame { at, mark, anchor, cost: NODE_COST, depth: 0, open });
         Some(())
     }
 
@@ -175,7 +256,7 @@ impl Builder<'_> {
                 Kind::Map(map)
             }
         };
-        let node = Node { kind, at: frame.at };
+        let node = Node { kind, at: frame.at, plain: false, mark: frame.mark };
         self.value(Built { node, cost: frame.cost, depth: frame.depth + 1 }, frame.anchor)
     }
 
@@ -201,7 +282,7 @@ impl Builder<'_> {
             self.anchors.insert(anchor, built.clone());
         }
         let Some(frame) = self.frames.last_mut() else {
-            self.root = Some(built.node);
+            self.roots.push(built.node);
             return Some(());
         };
         frame.cost += built.cost;
@@ -260,6 +341,15 @@ impl Builder<'_> {
         }
     }
 
+    /// Counts a value against the limit of the whole load.
+    fn take(&mut self, cost: usize, at: Place) -> Option<()> {
+        if self.cx.take(cost) {
+            return Some(());
+        }
+        self.error(at, "this and the other files hold more values than a stack can have", "");
+        None
+    }
+
     fn spend(&mut self, cost: usize, at: Place) -> Option<()> {
         self.spent = self.spent.saturating_add(cost);
         if self.spent > EXPANSION_MAX {
@@ -269,16 +359,22 @@ impl Builder<'_> {
         Some(())
     }
 
-    fn check_tag(&mut self, tag: Option<&Tag>, at: Place) {
-        let Some(tag) = tag else { return };
+    /// What a tag means; one that means nothing is reported.
+    fn mark(&mut self, tag: Option<&Tag>, at: Place) -> Mark {
+        let Some(tag) = tag else { return Mark::None };
         match tag.core_suffix() {
-            Some("str" | "int" | "float" | "bool" | "null" | "seq" | "map") => {}
-            Some(_) | None => {
-                let name = tag.original();
-                let known = matches!(name.as_str(), "!reset" | "!override");
-                let state = if known { "is not supported yet" } else { "is unknown" };
-                self.error(at, &format!("the tag `{}` {state}", super::text::clip(&name)), "");
-            }
+            Some("str" | "int" | "float" | "bool" | "null" | "seq" | "map") => Mark::None,
+            Some(_) | None => match tag.original().as_str() {
+                "!!merge" | "!!timestamp" => Mark::None,
+                "!reset" => Mark::Reset,
+                "!override" => Mark::Override,
+                name => {
+                    let message = format!("the tag `{}` is unknown", super::text::clip(name));
+                    let help = "the tags of Compose are `!reset` and `!override`";
+                    self.error(self.cx.find_before(at, name), &message, help);
+                    Mark::None
+                }
+            },
         }
     }
 
@@ -289,6 +385,7 @@ impl Builder<'_> {
             line: u32::try_from(marker.line()).unwrap_or(u32::MAX),
             column: u32::try_from(marker.col() + 1).unwrap_or(u32::MAX),
             width: 1,
+            lines: 0,
         };
         if *error.kind() == ErrorKind::RecursionLimitExceeded {
             return self.too_deep(at);
@@ -330,13 +427,14 @@ impl Builder<'_> {
     fn place(&self, span: Span) -> Place {
         let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let (start, end) = (span.start, span.end);
-        let width =
-            if start.line() == end.line() { end.col().saturating_sub(start.col()) } else { usize::MAX };
+        let lines = end.line().saturating_sub(start.line());
+        let width = if lines == 0 { end.col().saturating_sub(start.col()) } else { usize::MAX };
         Place {
             file: self.file,
             line: narrow(start.line()),
             column: narrow(start.col() + 1),
             width: narrow(width),
+            lines: narrow(lines),
         }
     }
 }

@@ -52,11 +52,8 @@ fn not_yaml() {
     check(
         "services: {}\n---\nservices: {}\n",
         expect![[r#"
-        compose.yaml:2:1: only one document can be in a file
-         2 | ---
-           | ^^^
-           help: put it into a file of its own: -f ONE -f TWO
-    "#]],
+            compose.yaml: there are no services
+        "#]],
     );
     check(
         "just text",
@@ -86,13 +83,11 @@ fn not_yaml() {
     check(
         "services: {web: {image: !reset null, init: !mine true}}\n",
         expect![[r#"
-        compose.yaml:1:32: services.web.image: the tag `!reset` is not supported yet
-         1 | services: {web: {image: !reset null, init: !mine true}}
-           |                                ^^^^
-        compose.yaml:1:50: services.web.init: the tag `!mine` is unknown
-         1 | services: {web: {image: !reset null, init: !mine true}}
-           |                                                  ^^^^
-    "#]],
+            compose.yaml:1:44: services.web.init: the tag `!mine` is unknown
+             1 | services: {web: {image: !reset null, init: !mine true}}
+               |                                            ^^^^^
+               help: the tags of Compose are `!reset` and `!override`
+        "#]],
     );
     check(
         "services: {web: &w {image: nginx, labels: *w}}\n",
@@ -166,25 +161,28 @@ fn ports() {
             compose.yaml:4:72: services.web.ports[6]: 3 published ports do not match 2 ports of the container
              4 |  '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^^^^
-            compose.yaml:4:87: services.web.ports[7]: the range `82-80` ends before it begins
+            compose.yaml:4:87: services.web.ports[6]: the range `82-80` ends before it begins
              4 |  '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^^
-            compose.yaml:4:100: services.web.ports[8]: 11 published ports for one port of the container: which one is meant?
+            compose.yaml:4:100: services.web.ports[7]: 11 published ports for one port of the container: which one is meant?
              4 | 80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^
                help: name a single one: all nodes that answer do so on the same port
-            compose.yaml:4:112: services.web.ports[9]: the protocol `sctp` is not supported yet
+            compose.yaml:4:112: services.web.ports[8]: the protocol `sctp` is not supported yet
              4 | '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^^^
-            compose.yaml:4:126: services.web.ports[10]: `x` is neither `tcp` nor `udp`
+            compose.yaml:4:126: services.web.ports[9]: `x` is neither `tcp` nor `udp`
              4 |  '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^
-            compose.yaml:4:137: services.web.ports[11]: `b` is not a port
+            compose.yaml:4:137: services.web.ports[10]: `b` is not a port
              4 | ', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^
-            compose.yaml:4:144: services.web.ports[12]: must be a value, not an empty text
+            compose.yaml:4:144: services.web.ports[11]: must be a value, not an empty text
              4 | 90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^
+            warning: compose.yaml:4:13: services.web.ports: has no effect: the one at compose.yaml:4:65 takes its place
+             4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
+               |             ^^^^
         "#]],
     );
     check_web(
@@ -247,18 +245,10 @@ fn mounts() {
         "volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', \
          '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']",
         expect![[r#"
-            compose.yaml:4:15: services.web.volumes[0]: the volume `dta` is not declared
-             4 |     volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:
-               |               ^^^^^^^^
-               help: did you mean `data`?
-            compose.yaml:4:25: services.web.volumes[1]: the volume `other` is not declared
-             4 |     volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:
-               |                         ^^^^^^^^^^
-               help: declare it at the top level, `volumes: {other: {}}`, or write `./other` for a path
-            compose.yaml:4:37: services.web.volumes[2]: the target `relative` is not an absolute path
+            compose.yaml:4:37: services.web.volumes[1]: the target `relative` is not an absolute path
              4 |     volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:
                |                                     ^^^^^^^^^^^^^^^
-            compose.yaml:4:54: services.web.volumes[3]: nothing can be mounted on `/`
+            compose.yaml:4:54: services.web.volumes[2]: nothing can be mounted on `/`
              4 | ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:
                |                                         ^^^^^^^
             compose.yaml:4:63: services.web.volumes[4]: unknown option `what`
@@ -271,7 +261,7 @@ fn mounts() {
             compose.yaml:4:130: services.web.volumes[9]: `nocopy` is for named volumes
              4 | , '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
                |                                         ^^^^^^^^^^^^^^
-            compose.yaml:4:146: services.web.volumes[10]: only paths of the node have a propagation
+            compose.yaml:4:146: services.web.volumes[6]: only paths of the node have a propagation
              4 | /a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
                |                                         ^^^^^^^^^^^^^^^^
             warning: compose.yaml:4:117: services.web.volumes[8]: takes the place of what is mounted on `/same` at compose.yaml:4:105
@@ -298,18 +288,24 @@ fn mounts() {
              7 |       - {type: volme, target: /a}
                |                ^^^^^
                help: did you mean `volume`?
-            compose.yaml:8:49: services.web.volumes[3].tmpfs.mode: `999` are not permissions in octal such as `1777`
+            compose.yaml:8:49: services.web.volumes[1].tmpfs.mode: `999` are not permissions in octal such as `1777`
              8 |       - {type: tmpfs, target: /t, tmpfs: {mode: 999}}
                |                                                 ^^^
-            compose.yaml:9:56: services.web.volumes[4].bind: does not go with `type: volume`
+            compose.yaml:9:56: services.web.volumes[2].bind: does not go with `type: volume`
              9 |       - {type: volume, source: data, target: /v, bind: {}}
                |                                                        ^
-            compose.yaml:10:9: services.web.volumes[5]: `target` is missing: the path in the container
+            compose.yaml:10:9: services.web.volumes[3]: `target` is missing: the path in the container
              10 |       - {type: volume, source: data}
                 |         ^
             compose.yaml:12:27: services.web.tmpfs[1]: the target `run` is not an absolute path
              12 |     tmpfs: ['/run:uid=1', run]
                 |                           ^^^
+            warning: compose.yaml:5:9: services.web.volumes: has no effect: the one at compose.yaml:6:9 takes its place
+             5 |       - {type: bind, target: /a}
+               |         ^
+            warning: compose.yaml:6:9: services.web.volumes: has no effect: the one at compose.yaml:7:9 takes its place
+             6 |       - {source: data, target: /a}
+               |         ^
         "#]],
     );
 }
@@ -669,11 +665,7 @@ fn variables() {
             compose.yaml:4:16: services.web.hostname: `${` is not closed
              4 |     hostname: x${
                |                ^^
-               help: close it with `}`
-            compose.yaml:5:11: services.web.user: `$1` is not a variable
-             5 |     user: $1
-               |           ^^
-               help: write `$$` for a dollar sign
+               help: close it with `}`, or write `$${` for a literal `${`
             warning: compose.yaml:6:24: services.web.command[1]: the variable `UNSET` is not set; it is taken as empty
              6 |     command: [echo, "a ${UNSET} b"]
                |                        ^^^^^^^
@@ -698,7 +690,7 @@ fn variables() {
             .env:3:3: `${` is not closed
              3 | Y=${
                |   ^^
-               help: close it with `}`
+               help: close it with `}`, or write `$${` for a literal `${`
             web.env:2:3: a name is missing
              2 |   =x
                |   ^^

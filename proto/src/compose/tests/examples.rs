@@ -22,7 +22,9 @@ fn example(name: &str, env: &[(&str, &str)]) -> Loaded {
         fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let input = Input { files: &files, project_dir: &dir, name: None, env: &env, read: &read };
+    let (files, project_dir) = (&files[..], dir.as_path());
+    let input =
+        Input { files, project_dir, env_files: &[], profiles: &[], name: None, env: &env, read: &read };
     let loaded = load(&input).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(loaded.warnings, [], "{name}");
     assert_eq!(loaded.spec.name.as_str(), name);

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::run;
+use super::{
+    super::{Normalise, normalise},
+    as_printed, run, with_input,
+};
 
 const FIXTURE: &str = include_str!("fixture.txt");
 
@@ -77,10 +80,15 @@ fn mutated() -> impl Strategy<Value = String> {
     })
 }
 
-/// Loads, and renders what is said about it.
+/// Loads, and renders what is said about it. What can be loaded is the same stack when it is printed and loaded again.
 fn survive(text: &str) {
-    match run(text, &[("A", "a"), ("HOME", "/root")]) {
+    let env = [("A", "a"), ("HOME", "/root")];
+    match run(text, &env) {
         Ok(loaded) => {
+            let printed = with_input(text, &env, |input| normalise(input, Normalise::default()));
+            let printed = printed.unwrap_or_else(|problems| panic!("{problems}")).yaml();
+            let again = run(&printed, &env).unwrap_or_else(|problems| panic!("{problems}\n{printed}"));
+            assert_eq!(as_printed(again.spec), as_printed(loaded.spec.clone()), "{printed}");
             let json = serde_json::to_string(&loaded.spec).unwrap();
             assert_eq!(serde_json::from_str::<crate::spec::StackSpec>(&json).unwrap(), loaded.spec);
             loaded.warnings.iter().for_each(|warning| drop(warning.to_string()));

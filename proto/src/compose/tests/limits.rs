@@ -81,6 +81,6 @@ fn long_lists() {
     let web = |key: &str, list: String| format!("services: {{web: {{image: a, {key}: [{list}]}}}}");
     refused(&web("volumes", list(&|n| format!("/a:/b{n}")) + ", x"));
     refused(&web("networks", list(&|n| format!("n{n}"))));
-    refused(&web("ports", list(&|_| "1-65535:1-65535".to_owned())));
+    refused(&web("ports", list(&|n| format!("{}-65535:{}-65535", n + 1, n + 1))));
     refused(&web("environment", list(&|n| format!("\"A{n}=$X{n}\"")) + ", []"));
 }
