@@ -97,3 +97,9 @@ chaos:
 bench: setup
 	cargo build --locked --release --workspace --bins
 	cargo bench --locked -p raftup-tests --bench bench -- $(ARGS)
+
+# Records what Docker Compose 2.40 says of the loader's fixtures; COMPOSE=/path/to/docker-compose names the program.
+.PHONY: goldens
+COMPOSE ?= docker-compose
+goldens:
+	tests/compose-goldens.sh $(COMPOSE)
