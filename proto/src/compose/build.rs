@@ -28,11 +28,11 @@ pub(super) fn read(item: &Item<'_>) -> Option<BuildSpec> {
             Some(item) => context(&item).unwrap_or_default(),
             None => item.cx.input.project_dir.display().to_string(),
         },
-        dockerfile: text("dockerfile"),
+        dockerfile: text("dockerfile").filter(|path| path != "Dockerfile"),
         dockerfile_inline: text("dockerfile_inline"),
         target: text("target"),
         args: args(&fields),
-        additional_contexts: fields.get("additional_contexts").map(|item| item.values()).unwrap_or_default(),
+        additional_contexts: additional_contexts(&fields),
         labels: fields.get("labels").map(|item| environment::labels(&item)).unwrap_or_default(),
         tags: texts("tags"),
         platforms: texts("platforms"),
@@ -58,9 +58,27 @@ pub(super) fn read(item: &Item<'_>) -> Option<BuildSpec> {
 
 /// An absolute path, or an address as it is.
 fn context(item: &Item<'_>) -> Option<String> {
-    let text = item.filled()?;
+    place(item, item.filled()?)
+}
+
+/// An address as it is, a path from the project's directory on.
+fn place(item: &Item<'_>, text: &str) -> Option<String> {
     let is_address = text.contains("://") || text.starts_with("git@") || text.starts_with("github.com/");
     if is_address { Some(text.to_owned()) } else { mounts::host_path(item, text) }
+}
+
+/// Paths, addresses, and what another service or an image has.
+fn additional_contexts(fields: &Fields<'_>) -> BTreeMap<String, String> {
+    let Some(item) = fields.get("additional_contexts") else { return BTreeMap::new() };
+    let read = |(name, (value, item)): (&str, (Option<&str>, Item<'_>))| {
+        let text = value?;
+        let found = match text.starts_with("service:") {
+            true => Some(text.to_owned()),
+            false => place(&item, text),
+        };
+        Some((name.to_owned(), found?))
+    };
+    item.pairs().into_iter().filter_map(read).collect()
 }
 
 fn args(fields: &Fields<'_>) -> BTreeMap<String, Option<String>> {

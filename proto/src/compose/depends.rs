@@ -19,6 +19,13 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Edges(BTreeMap<(ServiceName, ServiceName), (Place, String)>);
 
+impl Edges {
+    /// Notes where `of` says that it depends on `on`.
+    pub(super) fn add(&mut self, of: &ServiceName, on: &ServiceName, item: &Item<'_>) {
+        self.0.entry((of.clone(), on.clone())).or_insert((item.node.at, item.path.clone()));
+    }
+}
+
 /// Reads the dependencies of the service `of`: a list of names, or a mapping with a condition for each.
 pub(super) fn read(item: &Item<'_>, of: &str, edges: &mut Edges) -> BTreeMap<ServiceName, Dependency> {
     let mut found = BTreeMap::new();

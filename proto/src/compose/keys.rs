@@ -93,7 +93,7 @@ pub(super) const FILE: Table = Table {
     path: "",
     keys: &[
         later("configs"),
-        later("include"),
+        but("include", "see [Files](#files)"),
         no("models", "raftup runs no models", "run the model as a service of its own"),
         yes("name"),
         yes("networks"),
@@ -153,7 +153,7 @@ pub(super) const SERVICE: Table = Table {
         yes("env_file"),
         yes("environment"),
         idle("expose", "services on one network reach all of each other's ports"),
-        later("extends"),
+        but("extends", "see [Files](#files)"),
         no(
             "external_links",
             "is not supported: containers that are not the cluster's have no names in it",
@@ -189,7 +189,7 @@ pub(super) const SERVICE: Table = Table {
         later("post_start"),
         later("pre_stop"),
         yes("privileged"),
-        later("profiles"),
+        but("profiles", "see [Files](#files)"),
         no(
             "provider",
             "is not supported: raftup runs containers alone",

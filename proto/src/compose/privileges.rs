@@ -165,8 +165,7 @@ fn device(item: &Item<'_>) -> Option<Device> {
         return long_device(item);
     }
     let text = item.filled()?;
-    let is_cdi = text.split_once('=').is_some_and(|(kind, _)| kind.contains('/') && !kind.starts_with('/'));
-    if is_cdi {
+    if is_cdi(text) {
         return Some(Device::Cdi(text.to_owned()));
     }
     let parts: Vec<&str> = text.split(':').collect();
@@ -183,6 +182,10 @@ fn device(item: &Item<'_>) -> Option<Device> {
     mapping(item, source, target, access).map(Device::Host)
 }
 
+fn is_cdi(text: &str) -> bool {
+    text.split_once('=').is_some_and(|(kind, _)| kind.contains('/') && !kind.starts_with('/'))
+}
+
 fn is_access(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|char| "rwm".contains(char))
 }
@@ -196,6 +199,9 @@ fn long_device(item: &Item<'_>) -> Option<Device> {
         item.error("`source` is missing: the device of the node");
         return None;
     };
+    if is_cdi(source) {
+        return Some(Device::Cdi(source.to_owned()));
+    }
     mapping(item, source, target.unwrap_or(source), access.unwrap_or_default()).map(Device::Host)
 }
 

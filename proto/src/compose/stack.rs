@@ -6,7 +6,7 @@ use super::{
     cx::Place,
     depends, environment,
     item::{Fields, Item},
-    keys, networks, ports, service, ties,
+    keys, mounts, networks, ports, service, ties,
 };
 use crate::{
     name::{ServiceName, StackName, VolumeName},
@@ -100,7 +100,7 @@ fn services(fields: &Fields<'_>, declared: &Declared) -> BTreeMap<ServiceName, S
         all.of.insert(name.clone(), ties);
         services.insert(name, spec);
     }
-    ties::resolve(&mut services, &all);
+    ties::resolve(&mut services, &all, &mut edges);
     depends::check(fields.item.cx, &mut services, &declared_services, &edges);
     services
 }
@@ -120,7 +120,7 @@ fn volume(key: &str, item: &Item<'_>) -> VolumeSpec {
     let (external, old_name) =
         fields.get("external").map(|item| networks::external(&item)).unwrap_or_default();
     let driver = fields.given("driver").and_then(|item| item.filled().map(str::to_owned));
-    let driver_opts = fields.get("driver_opts").map(|item| item.values()).unwrap_or_default();
+    let driver_opts = fields.get("driver_opts").map(|item| driver_opts(&item)).unwrap_or_default();
     let labels = fields.get("labels").map(|labels| environment::labels(&labels)).unwrap_or_default();
     let mut name = fields.given("name").and_then(|item| item.parse(networks::full_name)).or(old_name);
     fields.end(&keys::VOLUME);
@@ -133,6 +133,18 @@ fn volume(key: &str, item: &Item<'_>) -> VolumeSpec {
         false => VolumeConfig { name, external, driver, driver_opts, labels: BTreeMap::new() },
     };
     VolumeSpec { labels, config }
+}
+
+/// A directory that a volume stands for (`o: bind`) may be relative, as the source of a mount.
+fn driver_opts(item: &Item<'_>) -> BTreeMap<String, String> {
+    let mut options = item.values();
+    let binds = options.get("o").is_some_and(|o| o.split(',').any(|word| matches!(word, "bind" | "rbind")));
+    if let Some(device) = options.get_mut("device").filter(|device| binds && !device.is_empty())
+        && let Some(path) = mounts::host_path(item, device)
+    {
+        *device = path;
+    }
+    options
 }
 
 /// What a mount says of its volume: all that its engine has to know.

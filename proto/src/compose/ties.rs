@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    depends::Edges,
     item::{Fields, Item},
     networks,
     text::{self, clip},
 };
 use crate::{
     name::ServiceName,
-    spec::{Mount, MountSource, ServiceSpec},
+    spec::{Dependency, Mount, MountSource, ServiceSpec},
 };
 
 /// What a service says about others, unread.
@@ -42,14 +43,31 @@ pub(super) struct All<'a> {
 }
 
 /// Works out all ties.
-pub(super) fn resolve(services: &mut Services, all: &All<'_>) {
+pub(super) fn resolve(services: &mut Services, all: &All<'_>, edges: &mut Edges) {
     container_names(services, &all.of);
+    dependencies(services, all, edges);
     for (name, ties) in &all.of {
         for item in ties.links.as_ref().map(Item::items).unwrap_or_default() {
             link(services, all, name, &item);
         }
     }
     volumes_from(services, all);
+}
+
+/// Who names another service here depends on it, as in Compose, unless `depends_on` says more.
+fn dependencies(services: &mut Services, all: &All<'_>, edges: &mut Edges) {
+    for (name, ties) in &all.of {
+        for (items, restart) in [(&ties.links, true), (&ties.volumes_from, false)] {
+            for item in items.as_ref().map(Item::items).unwrap_or_default() {
+                let target = item.text().and_then(|text| text.split(':').next()).unwrap_or_default();
+                let Some((target, _)) = services.get_key_value(target) else { continue };
+                let target = target.clone();
+                let Some(spec) = services.get_mut(name).filter(|_| target != *name) else { continue };
+                edges.add(name, &target, &item);
+                spec.depends_on.entry(target).or_insert(Dependency { restart, ..Dependency::default() });
+            }
+        }
+    }
 }
 
 /// In Compose a container's name is one of its names on each of its networks.

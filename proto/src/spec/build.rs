@@ -13,7 +13,7 @@ pub struct BuildSpec {
     /// Absolute path of the directory, or an address of a repository.
     #[serde(default, skip_serializing_if = "is_default")]
     pub context: String,
-    /// Path of the Dockerfile in the context.
+    /// Path of the Dockerfile in the context; `Dockerfile` where not given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub dockerfile: Option<String>,
     /// The Dockerfile itself.

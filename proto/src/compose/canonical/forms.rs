@@ -266,6 +266,7 @@ const KEPT: &[&str] = &[
     "services.*.depends_on.*.required",
     "services.*.healthcheck.retries",
     "services.*.volumes.*.bind",
+    "services.*.volumes.*.bind.create_host_path",
     "services.*.volumes.*.tmpfs",
     "services.*.volumes.*.volume",
     "networks.*.enable_ipv4",

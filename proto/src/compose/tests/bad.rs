@@ -125,10 +125,9 @@ fn unknown_keys() {
              9 |     deploy: {replica: 1}
                |              ^^^^^^^
                help: did you mean `replicas`?
-            compose.yaml:11:5: services.web.depends_on: is not supported yet
+            compose.yaml:11:18: services.web.depends_on[0]: there is no service `db`
              11 |     depends_on: [db]
-                |     ^^^^^^^^^^
-               help: remove it: all services start at once, and have to wait for what they need
+                |                  ^^
             compose.yaml:14:1: secrets: is not supported yet
              14 | secrets: {a: {}}
                 | ^^^^^^^
@@ -158,7 +157,7 @@ fn ports() {
              4 |     ports: ['80', 8080, '0:80', '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sc
                |                                 ^^^^^^^^^^^^^
                help: leave the address out, or name an IPv4 address
-            compose.yaml:4:72: services.web.ports[6]: 3 published ports do not match 2 ports of the container
+            compose.yaml:4:72: services.web.ports[5]: 3 published ports do not match 2 ports of the container
              4 |  '[::1]:80:80', '127.0.0.1::80', ':80', '80-82:80-81', '82-80:1-3', '80-90:80', '80:80/sctp', '80:80/x', 'a:b', '']
                |                                         ^^^^^^^^^^^^^
             compose.yaml:4:87: services.web.ports[6]: the range `82-80` ends before it begins
@@ -251,23 +250,29 @@ fn mounts() {
             compose.yaml:4:54: services.web.volumes[2]: nothing can be mounted on `/`
              4 | ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:
                |                                         ^^^^^^^
-            compose.yaml:4:63: services.web.volumes[4]: unknown option `what`
-             4 | , 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy
-               |                                         ^^^^^^^^^^^^^^
-            compose.yaml:4:92: services.web.volumes[6]: has too many `:`
+            compose.yaml:4:92: services.web.volumes[3]: has too many `:`
              4 | , './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c
                |                                         ^^^^^^^^^^^
                help: it is `SOURCE:TARGET`, or `SOURCE:TARGET:OPTIONS`
-            compose.yaml:4:130: services.web.volumes[9]: `nocopy` is for named volumes
+            compose.yaml:4:130: services.web.volumes[5]: `nocopy` is for named volumes
              4 | , '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
                |                                         ^^^^^^^^^^^^^^
             compose.yaml:4:146: services.web.volumes[6]: only paths of the node have a propagation
              4 | /a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
                |                                         ^^^^^^^^^^^^^^^^
-            warning: compose.yaml:4:117: services.web.volumes[8]: takes the place of what is mounted on `/same` at compose.yaml:4:105
-             4 | , 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
-               |                                         ^^^^^^^^^^^
-            warning: compose.yaml:4:164: services.web.volumes[11]: `cached` has no effect on Linux
+            warning: compose.yaml:4:15: services.web.volumes: has no effect: the one at compose.yaml:4:25 takes its place
+             4 |     volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:
+               |               ^^^^^^^^
+            warning: compose.yaml:4:25: services.web.volumes: has no effect: the one at compose.yaml:4:63 takes its place
+             4 |     volumes: ['dta:/x', 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:
+               |                         ^^^^^^^^^^
+            warning: compose.yaml:4:63: services.web.volumes: has no effect: the one at compose.yaml:4:79 takes its place
+             4 | , 'other:/x', 'data:relative', './a:/', 'data:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy
+               |                                         ^^^^^^^^^^^^^^
+            warning: compose.yaml:4:105: services.web.volumes: has no effect: the one at compose.yaml:4:117 takes its place
+             4 | ata:/x:what', 'data:/x:Z', '/a:/b:c:d', '/a:/same', '/b:/same/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
+               |                                         ^^^^^^^^^^
+            warning: compose.yaml:4:164: services.web.volumes[7]: `cached` has no effect on Linux
              4 | me/', '/a:/n:nocopy', 'data:/p:rslave', 'data:/c:cached']
                |                                         ^^^^^^^^^^^^^^^^
         "#]],
@@ -278,13 +283,7 @@ fn mounts() {
          - {type: volume, source: data}\n  - {type: volume, source: data, target: /w, volume: {subpath: x}}\n\
          tmpfs: ['/run:uid=1', run]",
         expect![[r#"
-            compose.yaml:5:9: services.web.volumes[0]: `source` is missing: the path on the node
-             5 |       - {type: bind, target: /a}
-               |         ^
-            compose.yaml:6:9: services.web.volumes[1]: `type` is missing: `volume`, `bind`, `tmpfs` or `image`
-             6 |       - {source: data, target: /a}
-               |         ^
-            compose.yaml:7:16: services.web.volumes[2].type: unknown type `volme`
+            compose.yaml:7:16: services.web.volumes[0].type: unknown type `volme`
              7 |       - {type: volme, target: /a}
                |                ^^^^^
                help: did you mean `volume`?

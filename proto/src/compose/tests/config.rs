@@ -29,6 +29,11 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("differs-pools", "/networks/n/ipam/config", "Compose drops the pools that the later file does not name"),
     ("differs-reset", "/services/web/environment/A", "Compose does not find the name in a list"),
     ("differs-tmpfs-mode", "/services/web/volumes/0/tmpfs/mode", "the digits are octal, and stay so"),
+    (
+        "example-agent",
+        "/services/agent/volumes/0/bind/create_host_path",
+        "Compose leaves out what differs from its default",
+    ),
     ("merge-ports", "/services/web/ports", "Compose has port 81 twice, from its short and its long form"),
     (
         "merge-secrets",

@@ -437,7 +437,7 @@ fn images_that_are_built() {
               web:
                 build:
                   additional_contexts:
-                    res: "./res"
+                    res: "/srv/shop/res"
                   args:
                     GIT_COMMIT: "cdc3b19"
                     SET: "set"
@@ -578,23 +578,23 @@ fn options_of_mounts() {
     check_web(
         "volumes: ['./a:/data', 'data:/data']",
         expect![[r#"
-        warning: compose.yaml:4:28: services.web.volumes[1]: takes the place of what is mounted on `/data` at compose.yaml:4:15
-         4 |     volumes: ['./a:/data', 'data:/data']
-           |                            ^^^^^^^^^^^^
-        name: "shop"
-        services:
-          web:
-            container:
-              image: "nginx"
-              mounts: {"source":{"volume":{"name":"data"}},"target":"/data"}
-            mode:
-              replicated:
-                replicas: 1
-            networks: {"network":"default"}
-            restart:
-              condition: "any"
-              delay: "5.000s"
-    "#]],
+            warning: compose.yaml:4:15: services.web.volumes: has no effect: the one at compose.yaml:4:28 takes its place
+             4 |     volumes: ['./a:/data', 'data:/data']
+               |               ^^^^^^^^^^^
+            name: "shop"
+            services:
+              web:
+                container:
+                  image: "nginx"
+                  mounts: {"source":{"volume":{"name":"data"}},"target":"/data"}
+                mode:
+                  replicated:
+                    replicas: 1
+                networks: {"network":"default"}
+                restart:
+                  condition: "any"
+                  delay: "5.000s"
+        "#]],
     );
 }
 
@@ -769,6 +769,11 @@ fn links_are_names_of_the_other_service() {
               web:
                 container:
                   image: "nginx"
+                depends_on:
+                  db:
+                    condition: "service_started"
+                    required: true
+                    restart: true
                 mode:
                   replicated:
                     replicas: 1
@@ -805,6 +810,10 @@ fn volumes_of_other_services() {
                   image: "nginx"
                   mounts: {"source":{"bind":{"create":true,"path":"/srv/shop/mine"}},"target":"/own"}
                   mounts: {"read_only":true,"source":{"volume":{"name":"data"}},"target":"/data"}
+                depends_on:
+                  a:
+                    condition: "service_started"
+                    required: true
                 mode:
                   replicated:
                     replicas: 1
@@ -817,6 +826,10 @@ fn volumes_of_other_services() {
                   image: "nginx"
                   mounts: {"source":{"bind":{"create":true,"path":"/srv/shop/mine"}},"target":"/own"}
                   mounts: {"read_only":true,"source":{"volume":{"name":"data"}},"target":"/data"}
+                depends_on:
+                  b:
+                    condition: "service_started"
+                    required: true
                 mode:
                   replicated:
                     replicas: 1
@@ -1178,6 +1191,10 @@ fn what_cannot_be_an_option() {
              2 |   a: {image: nginx, container_name: same, links: [d, 'b:c', 'c:x'], volumes_from: [b, 'container:x', 'z']}
                |                                                   ^
                help: did you mean `a`?
+            compose.yaml:2:54: services.a.links[1]: services wait for each other in a circle: a -> b -> a
+             2 |   a: {image: nginx, container_name: same, links: [d, 'b:c', 'c:x'], volumes_from: [b, 'container:x', 'z']}
+               |                                                      ^^^^^
+               help: remove one of these dependencies
             compose.yaml:2:61: services.a.links[2]: cannot reach service `c`: the two are on no network together
              2 |   a: {image: nginx, container_name: same, links: [d, 'b:c', 'c:x'], volumes_from: [b, 'container:x', 'z']}
                |                                                             ^^^^^
