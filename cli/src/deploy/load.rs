@@ -37,7 +37,7 @@ const NO_ENV_FILE_VARIABLE: &str = "COMPOSE_DISABLE_ENV_FILE";
 
 /// The stack that the arguments describe. Errors: every problem of the files, or a file that is not there.
 pub(crate) fn load(args: &ProjectArgs, name: Option<&str>) -> Result<Loaded, Failure> {
-    Ok(read(args, name, compose::load)?)
+    read(args, name, compose::load)
 }
 
 /// The normalised file of the arguments, and what is odd about it. Errors: as for [`load`]; where variables stay, what the
