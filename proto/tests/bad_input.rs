@@ -2,6 +2,8 @@
 //!
 //! A program of its own, as it watches the memory of the whole process.
 
+#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
 use std::{
     collections::BTreeMap,
     fs, io,

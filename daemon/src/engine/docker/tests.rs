@@ -26,7 +26,15 @@ fn stack(lines: &str, rest: &str) -> StackSpec {
     };
     let (files, env) = (["compose.yaml".into()], BTreeMap::new());
     let project_dir = Path::new("/srv/shop");
-    let input = Input { files: &files, project_dir, name: None, env: &env, read: &read };
+    let input = Input {
+        files: &files,
+        project_dir,
+        env_files: &[],
+        profiles: &[],
+        name: None,
+        env: &env,
+        read: &read,
+    };
     compose::load(&input).unwrap_or_else(|problems| panic!("{problems}")).spec
 }
 
