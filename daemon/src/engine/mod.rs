@@ -78,7 +78,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Ids of the networks that a container is on; none if the container is not there.
     async fn networks_of(&self, container: &str) -> Result<Option<BTreeSet<String>>, EngineError>;
 
-    /// The engine is about to end: it takes no new calls, though its events may go on. Takes [`STOPPING`] at most.
+    /// The engine is about to end: it takes no new calls, though its events may go on. Takes two seconds at most.
     async fn is_stopping(&self) -> bool;
 
     /// Containers go on running while the engine is stopped (`live-restore`).

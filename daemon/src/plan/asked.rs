@@ -17,14 +17,14 @@ use raftup_proto::{
     spec::{AnyPort, Mode, PortSpec, Protocol, StackSpec},
 };
 
-use crate::model::{Cluster, Network};
+use crate::model::{Cluster, Network, Service};
 
 use super::{collisions, ports, services, versions};
 
 /// The wish with the ports that the cluster chooses. Errors: what cannot be had.
 pub(super) fn complete(cluster: &Cluster, deploy: &Deploy) -> Result<StackSpec, Refusal> {
     let mut spec = deploy.spec.clone();
-    choose_ports(cluster, &mut spec)?;
+    choose_ports(cluster, &mut spec, deploy.keep)?;
     check(cluster, &spec, deploy.keep)?;
     Ok(spec)
 }
@@ -175,12 +175,15 @@ pub(super) fn check_unused(cluster: &Cluster, network: &Network) -> Result<(), R
 }
 
 /// Adds to each service the ports that the cluster chooses: those that it has already, and then the lowest free ones.
-fn choose_ports(cluster: &Cluster, spec: &mut StackSpec) -> Result<(), Refusal> {
+fn choose_ports(cluster: &Cluster, spec: &mut StackSpec, keep: bool) -> Result<(), Refusal> {
     if spec.services.values().all(|service| service.any_ports.is_empty()) {
         return Ok(());
     }
-    let others =
-        cluster.services.values().filter(|service| !service.removing && service.stack_name != spec.name);
+    // Services of the stack that the file does not name may stay.
+    let stays = |service: &Service| {
+        service.stack_name != spec.name || (keep && !spec.services.contains_key(&service.name))
+    };
+    let others = cluster.services.values().filter(|service| !service.removing && stays(service));
     let of_others: Vec<PortSpec> =
         others.flat_map(|service| service.current().spec.ports.iter().copied()).collect();
     let asked: Vec<PortSpec> =
