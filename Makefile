@@ -43,6 +43,7 @@ unit:
 	cargo test --locked --workspace --lib --bins
 	cargo test --locked -p raftup-daemon --test gossip_over_net --test helper_processes --test hostile_gossip
 	cargo test --locked -p raftup-cli --test program
+	cargo test --locked -p raftup-proto --test bad_input
 
 # OVERLAP_SEED=7 repeats a run, OVERLAP_CHANGES=100 is a short one.
 overlap:

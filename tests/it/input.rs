@@ -316,7 +316,7 @@ fn a_service_that_no_node_can_run_says_why() {
     expect![[r#"
         exit 1
         error: the deploy of stack `bad` failed: service `bad_web`: slot 1: no node fits: 2 not `node.hostname == moon`
-        hint: `raftup service ps bad_web` shows every attempt and why it ended
+        hint: `raftup service ps bad_web` shows the last attempts and why they ended; `raftup service update --force bad_web` tries again
     "#]]
     .assert_eq(&told("replicas: 3", "placement: {constraints: [node.hostname == moon]}"));
     let memory = told("replicas: 3", "resources: {reservations: {memory: 900G}}");
@@ -324,7 +324,7 @@ fn a_service_that_no_node_can_run_says_why() {
     expect![[r#"
         exit 1
         error: the deploy of stack `bad` failed: service `bad_web`: slot 1: no node fits: 2 short of memory (needs 900GiB, most free MOST)
-        hint: `raftup service ps bad_web` shows every attempt and why it ended
+        hint: `raftup service ps bad_web` shows the last attempts and why they ended; `raftup service update --force bad_web` tries again
     "#]]
     .assert_eq(&memory.replace(&most, "MOST"));
     let image = told("raftup/helper:1", "nowhere.invalid/nothing:1");
@@ -332,7 +332,7 @@ fn a_service_that_no_node_can_run_says_why() {
     let reason = " keeps failing: image `nowhere.invalid/nothing:1` cannot be pulled: ";
     assert!(image.starts_with(start) && image.contains(reason), "{image}");
     assert!(
-        image.ends_with("hint: `raftup service ps bad_web` shows every attempt and why it ended\n"),
+        image.ends_with("hint: `raftup service ps bad_web` shows the last attempts and why they ended; `raftup service update --force bad_web` tries again\n"),
         "{image}"
     );
 }
@@ -356,8 +356,10 @@ fn a_port_that_another_program_has_is_told_on_its_host() {
             .collect::<Vec<_>>()
     };
     let message = "port 8080/tcp is taken by another program: no service answers on it here";
-    assert_eq!(problems(h2), [message]);
-    assert_eq!(problems(h1), [""; 0]);
+    let of_service =
+        "service shop_web: port 8080/tcp is taken by another program on h2: it does not answer there";
+    assert_eq!(problems(h2), [message, of_service]);
+    assert_eq!(problems(h1), [of_service]);
     assert!(get(&lab, h1, "8080/").unwrap().contains("\"task\":\"web-"), "the service answers on the other");
     assert!(get(&lab, h2, "8080/").unwrap().contains("\"task\":\"h2\""), "the program keeps its clients");
     h2.sh("docker rm -f other").unwrap();

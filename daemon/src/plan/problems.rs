@@ -18,7 +18,8 @@ pub fn problems(cluster: &Cluster) -> Vec<String> {
             let why = node.state_message.as_deref().unwrap_or("not heard of");
             lines.push(format!("node {} ({name}) is down: {why}", node.id));
         }
-        let own = claims::problems(cluster, node).into_iter().chain(ports::problems_of(node));
+        // A port that a node does not answer on is told with the service.
+        let own = claims::problems(cluster, node).into_iter();
         lines.extend(own.map(|problem| format!("node {} ({name}): {problem}", node.id)));
     }
     let mut services: Vec<_> = cluster.services.values().filter(|service| !service.removing).collect();
