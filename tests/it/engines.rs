@@ -37,17 +37,20 @@ fn engine_26_of_debian_13_serves() {
 }
 
 #[test]
+#[ignore = "takes packages of Ubuntu: `make engines`"]
 fn engine_27_of_ubuntu_serves() {
     serves("itplucky", EngineKind::Plucky, " 27.5", "true");
 }
 
 #[test]
+#[ignore = "takes packages of Ubuntu: `make engines`"]
 fn engine_29_of_ubuntu_serves() {
     serves("itresolute", EngineKind::Resolute, " 29.", "true");
 }
 
 /// There is no chain `DOCKER-USER`, and nobody needs `iptables`.
 #[test]
+#[ignore = "takes packages of Ubuntu: `make engines`"]
 fn engine_29_with_its_nftables_backend_serves_without_iptables() {
     let remove = "rm $(command -v iptables iptables-restore); ! command -v iptables";
     let lab = serves("itnftables", EngineKind::Nftables, " 29.", remove);
