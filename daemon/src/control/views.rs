@@ -390,7 +390,11 @@ mod tests {
         let service = sample::service(1);
         cluster.services.insert(service.id, Arc::new(service));
         for slot in 1..=replicas {
-            let task = Task { slot: Slot::Replica(slot), ..sample::task(slot.into()) };
+            let mut task = Task { slot: Slot::Replica(slot), ..sample::task(slot.into()) };
+            // No two have one, as in a cluster.
+            for (_, address) in &mut task.networks {
+                *address = (u32::from_be_bytes([10, 64, 64, 0]) + slot).into();
+            }
             cluster.tasks.insert(task.id, Arc::new(task));
         }
         cluster
