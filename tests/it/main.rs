@@ -6,11 +6,12 @@
 //! | `by_hand` | what somebody does to our containers with `docker`, and changes that come in between others |
 //! | `change` | updates, rollbacks, drains and scaling under load |
 //! | `wire` | what is on the wire between hosts, and what gets into the fabric |
-//! | `intruders` | forged frames and injected packets, from every position: with our rules, without our table, without any |
+//! | `intruders` | forged frames and injected packets, from every position: none is delivered, all are once our drops are taken away |
 //! | `hostile_member` | a member that sends what no node would send, on every kind of stream |
 //! | `lanes` | plain networks beside encrypted ones: what is readable, and that neither gets into the other |
 //! | `lab` | the lab itself, with real engines |
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
+//! | `shared` | networks that stacks share, and options of containers |
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
 //! | `isolation` | who reaches whom: every pair of containers |
 //! | `doctor` | `raftup doctor`, and hosts that cannot be nodes |

@@ -199,7 +199,8 @@ impl Run {
         self.report(before, told);
     }
 
-    /// Begins a step, on `container` where it is known: somebody may have given it another name. A step that is under way is cancelled where that leaves nothing half done, else waited for.
+    /// Begins a step, on `container` where it is known: somebody may have given it another name. A step that is under way is
+    /// cancelled where that leaves nothing half done, else waited for.
     fn begin(&mut self, effect: Effect, container: Option<String>) {
         self.cancel();
         let before = self.work.take();

@@ -19,8 +19,8 @@ pub fn problems(cluster: &Cluster) -> Vec<String> {
             lines.push(format!("node {} ({name}) is down: {why}", node.id));
         }
         // A port that a node does not answer on is told with the service.
-        let own = claims::problems(cluster, node).into_iter();
-        lines.extend(own.map(|problem| format!("node {} ({name}): {problem}", node.id)));
+        let own = claims::problems(cluster, node);
+        lines.extend(own.into_iter().map(|problem| format!("node {} ({name}): {problem}", node.id)));
     }
     let mut services: Vec<_> = cluster.services.values().filter(|service| !service.removing).collect();
     services.sort_by_key(|service| service.full_name());

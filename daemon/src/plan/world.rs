@@ -3,7 +3,12 @@
 //! Owns: which tasks belong to a service or a node, and what they hold of it. Leaves alone: every decision.
 //! Holds: the indexes are a function of the cluster; `set` keeps them so, one object at a time.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, ops::RangeInclusive, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    ops::RangeInclusive,
+    sync::Arc,
+};
 
 use imbl::{OrdMap, OrdSet};
 use ipnet::Ipv4Net;
@@ -11,7 +16,7 @@ use raftup_proto::{
     api::NodeState,
     id::{NetworkId, NodeId, ServiceId, StackId, TaskId},
     name::ServiceName,
-    spec::{Amounts, Mode},
+    spec::{Amounts, Dependency, Mode},
     unit::{CpuMillis, MemBytes},
 };
 
@@ -285,14 +290,14 @@ impl World {
             self.global.remove(&old.id);
             self.waiting.remove(&old.id);
         }
-        let depends_on = |service: &Service| service.current().spec.depends_on.clone();
-        if old.map(|old| depends_on(old)) != new.map(|new| depends_on(new)) {
-            let keys = |service: &Arc<Service>| {
-                let (stack, id) = (service.stack, service.id);
-                depends_on(service).into_keys().map(move |name| (stack, name, id))
-            };
-            old.into_iter().flat_map(keys).for_each(|key| _ = self.dependents.remove(&key));
-            self.dependents.extend(new.into_iter().flat_map(keys));
+        if old.map(depends_on) != new.map(depends_on) {
+            let key = |service: &Arc<Service>, name: &ServiceName| (service.stack, name.clone(), service.id);
+            if let Some(old) = old {
+                depends_on(old).keys().for_each(|name| _ = self.dependents.remove(&key(old, name)));
+            }
+            if let Some(new) = new {
+                self.dependents.extend(depends_on(new).keys().map(|name| key(new, name)));
+            }
         }
         match (old, new) {
             (None, Some(new)) => _ = self.by_stack.insert((new.stack, new.id)),
@@ -508,6 +513,11 @@ fn same_for_tasks(old: &Node, new: &Node) -> bool {
         && old.info.hostname == new.info.hostname
         && old.info.platform == new.info.platform
         && old.membership.is_some() == new.membership.is_some()
+}
+
+/// The services that one waits for.
+fn depends_on(service: &Arc<Service>) -> &BTreeMap<ServiceName, Dependency> {
+    &service.current().spec.depends_on
 }
 
 fn place(task: &Task) -> (ServiceId, Slot) {
