@@ -454,7 +454,8 @@ impl Crowd {
         Self { one, begun, dead, longest, _others }
     }
 
-    /// What a node of the crowd says: it knows a part of the others, up to half a second late.
+    /// What a node of the crowd says of itself and of those that all nodes keep in view, the lowest ids, up to half a second
+    /// late.
     fn entries(begun: Instant, by: u64, count: u64, dead: Option<(u64, Instant)>) -> Vec<Entry> {
         let ms = |at: Instant| (at - begun).as_millis() as u64;
         let heartbeat = |n: u64| {
@@ -462,8 +463,7 @@ impl Crowd {
             let heard = ms(Instant::now()).saturating_sub(late);
             dead.filter(|(first, _)| n >= *first).map_or(heard, |(_, at)| heard.min(ms(at))) + 1
         };
-        let start = rand::random_range(0..count);
-        let others = (start..start + count).map(|n| n % count + 1).filter(|n| *n != by);
+        let others = (1..=count).filter(|n| *n != by);
         let entry = |n| Entry { node: NodeId::new(n), generation: 7, heartbeat: heartbeat(n), version: 1 };
         std::iter::once(by).chain(others.take(MOST_NODES - 1)).map(entry).collect()
     }
