@@ -24,10 +24,14 @@
 //! | `GET /tasks?stack=&service=&node=` | | [`TaskView`] |
 //! | `GET /progress?stack=`, `?service=` or `?node=`, with `&revision=&versions=` | | stream of [`Progress`] |
 //! | `GET /services/{service}/logs?follow&tail=&since=` | | stream of [`LogLine`] |
+//! | `GET /secrets`, `GET /configs` | | [`BlobView`] |
+//! | `POST /secrets`, `POST /configs` | [`BlobCreate`] | [`BlobView`] |
+//! | `GET /secrets/{secret}`, `GET /configs/{config}` | | [`BlobView`], of a config with its content |
+//! | `DELETE /secrets/{secret}`, `DELETE /configs/{config}` | | empty |
 //! | `GET /doctor` | | [`Finding`] |
 //! | `GET /debug/controllers` | | [`ControllerView`] |
 //!
-//! `{node}`, `{service}` and `{stack}` are an id, a unique beginning of one, or a name; the same in a query. One
+//! `{node}`, `{service}`, `{stack}`, `{secret}` and `{config}` are an id, a unique beginning of one, or a name; the same in a query. One
 //! that names nothing is refused as not found, in a query too. `{role}` is `manager` or `worker`.
 //!
 //! Progress is that of the newest change up to now, seen from a state that is not older than `revision`. Of a stack
@@ -53,16 +57,53 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{ClusterId, NodeId, ServiceId, StackId, TaskId},
+    id::{BlobId, ClusterId, NodeId, ServiceId, StackId, TaskId},
     name::{ServiceName, StackName},
     peer::{Platform, Role, TaskState},
     secret::Secret,
     spec::{
-        FailureAction, MONITOR, Mode, PortSpec, Ratio, ServiceSpec, StackSpec, UpdateOrder, UpdatePolicy,
+        BlobData, BlobKind, FailureAction, MONITOR, Mode, PortSpec, Ratio, ServiceSpec, StackSpec,
+        UpdateOrder, UpdatePolicy,
     },
     unit::UnixMillis,
     view::Revision,
 };
+
+/// A secret or config.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobView {
+    /// Its id.
+    pub id: BlobId,
+    /// Which of the two it is.
+    pub kind: BlobKind,
+    /// Its name.
+    pub name: String,
+    /// The stack that it goes with; none if it was made by itself.
+    pub stack: Option<StackName>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Services that use it, by full name.
+    pub used_by: Vec<String>,
+    /// When it got the content that it has.
+    pub created: UnixMillis,
+    /// When its labels last changed.
+    pub updated: UnixMillis,
+    /// The content of a config that was asked for by name; never that of a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<BlobData>,
+}
+
+/// Make a secret or config that belongs to no stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobCreate {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its content.
+    pub data: BlobData,
+}
 
 /// What the daemon that was asked says of itself and its cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

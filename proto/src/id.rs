@@ -137,6 +137,10 @@ random_id!(
     /// A named volume of a stack.
     VolumeId, "a volume"
 );
+random_id!(
+    /// One content of a secret or a config.
+    BlobId, "a secret or config"
+);
 
 /// A node, for the life of the cluster; ids come from the replicated log and are never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

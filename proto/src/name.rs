@@ -107,6 +107,10 @@ name!(
     /// The key of a volume inside its stack.
     VolumeName, "a volume"
 );
+name!(
+    /// The key of a secret or a config inside its stack.
+    BlobName, "a secret or config"
+);
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{Credential, Finding},
-    id::{NodeId, TaskId},
+    id::{BlobId, NodeId, TaskId},
     refusal::Refusal,
     secret::Secret,
     spec::Protocol,
@@ -48,6 +48,7 @@ impl Hello {
     pub fn cap(&self) -> u64 {
         match self {
             Self::Join | Self::ForwardedJoin { .. } => 64 << 10,
+            // A content of a secret or config is at most 1,000 KB.
             Self::Rpc => 1 << 20,
             Self::Gossip => 128 << 10,
             Self::Session | Self::Raft => 64 << 20,
@@ -257,6 +258,13 @@ pub enum Request {
     /// What is wrong with you, and with your ways to all others? Any member may ask; callers share one examination.
     /// Takes seconds where something is wrong.
     Examine,
+    /// A content that a task uses. Managers answer the node that runs the task.
+    Blob {
+        /// The task.
+        task: TaskId,
+        /// The content.
+        blob: BlobId,
+    },
 }
 
 /// The answer to a question.
@@ -286,6 +294,8 @@ pub enum Reply {
         /// What it found.
         findings: Vec<Finding>,
     },
+    /// To [`Request::Blob`].
+    Blob(Secret<Vec<u8>>),
 }
 
 /// What a node tells the leader in its session.

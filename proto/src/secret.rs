@@ -43,7 +43,7 @@ mod tests {
         codec,
         id::TaskId,
         peer::{Reply, Request, Role},
-        spec::StackSpec,
+        spec::{BlobSpec, StackSpec},
         token::Token,
     };
 
@@ -62,6 +62,11 @@ mod tests {
             let part: String = form.chars().take(8).collect();
             assert!(!lower.contains(&part.to_lowercase()), "{shown} has {part}");
         }
+    }
+
+    fn secret_of(key: &[u8]) -> BlobSpec {
+        let data = Some(key.to_vec().into());
+        BlobSpec { name: "shop_key".to_owned(), external: false, labels: BTreeMap::new(), data }
     }
 
     #[test]
@@ -92,6 +97,8 @@ mod tests {
                 services: BTreeMap::new(),
                 networks: BTreeMap::new(),
                 volumes: BTreeMap::new(),
+                secrets: BTreeMap::from([("key".parse().unwrap(), secret_of(&key))]),
+                configs: BTreeMap::new(),
             },
             credentials: BTreeMap::from([("docker.io".to_owned(), credential)]),
             keep: false,

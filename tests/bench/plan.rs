@@ -239,12 +239,15 @@ impl Lab {
                 .collect::<anyhow::Result<_>>()?,
             networks: networks.into_iter().collect(),
             volumes: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            configs: BTreeMap::new(),
         };
         let deploy = Deploy { spec, credentials: BTreeMap::new(), keep: false };
         let (set, _) = plan::stacks::deploy(
             self.world.cluster(),
             &deploy,
             Vec::new(),
+            &Default::default(),
             &Default::default(),
             self.now,
             &mut self.ids,

@@ -11,6 +11,7 @@
 //! | `lanes` | plain networks beside encrypted ones: what is readable, and that neither gets into the other |
 //! | `lab` | the lab itself, with real engines |
 //! | `stacks` | stacks on whole clusters: served everywhere, changed under load, removed without a trace |
+//! | `secrets` | secrets and configs: read by their tasks, found nowhere else, replaced, there again after restarts |
 //! | `shared` | networks that stacks share, and options of containers |
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
 //! | `isolation` | who reaches whom: every pair of containers |
@@ -54,6 +55,7 @@ mod order;
 mod ports;
 mod publish;
 mod routing;
+mod secrets;
 mod shared;
 mod stacks;
 mod wire;

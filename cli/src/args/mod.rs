@@ -2,6 +2,7 @@
 //!
 //! Owns: names, flags, help texts and the parsing of single values. Leaves alone: what a command does.
 
+mod blob;
 mod cluster;
 mod node;
 mod parse;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::client::Host;
 
+pub(crate) use blob::{BlobCommand, BlobCreateArgs};
 pub(crate) use cluster::{Doctor, Init, Join, Leave, Status, Token};
 pub(crate) use node::{NodeCommand, NodeUpdateArgs};
 pub(crate) use parse::{Limit, Scale, Since};
@@ -68,6 +70,12 @@ pub(crate) enum Command {
     /// Manage services
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Manage secrets: contents that containers read as files, and that are never shown
+    #[command(subcommand)]
+    Secret(BlobCommand),
+    /// Manage configs: contents that containers read as files
+    #[command(subcommand)]
+    Config(BlobCommand),
     /// List tasks of all services
     Ps(Ps),
     /// Look into the cluster's own works

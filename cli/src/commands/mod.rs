@@ -1,5 +1,6 @@
 //! What each command does: ask the daemon, hand the answer to [`crate::show`].
 
+mod blob;
 mod cluster;
 mod completion;
 mod debug;
@@ -7,6 +8,8 @@ mod node;
 mod service;
 mod stack;
 mod task;
+
+use raftup_proto::spec::BlobKind;
 
 use crate::{
     args::{Cli, Command},
@@ -28,6 +31,8 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Node(command) => node::run(&client, command).await,
         Command::Stack(command) => stack::run(&client, command).await,
         Command::Service(command) => service::run(&client, command).await,
+        Command::Secret(command) => blob::run(&client, BlobKind::Secret, command).await,
+        Command::Config(command) => blob::run(&client, BlobKind::Config, command).await,
         Command::Ps(args) => task::ps(&client, args).await,
         Command::Debug(command) => debug::run(&client, command).await,
         Command::Completion { shell } => completion::print(shell),

@@ -4,6 +4,7 @@
 //! only on terminals and not under NO_COLOR; what a table shows is a function of the data and a [`Look`]; text of others
 //! controls no terminal, as [`Text`] is all that is printed.
 
+mod blob;
 mod board;
 mod debug;
 mod doctor;
@@ -32,6 +33,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
+pub(crate) use blob::{inspect as blob, list as blobs};
 pub(crate) use board::Board;
 pub(crate) use debug::controllers;
 pub(crate) use doctor::findings;

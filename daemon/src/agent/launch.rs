@@ -18,6 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    files::Files,
     images::{How, Images},
     networks::Networks,
     owner::Told,
@@ -52,6 +53,7 @@ pub(super) struct Launcher {
     pub(super) node: NodeId,
     pub(super) images: Images,
     pub(super) networks: Networks,
+    pub(super) files: Files,
     pub(super) view: watch::Receiver<Arc<View>>,
     /// The engine answers.
     pub(super) up: watch::Receiver<bool>,
@@ -84,15 +86,14 @@ impl Launcher {
     pub(super) fn new(
         engine: Arc<dyn Engine>,
         (cluster, node): (ClusterId, NodeId),
-        images: Images,
-        networks: Networks,
+        (images, networks, files): (Images, Networks, Files),
         view: watch::Receiver<Arc<View>>,
         up: watch::Receiver<bool>,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let turns = (cores * TURNS_PER_CORE).clamp(TURNS_PER_CORE, TURNS_MOST);
         let (creates, starts) = (Semaphore::new(turns), Semaphore::new(turns));
-        Self { engine, cluster, node, images, networks, view, up, creates, starts }
+        Self { engine, cluster, node, images, networks, files, view, up, creates, starts }
     }
 
     /// Does one step. None if it was cancelled before it had changed anything; what has begun is ended first.
@@ -111,7 +112,11 @@ impl Launcher {
             }
             Effect::Start => {
                 let _turn = cancel.run_until_cancelled(self.starts.acquire()).await?;
-                Some(self.start(job, container).await)
+                // The host may have been started anew since it was made.
+                match cancel.run_until_cancelled(self.files(job)).await? {
+                    Ok(()) => Some(self.start(job, container).await),
+                    Err(why) => Some(Told::event(Event::Impossible).because(why)),
+                }
             }
             Effect::Stop { served, sudden } => {
                 if served && !job.item.networks.is_empty() {
@@ -169,6 +174,21 @@ impl Launcher {
             self.insist("stop", task, || self.engine.stop(container, grace)).await;
         }
         self.insist("remove", task, || self.engine.remove(container)).await;
+        self.files.forget(task);
+    }
+
+    /// The files of the task's secrets and configs.
+    async fn files(&self, job: &Job) -> Result<(), String> {
+        if job.item.container.blobs().next().is_none() {
+            return Ok(());
+        }
+        let root = match job.item.container.namespaces.user.as_deref() {
+            Some("host") => (0, 0),
+            Some(_) | None => {
+                self.answered(|| self.engine.root()).await.map_err(|error| format!("{error}"))?
+            }
+        };
+        self.files.ensure(&job.item, root).await
     }
 
     async fn prepare(&self, job: &Job, say: &(dyn Fn(String) + Send + Sync)) -> Told {
@@ -187,7 +207,7 @@ impl Launcher {
         }
     }
 
-    /// Whether the image brings a check along, and the networks.
+    /// Whether the image brings a check along, and the networks. Files of secrets and configs are there then.
     async fn needs(
         &self,
         job: &Job,
@@ -231,7 +251,12 @@ impl Launcher {
             }
             Ok(attachments)
         };
-        tokio::try_join!(pull, networks)
+        let files = async {
+            let waits = || say("a secret or config has not come from the leader yet".to_owned());
+            slowly(self.files(job), waits).await
+        };
+        let (checked, networks, ()) = tokio::try_join!(pull, networks, files)?;
+        Ok((checked, networks))
     }
 
     /// A network, once the view has it.
@@ -261,7 +286,8 @@ impl Launcher {
                 Some(key) => Some(self.network(key).await.gateway()),
                 None => None,
             };
-            let settings = ContainerSettings::of(self.cluster, self.node, &job.item, networks, gateway);
+            let mut settings = ContainerSettings::of(self.cluster, self.node, &job.item, networks, gateway);
+            settings.spec.mounts.extend(self.files.mounts(&job.item));
             match self.answered(|| self.engine.create(&settings)).await {
                 Ok(id) => return Told::event(Event::Created).container(id),
                 // The image or a network was removed since it was last seen.

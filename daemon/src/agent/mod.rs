@@ -11,12 +11,13 @@
 //! | `task` | one task: phases and events; pure |
 //! | `owner` | the one owner of a container |
 //! | `launch` | how each step is done |
-//! | `images`, `networks` | what a container needs first |
+//! | `images`, `networks`, `files` | what a container needs first |
 //! | `report` | what became of tasks |
 //! | `saved` | view and reports on disk |
 //! | [`reach`] | which nodes cannot be reached from here |
 //! | [`routes`] | links, rules and names from the view |
 
+mod files;
 mod follow;
 mod host;
 mod images;
@@ -46,9 +47,10 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream::BoxStream};
 use raftup_proto::{
     api::{Credential, LogLine},
-    id::{ClusterId, NodeId, TaskId},
+    id::{BlobId, ClusterId, NodeId, TaskId},
     peer::{FabricKey, NodeInfo, Platform, Reply, Request},
     refusal::{Code, Refusal},
+    secret::Secret,
     spec::STOP_GRACE,
     unit::UnixMillis,
     view::{Lane, Revision, View, ViewUpdate},
@@ -61,6 +63,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::host::{local, platform};
 use self::{
+    files::{Contents, Files},
     follow::Follow,
     images::{Credentials, Images},
     launch::{Backoff, Launcher},
@@ -91,6 +94,8 @@ const SYNC: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_secs(2);
 /// The engine may hold on to a network for so long after the last container on it has gone.
 const LET_GO: Duration = Duration::from_secs(10);
+/// Time for one answer of the leader: a config may be large, and a link slow.
+const ASK: Duration = Duration::from_secs(20);
 /// Containers that are removed at a time when the node leaves.
 const LEAVES: usize = 8;
 
@@ -99,6 +104,8 @@ const LEAVES: usize = 8;
 pub struct AgentConfig {
     /// Directory of its own, which is there.
     pub dir: PathBuf,
+    /// The daemon's directory for what ends with the host.
+    pub run_dir: PathBuf,
     /// The cluster.
     pub cluster: ClusterId,
     /// This node.
@@ -145,8 +152,9 @@ impl Agent {
         let (node, seeds) = (config.node, config.seeds.clone());
         let (leader, leader_now) = watch::channel(None);
         let (refused, refused_now) = watch::channel(None);
-        let credentials = FromLeader { net: net.clone(), leader: leader_now.clone() };
-        let (mut agent, ends) = Self::build(config, engine, Arc::new(credentials));
+        let from_leader = Arc::new(FromLeader { net: net.clone(), leader: leader_now.clone() });
+        let files = Files::new(&config.run_dir, from_leader.clone());
+        let (mut agent, ends) = Self::build(config, engine, from_leader, files);
         agent.leader = leader_now;
         agent.refused = refused_now;
         let sync = Sync {
@@ -172,6 +180,7 @@ impl Agent {
         config: AgentConfig,
         engine: Arc<dyn Engine>,
         credentials: Arc<dyn Credentials>,
+        files: Files,
     ) -> (Self, Ends) {
         let saved = load(&config);
         let (tracker, stop, quit) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
@@ -194,7 +203,7 @@ impl Agent {
         let images = Images::new(engine.clone(), credentials);
         let whose = (config.cluster, config.node);
         let launcher =
-            Launcher::new(engine.clone(), whose, images, networks, view_now.clone(), up_now.clone());
+            Launcher::new(engine.clone(), whose, (images, networks, files), view_now.clone(), up_now.clone());
         let launcher = Arc::new(launcher);
         let (info, info_now) = watch::channel(config.info.clone());
         let sweep = Arc::new(Notify::new());
@@ -362,6 +371,7 @@ impl Agent {
         while let Some(removed) = removals.next().await {
             removed?;
         }
+        self.launcher.files.remove_all();
         let mut again = Backoff::default();
         let networks = async {
             while !self.launcher.networks.remove_all().await? {
@@ -506,32 +516,60 @@ async fn keep_told(mut platform: watch::Receiver<Platform>, info: watch::Sender<
     }
 }
 
-/// Asks the leader for what a registry asks for.
+/// Asks the leader for what registries ask for, and for secrets and configs.
 struct FromLeader {
     net: Net,
     leader: watch::Receiver<Option<Peer>>,
 }
 
-#[async_trait]
-impl Credentials for FromLeader {
-    async fn credential(&self, task: TaskId) -> Result<Option<Credential>, Refusal> {
+impl FromLeader {
+    /// The leader's answer, however long there is none. Errors: it refuses.
+    async fn ask(&self, request: Request) -> Result<Reply, Refusal> {
         let mut leader = self.leader.clone();
         let mut again = Backoff::default();
         loop {
             let known = leader.wait_for(Option::is_some).await.ok().and_then(|leader| *leader);
             // Without the other end the agent has ended, and nobody waits for an answer.
             let Some(known) = known else { return std::future::pending().await };
-            let answer = self.net.call(known, Request::Credential { task }).await;
-            let error = match answer {
-                Ok(Reply::Credential(credential)) => return Ok(credential),
+            let error = match self.net.call_within(ASK, known, request.clone()).await {
+                Ok(reply) => return Ok(reply),
                 Err(CallError::Refused(refusal)) if refusal.code != Code::Unavailable => return Err(refusal),
-                Ok(
-                    Reply::Done | Reply::Probed { .. } | Reply::Certificate { .. } | Reply::Examined { .. },
-                ) => "the answer is to another question".to_owned(),
-                Err(error) => error.to_string(),
+                Err(error) => error,
             };
-            tracing::debug!(%task, error, "the registry's credential is asked for again");
+            tracing::debug!(?request, %error, "the leader is asked again");
             sleep(again.next()).await;
+        }
+    }
+}
+
+fn another_answer() -> Refusal {
+    Refusal::new(Code::Internal, "the leader's answer is to another question")
+}
+
+#[async_trait]
+impl Credentials for FromLeader {
+    async fn credential(&self, task: TaskId) -> Result<Option<Credential>, Refusal> {
+        match self.ask(Request::Credential { task }).await? {
+            Reply::Credential(credential) => Ok(credential),
+            Reply::Done
+            | Reply::Probed { .. }
+            | Reply::Certificate { .. }
+            | Reply::Examined { .. }
+            | Reply::Blob(_) => Err(another_answer()),
+        }
+    }
+}
+
+#[async_trait]
+impl Contents for FromLeader {
+    async fn blob(&self, task: TaskId, blob: BlobId) -> Result<Secret<Vec<u8>>, Refusal> {
+        match self.ask(Request::Blob { task, blob }).await? {
+            Reply::Blob(content) => Ok(content),
+            Reply::Done
+            | Reply::Probed { .. }
+            | Reply::Certificate { .. }
+            | Reply::Examined { .. }
+            | Reply::Credential(_) => Err(another_answer()),
         }
     }
 }

@@ -152,6 +152,7 @@ struct Work {
 
 impl Run {
     async fn run(mut self, mut inbox: mpsc::Receiver<Told>, first: Vec<Told>) {
+        self.let_go(*self.phase.borrow());
         if first.is_empty() {
             let phase = *self.phase.borrow();
             self.report(phase, Told::default());
@@ -188,6 +189,7 @@ impl Run {
             tracing::debug!(task = %self.job.task, event = ?told.event, phase = ?to, "task moves");
         }
         self.phase.send_replace(to);
+        self.let_go(to);
         let container = told.container.clone();
         let container =
             container.or_else(|| self.status.as_ref().and_then(|status| status.container.clone()));
@@ -197,6 +199,15 @@ impl Run {
             None => {}
         }
         self.report(before, told);
+    }
+
+    /// Drops the files of a task that will not run any more.
+    fn let_go(&self, phase: Phase) {
+        if matches!(phase, Phase::Over(_) | Phase::Gone(_))
+            && self.job.item.container.blobs().next().is_some()
+        {
+            self.shared.launcher.files.forget(self.job.task);
+        }
     }
 
     /// Begins a step, on `container` where it is known: somebody may have given it another name. A step that is under way is

@@ -68,6 +68,8 @@ struct Held {
     waited: bool,
     /// Tasks that were not started yet were told that they may.
     may_start: bool,
+    /// Files of tasks that an earlier process left, and that are gone since, were removed.
+    files_swept: bool,
 }
 
 impl Supervisor {
@@ -329,6 +331,7 @@ impl Supervisor {
             networks: swept,
             signalled: _,
             out_of_memory: _,
+            files_swept,
         } = held
         else {
             return;
@@ -353,6 +356,10 @@ impl Supervisor {
         }
         if !fresh {
             return;
+        }
+        if !std::mem::replace(files_swept, true) {
+            let tasks = owners.keys().chain(loose.keys()).copied().collect();
+            self.shared.launcher.files.sweep(&tasks);
         }
         for (task, owner) in owners.iter() {
             let known = view.items.contains_key(&raftup_proto::view::Key::Task(*task));

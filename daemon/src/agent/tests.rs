@@ -12,7 +12,7 @@ use raftup_proto::{
     view::{Goal, Item, TaskItem},
 };
 
-use super::*;
+use super::{files::Contents, *};
 use crate::engine::{
     Condition, EngineError, Exit, FakeEngine,
     tests::{CLUSTER, IMAGE, network, task},
@@ -27,6 +27,13 @@ struct NoCredentials;
 impl Credentials for NoCredentials {
     async fn credential(&self, _: TaskId) -> Result<Option<Credential>, Refusal> {
         Ok(None)
+    }
+}
+
+#[async_trait]
+impl Contents for NoCredentials {
+    async fn blob(&self, _: TaskId, _: BlobId) -> Result<Secret<Vec<u8>>, Refusal> {
+        Err(Refusal::new(Code::Forbidden, "there are none"))
     }
 }
 
@@ -53,6 +60,7 @@ fn info() -> NodeInfo {
 fn config(dir: &Path) -> AgentConfig {
     AgentConfig {
         dir: dir.to_owned(),
+        run_dir: dir.to_owned(),
         cluster: CLUSTER,
         node: NodeId::new(1),
         info: info(),
@@ -63,7 +71,9 @@ fn config(dir: &Path) -> AgentConfig {
 
 impl Node {
     fn start(dir: &Path, engine: &(impl Engine + Clone)) -> Self {
-        let (agent, ends) = Agent::build(config(dir), Arc::new(engine.clone()), Arc::new(NoCredentials));
+        let files = Files::new(dir, Arc::new(NoCredentials));
+        let (agent, ends) =
+            Agent::build(config(dir), Arc::new(engine.clone()), Arc::new(NoCredentials), files);
         agent.mtu.send_replace([(Lane::Main, 1400)].into());
         Self { agent, ends }
     }

@@ -13,11 +13,12 @@
 //! | `session` | one node's session |
 //! | `clock` | keeps the cluster's clock in the state |
 //! | `board` | what each controller did last |
-//! | [`tokens`], [`credentials`] | secrets of the cluster, sealed in the state |
+//! | [`tokens`], [`credentials`], [`blobs`] | secrets of the cluster and of its users, sealed in the state |
 //!
 //! Owns: nothing that outlives a reign. Leaves alone: every decision.
 //! Holds: all of it runs only while this node leads and its state is complete; it stops at once when that ends.
 
+pub mod blobs;
 mod board;
 mod clock;
 pub mod credentials;

@@ -130,7 +130,11 @@ async fn probe(net: Net, asked: Vec<Peer>, about: NodeId, host: Option<Ipv4Addr>
                 Ok(Reply::Probed { reachable }) => reachable || peer.node == about,
                 // Whatever it says, the suspect itself is there if it answers.
                 Ok(
-                    Reply::Done | Reply::Certificate { .. } | Reply::Credential(_) | Reply::Examined { .. },
+                    Reply::Done
+                    | Reply::Certificate { .. }
+                    | Reply::Credential(_)
+                    | Reply::Examined { .. }
+                    | Reply::Blob(_),
                 ) => peer.node == about,
                 Err(error) => matches!(error, crate::net::CallError::Refused(_)) && peer.node == about,
             }

@@ -89,6 +89,8 @@ fn shop(image: &str, replicas: u32) -> StackSpec {
         services: [("web".parse().unwrap(), service)].into(),
         networks: [("default".parse().unwrap(), NetworkSpec::default())].into(),
         volumes: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        configs: BTreeMap::new(),
     }
 }
 
@@ -138,7 +140,15 @@ impl Lab {
         let deploy = Deploy { spec, credentials: BTreeMap::new(), keep: false };
         let ids = &mut self.ids;
         let work = |cluster: &Cluster, now| {
-            plan::stacks::deploy(cluster, &deploy, Vec::new(), &Default::default(), now, ids)
+            plan::stacks::deploy(
+                cluster,
+                &deploy,
+                Vec::new(),
+                &Default::default(),
+                &Default::default(),
+                now,
+                ids,
+            )
         };
         self.store.change(work).await.unwrap();
     }

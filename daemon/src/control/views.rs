@@ -290,6 +290,7 @@ impl State {
             | ObjectKey::Stack(_)
             | ObjectKey::Network(_)
             | ObjectKey::Volume(_)
+            | ObjectKey::Blob(_)
             | ObjectKey::Service(_)
             | ObjectKey::Task(_) => false,
         };

@@ -375,6 +375,11 @@ impl Engine for DockerEngine {
         Ok(self.answer(info)?.live_restore_enabled.unwrap_or_default())
     }
 
+    async fn root(&self) -> Result<(u32, u32), EngineError> {
+        let info = self.client().await?.info().await;
+        self.answer(info).map(|info| read::root(&info))
+    }
+
     fn logs(&self, container: &str, options: LogOptions) -> BoxStream<'static, Result<LogPart, EngineError>> {
         let engine = self.clone();
         let container = container.to_owned();

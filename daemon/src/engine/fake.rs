@@ -475,6 +475,10 @@ impl Engine for FakeEngine {
         Ok(!self.up()?.takes_all_along)
     }
 
+    async fn root(&self) -> Result<(u32, u32), EngineError> {
+        self.up().map(|_| (0, 0))
+    }
+
     async fn remove(&self, container: &str) -> Result<(), EngineError> {
         drop(self.up()?);
         self.end(container, Exit { code: KILLED, ..Exit::default() });

@@ -84,6 +84,10 @@ pub trait Engine: Send + Sync + 'static {
     /// Containers go on running while the engine is stopped (`live-restore`).
     async fn outlived(&self) -> Result<bool, EngineError>;
 
+    /// The user and group of the host that root is in containers: others than 0 where the engine has users mapped
+    /// (`userns-remap`).
+    async fn root(&self) -> Result<(u32, u32), EngineError>;
+
     /// What a container wrote.
     fn logs(&self, container: &str, options: LogOptions) -> BoxStream<'static, Result<LogPart, EngineError>>;
 

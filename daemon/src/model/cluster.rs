@@ -6,14 +6,16 @@ use imbl::OrdMap;
 use ipnet::Ipv4Net;
 use raftup_proto::{
     api::{FabricMode, Managers},
-    id::{ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
+    id::{BlobId, ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
     peer::Level,
     unit::UnixMillis,
     view::Revision,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Handled, Meta, Network, Node, Object, ObjectKey, RequestKey, Service, Stack, Task, Volume};
+use super::{
+    Blob, Handled, Meta, Network, Node, Object, ObjectKey, RequestKey, Service, Stack, Task, Volume,
+};
 
 /// All objects. Cloning costs a few pointers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub struct Cluster {
     /// Clients' requests that were carried out lately, by revision.
     #[serde(default)]
     pub handled: OrdMap<Revision, Arc<Handled>>,
+    /// The secrets and configs, those included that services may go back to.
+    #[serde(default)]
+    pub blobs: OrdMap<BlobId, Arc<Blob>>,
 }
 
 impl Cluster {
@@ -60,6 +65,7 @@ impl Cluster {
             ObjectKey::Task(id) => self.tasks.get(&id).cloned().map(Object::Task),
             ObjectKey::Network(id) => self.networks.get(&id).cloned().map(Object::Network),
             ObjectKey::Volume(id) => self.volumes.get(&id).cloned().map(Object::Volume),
+            ObjectKey::Blob(id) => self.blobs.get(&id).cloned().map(Object::Blob),
         }
     }
 

@@ -5,6 +5,7 @@
 //!
 //! The types here are also what disk and log hold; `store::format` says how that stays readable.
 
+mod blob;
 mod cluster;
 mod network;
 mod node;
@@ -13,6 +14,7 @@ mod service;
 mod stack;
 mod task;
 
+pub use blob::{Blob, Sealed};
 pub use cluster::{Cluster, ClusterInfo, TokenHashes};
 pub use network::{Network, Volume};
 pub use node::{Membership, Node, Traits, Unaccepted};

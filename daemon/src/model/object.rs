@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use raftup_proto::{
-    id::{NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
+    id::{BlobId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
     unit::UnixMillis,
     view::Revision,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterInfo, Network, Node, Service, Stack, Task, Volume};
+use super::{Blob, ClusterInfo, Network, Node, Service, Stack, Task, Volume};
 
 /// What all objects have. Set by `apply` alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub enum ObjectKey {
     Network(NetworkId),
     /// A volume.
     Volume(VolumeId),
+    /// A secret or config.
+    Blob(BlobId),
 }
 
 /// One whole object.
@@ -58,6 +60,8 @@ pub enum Object {
     Network(Arc<Network>),
     /// Under [`ObjectKey::Volume`].
     Volume(Arc<Volume>),
+    /// Under [`ObjectKey::Blob`].
+    Blob(Arc<Blob>),
 }
 
 impl Object {
@@ -71,6 +75,7 @@ impl Object {
             Self::Task(task) => ObjectKey::Task(task.id),
             Self::Network(network) => ObjectKey::Network(network.id),
             Self::Volume(volume) => ObjectKey::Volume(volume.id),
+            Self::Blob(blob) => ObjectKey::Blob(blob.id),
         }
     }
 
@@ -84,6 +89,7 @@ impl Object {
             Self::Task(task) => task.meta,
             Self::Network(network) => network.meta,
             Self::Volume(volume) => volume.meta,
+            Self::Blob(blob) => blob.meta,
         }
     }
 }
@@ -100,7 +106,7 @@ macro_rules! from_object {
 
 from_object!(
     ClusterInfo => Cluster, Node => Node, Stack => Stack, Service => Service, Task => Task, Network => Network,
-    Volume => Volume
+    Volume => Volume, Blob => Blob
 );
 
 /// One change of one object.

@@ -242,7 +242,11 @@ pub async fn once(net: &Net, dir: &Path, peer: Peer) -> Result<(), RenewError> {
     let reply = net.call(peer, Request::Renew { csr }).await;
     let certificate = match reply.map_err(|source| RenewError::Ask { peer, source })? {
         Reply::Certificate { certificate } => certificate,
-        Reply::Done | Reply::Probed { .. } | Reply::Credential(_) | Reply::Examined { .. } => {
+        Reply::Done
+        | Reply::Probed { .. }
+        | Reply::Credential(_)
+        | Reply::Examined { .. }
+        | Reply::Blob(_) => {
             return Err(RenewError::Answer { peer });
         }
     };

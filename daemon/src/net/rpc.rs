@@ -44,7 +44,11 @@ pub fn allowed(hello: &Hello, role: Option<Role>) -> bool {
 /// Whether a caller may ask; which node it asks about or for is for the one who answers to check.
 pub fn allowed_request(request: &Request, role: Role) -> bool {
     match request {
-        Request::Renew { .. } | Request::Leave | Request::Credential { .. } | Request::Examine => true,
+        Request::Renew { .. }
+        | Request::Leave
+        | Request::Credential { .. }
+        | Request::Blob { .. }
+        | Request::Examine => true,
         Request::Probe { .. } | Request::BecomeManager { .. } | Request::LeaveManagers { .. } => {
             role == Role::Manager
         }
@@ -116,7 +120,7 @@ pub(super) async fn answer(server: &Server, caller: Caller, mut stream: Stream) 
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use raftup_proto::id::{NodeId, TaskId};
+    use raftup_proto::id::{BlobId, NodeId, TaskId};
 
     use super::*;
 
@@ -141,6 +145,7 @@ mod tests {
             Request::Leave,
             Request::Credential { task: TaskId::from_random(1) },
             Request::Examine,
+            Request::Blob { task: TaskId::from_random(1), blob: BlobId::from_random(1) },
         ];
         let yes = |allowed| if allowed { "yes" } else { "-" };
         let word = |value: &dyn std::fmt::Debug| {
@@ -173,6 +178,7 @@ mod tests {
             Leave           yes      yes      -
             Credential      yes      yes      -
             Examine         yes      yes      -
+            Blob            yes      yes      -
         "#]]
         .assert_eq(&table);
     }

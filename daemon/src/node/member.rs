@@ -79,8 +79,15 @@ impl Running {
         let (leader_tx, leader) = watch::channel(None);
         let (agent_dir, me) = (dir.join(AGENT_DIR), Peer { node, addr: info.control });
         std::fs::create_dir_all(&agent_dir).with_context(|| format!("making `{}`", agent_dir.display()))?;
-        let config =
-            AgentConfig { dir: agent_dir, cluster, node, info: info.clone(), seeds: vec![me], first: view };
+        let config = AgentConfig {
+            dir: agent_dir,
+            run_dir: host.run_dir(),
+            cluster,
+            node,
+            info: info.clone(),
+            seeds: vec![me],
+            first: view,
+        };
         let agent = Agent::start(config, Arc::clone(host.engine()), net.clone());
         let (stop, loops) = (CancellationToken::new(), TaskTracker::new());
         let gossip = start_gossip(&net, &identity, &info, peers(&agent, all, &loops, &stop));

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     api::{Manager, Member},
-    control::{credentials, session::not_leader},
+    control::{blobs, credentials, session::not_leader},
     gossip::Gossip,
     model::{ChangeSet, Cluster, Node},
     net::{
@@ -128,6 +128,11 @@ impl Serve for Router {
             }
             Request::Leave => let_go(&self.leading()?, caller.node).await.map(|()| Reply::Done),
             Request::Credential { task } => self.credential(&caller, task),
+            Request::Blob { task, blob } => {
+                let manager = self.leading_or_manager()?;
+                let cluster = manager.store.snapshot();
+                blobs::for_task(&cluster, &manager.key, (caller.node, task), blob).map(Reply::Blob)
+            }
             Request::Examine => {
                 let examine = async || doctor::examine(&self.host).await;
                 let findings = self.examined.get(examine).await;

@@ -13,6 +13,7 @@ use raftup_proto::{
     api::{Deploy, FabricMode},
     id::StackId,
     name::ServiceName,
+    peer::Level,
     refusal::{Code, Refusal},
     spec::{AnyPort, Mode, PortSpec, Protocol, StackSpec},
 };
@@ -31,7 +32,7 @@ pub(super) fn complete(cluster: &Cluster, deploy: &Deploy) -> Result<StackSpec, 
 
 /// What a loader cannot know, or might have let through.
 fn check(cluster: &Cluster, spec: &StackSpec, keep: bool) -> Result<(), Refusal> {
-    check_level(cluster, spec)?;
+    check_spec_level(cluster, spec)?;
     check_encryption(cluster, spec)?;
     collisions::check(cluster, spec)?;
     check_container_names(cluster, spec)?;
@@ -83,18 +84,20 @@ fn check_encryption(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> 
 }
 
 /// An older release would pass over what is new in the spec, and run something else.
-fn check_level(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
+fn check_spec_level(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
     let (needed, part) = spec.level();
+    check_level(cluster, needed, part.as_deref().unwrap_or("the stack"))
+}
+
+/// Errors: `part` needs a higher level than the cluster has.
+pub(super) fn check_level(cluster: &Cluster, needed: Level, part: &str) -> Result<(), Refusal> {
     let level = cluster.info.as_ref().map_or(needed, |info| info.level);
     if level >= needed {
         return Ok(());
     }
     let behind = cluster.nodes.values().filter(|node| node.info.level < needed);
     let behind: Vec<_> = behind.map(|node| node.info.hostname.as_str()).collect();
-    let message = format!(
-        "{} uses options that came with a newer version of raftup than all nodes have",
-        part.as_deref().unwrap_or("the stack")
-    );
+    let message = format!("{part} uses options that came with a newer version of raftup than all nodes have");
     let hint = match behind.as_slice() {
         [] => "try again in a moment: the last node has just been updated".to_owned(),
         behind => format!("update raftupd on {}", ports::listed(behind)),

@@ -15,7 +15,7 @@ use raftup_proto::{
 use crate::model::{Desired, Network, Node, ObjectKey, Service, Task, Version};
 
 use super::{
-    Draft, Facts, World, addresses,
+    Draft, Facts, World, addresses, blobs,
     drain::{self, DRAIN_LIMIT, Left},
     review::{Looked, Review},
 };
@@ -114,6 +114,12 @@ pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
             forget_network(draft, network.id);
         }
     }
+    let replaced =
+        draft.world().cluster().blobs.values().filter(|blob| blob.stack == Some(id) && blob.replaced);
+    let unused = replaced.filter(|blob| !blobs::is_named(draft.world().cluster(), blob.id));
+    for blob in unused.map(|blob| blob.id).collect::<Vec<_>>() {
+        draft.delete(ObjectKey::Blob(blob));
+    }
     if !stack.removing || draft.world().services_of(id).next().is_some() {
         return;
     }
@@ -121,6 +127,9 @@ pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
     if !cluster.networks.values().any(|network| network.stack == id) {
         for volume in cluster.volumes.values().filter(|volume| volume.stack == id) {
             draft.delete(ObjectKey::Volume(volume.id));
+        }
+        for blob in cluster.blobs.values().filter(|blob| blob.stack == Some(id)) {
+            draft.delete(ObjectKey::Blob(blob.id));
         }
         draft.delete(ObjectKey::Stack(id));
     }

@@ -19,12 +19,15 @@ const FULL: usize = 500;
 /// A version of a service counts as so many tasks, as its spec does; so do so many of a node's networks.
 const VERSION_WEIGHT: usize = 4;
 const NETWORKS_OF_ONE: usize = 8;
+const BYTES_OF_ONE: usize = 1 << 10;
 
 fn weight(object: &Object) -> usize {
     match object {
         Object::Service(service) => VERSION_WEIGHT * service.versions.len(),
         Object::Node(node) => 1 + node.blocks.len() / NETWORKS_OF_ONE,
         Object::Cluster(_) | Object::Stack(_) | Object::Task(_) | Object::Network(_) | Object::Volume(_) => 1,
+        // Only marks of it are changed here, but it goes into the log whole.
+        Object::Blob(blob) => 1 + blob.sealed.0.len() / BYTES_OF_ONE,
     }
 }
 

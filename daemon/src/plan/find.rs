@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
-use raftup_proto::refusal::{Code, Refusal};
+use raftup_proto::{
+    refusal::{Code, Refusal},
+    spec::BlobKind,
+};
 
-use crate::model::{Cluster, Node, Service, Stack};
+use crate::model::{Blob, Cluster, Node, Service, Stack};
 
 use super::ports::listed;
 
@@ -47,6 +50,15 @@ pub fn service<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Arc<Service>,
     let old = going().filter(|service| service.full_name() == text || begins(&service.id, text));
     let both = |service: &Service| format!("`{}` ({})", service.id, service.full_name());
     one("service", text, both, [full.collect(), short.collect(), by_id.collect(), old.take(1).collect()])
+}
+
+/// The secret or config of that name or id. Errors: none, or several.
+pub fn blob<'a>(cluster: &'a Cluster, kind: BlobKind, text: &str) -> Result<&'a Arc<Blob>, Refusal> {
+    let all = || cluster.blobs.values().filter(|blob| blob.kind == kind && !blob.replaced);
+    let by_name = all().filter(|blob| blob.name == text);
+    let by_id = all().filter(|blob| begins(&blob.id, text));
+    let both = |blob: &Blob| format!("`{}` ({})", blob.id, blob.name);
+    one(&kind.to_string(), text, both, [by_name.collect(), by_id.collect()])
 }
 
 fn begins(id: &impl ToString, text: &str) -> bool {

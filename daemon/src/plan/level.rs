@@ -11,7 +11,7 @@ use raftup_proto::{
     api::NodeState,
     peer::{Level, NodeInfo},
     refusal::{Code, Refusal},
-    spec::OPTIONS,
+    spec::SECRETS,
 };
 
 use crate::model::{Change, ChangeSet, Cluster, ClusterInfo, Object, ObjectKey};
@@ -21,8 +21,9 @@ use crate::model::{Change, ChangeSet, Cluster, ClusterInfo, Object, ObjectKey};
 /// | level | what came with it |
 /// | --- | --- |
 /// | 1 | the first |
-/// | 2 | [`OPTIONS`] of containers, mounts, networks and volumes, networks of other stacks, ports of the cluster's choice |
-pub const NEWEST: Level = OPTIONS;
+/// | 2 | options of containers, mounts, networks and volumes, networks of other stacks, ports of the cluster's choice |
+/// | 3 | [`SECRETS`] and configs |
+pub const NEWEST: Level = SECRETS;
 
 /// The settings with the level that all nodes understand by now, if that is higher than the cluster's.
 pub fn raised(cluster: &Cluster) -> Option<ClusterInfo> {

@@ -8,6 +8,7 @@
 pub mod addresses;
 mod asked;
 mod assign;
+pub mod blobs;
 pub mod check;
 pub mod claims;
 mod cleanup;

@@ -26,38 +26,45 @@ use raftup_proto::{
 use crate::model::{ChangeSet, Cluster, Meta, Network, Node, ObjectKey, Service, Stack, Volume};
 
 use super::{
-    Ids, addresses, asked, services,
+    Ids, addresses, asked,
+    blobs::{self, Contents},
+    services,
     versions::{self, How, Pinned},
 };
 
 /// Makes the stack what `deploy` asks for, and says what was done to each object.
 ///
 /// `credentials_sealed` is what the stack keeps of `deploy.credentials`, sealed by the caller, who brings the bytes that
-/// are there already if the credentials are the same; `pinned` has the digests of its images. Errors: a port that another
+/// are there already if the credentials are the same; `contents` are those of its secrets and configs; `pinned` has the digests of its images. Errors: a port that another
 /// service publishes, too many replicas, addresses that have run out, a stack or mode that cannot be changed now.
 pub fn deploy(
     cluster: &Cluster,
     deploy: &Deploy,
     credentials_sealed: Vec<u8>,
+    contents: &Contents,
     pinned: &Pinned,
     now: UnixMillis,
     ids: &mut Ids,
 ) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
-    let spec = &asked::complete(cluster, deploy)?;
+    let mut spec = asked::complete(cluster, deploy)?;
     let stack = cluster.stacks.values().find(|stack| stack.name == spec.name);
     if stack.is_some_and(|stack| stack.removing) {
         return Err(Refusal::new(Code::Conflict, format!("stack `{}` is being removed", spec.name))
             .hint("deploy it again when it is gone from `raftup stack ls`"));
     }
+    let id = stack.map_or_else(|| StackId::from_random(ids.fresh()), |stack| stack.id);
+    let (mut set, mut views) = (ChangeSet::new(now), Vec::new());
+    let changes = blobs::Changes { set: &mut set, views: &mut views, ids };
+    blobs::deploy(cluster, (id, deploy.keep), &mut spec, contents, changes)?;
     let mut diff = Diff {
         cluster,
-        spec,
+        spec: &spec,
         keep: deploy.keep,
         pinned,
-        stack: stack.map_or_else(|| StackId::from_random(ids.fresh()), |stack| stack.id),
+        stack: id,
         ids,
-        set: ChangeSet::new(now),
-        views: Vec::new(),
+        set,
+        views,
         subnets: BTreeMap::new(),
         created: BTreeMap::new(),
         vips: BTreeMap::new(),
@@ -96,6 +103,7 @@ pub fn remove(
         }
         views.push(network_view(network.full_name(), Action::Removed));
     }
+    blobs::remove_stack(cluster, stack, &mut set, &mut views)?;
     for volume in cluster.volumes.values().filter(|volume| volume.stack == id) {
         views.push(volume_view(format!("{}_{}", volume.stack_name, volume.name), Action::Removed));
     }

@@ -2,6 +2,7 @@
 
 mod asked;
 mod bench;
+mod blobs;
 mod doubles;
 mod given_back;
 mod random;

@@ -24,7 +24,7 @@ use raftup_proto::{
 
 use crate::model::{Cluster, Desired, Network, Rollout, Service, Task, Version};
 
-use super::{addresses, ports, restart, rollout::outdated_slots};
+use super::{addresses, blobs, ports, restart, rollout::outdated_slots};
 
 /// Images as they are asked for, with the digest that their registry has for them now: `nginx:1@sha256:..`. One that is
 /// not among them could not be looked up.
@@ -173,6 +173,7 @@ pub(super) fn settle_in(
     spec: &ServiceSpec,
 ) -> Result<Vec<Network>, Refusal> {
     ports::check_service(cluster, service, spec)?;
+    blobs::check_present(cluster, service, &spec.container)?;
     let (mut networks, mut kept) = (Vec::new(), Vec::new());
     for attached in &spec.networks {
         let found = match &attached.external {

@@ -147,7 +147,7 @@ pub fn touched(before: &World, after: &World, keys: &[ObjectKey]) -> Touched {
                     }
                 }
             }
-            ObjectKey::Stack(_) | ObjectKey::Volume(_) => {}
+            ObjectKey::Stack(_) | ObjectKey::Volume(_) | ObjectKey::Blob(_) => {}
         }
     }
     touched

@@ -184,6 +184,8 @@ impl World {
             (ObjectKey::Stack(id), _) => _ = cluster.stacks.remove(&id),
             (ObjectKey::Volume(id), Some(Object::Volume(new))) => _ = cluster.volumes.insert(id, new),
             (ObjectKey::Volume(id), _) => _ = cluster.volumes.remove(&id),
+            (ObjectKey::Blob(id), Some(Object::Blob(new))) => _ = cluster.blobs.insert(id, new),
+            (ObjectKey::Blob(id), _) => _ = cluster.blobs.remove(&id),
         }
     }
 
@@ -485,9 +487,10 @@ impl World {
             }
             (_, Some(Object::Stack(stack))) => _ = agenda.stacks.insert(stack.id),
             (_, Some(Object::Network(network))) => _ = agenda.stacks.insert(network.stack),
+            (_, Some(Object::Blob(blob))) => agenda.stacks.extend(blob.stack),
             (Some(Object::Network(_)), None) => self.note_pending(agenda),
             (_, Some(Object::Cluster(_) | Object::Volume(_)))
-            | (Some(Object::Cluster(_) | Object::Stack(_) | Object::Volume(_)), None)
+            | (Some(Object::Cluster(_) | Object::Stack(_) | Object::Volume(_) | Object::Blob(_)), None)
             | (None, None) => {}
         }
     }

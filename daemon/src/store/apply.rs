@@ -142,6 +142,7 @@ fn delete(
         ObjectKey::Task(id) => drop(next.tasks.remove(&id)),
         ObjectKey::Network(id) => drop(next.networks.remove(&id)),
         ObjectKey::Volume(id) => drop(next.volumes.remove(&id)),
+        ObjectKey::Blob(id) => drop(next.blobs.remove(&id)),
     }
     Ok(())
 }
@@ -165,6 +166,7 @@ fn put(next: &mut Cluster, object: &Object, meta: Meta) -> Result<(), Rejected> 
         Object::Task(task) => drop(next.tasks.insert(task.id, with_meta!(task))),
         Object::Network(network) => drop(next.networks.insert(network.id, with_meta!(network))),
         Object::Volume(volume) => drop(next.volumes.insert(volume.id, with_meta!(volume))),
+        Object::Blob(blob) => drop(next.blobs.insert(blob.id, with_meta!(blob))),
     }
     Ok(())
 }

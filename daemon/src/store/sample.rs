@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 
 use raftup_proto::{
     api::{Availability, FabricMode, Managers, NodeState, UpdateState, UpdateStatus},
-    id::{ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
+    id::{BlobId, ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId, VolumeId},
     peer::{FabricKey, NodeInfo, Platform, Role, TaskState, TaskStatus},
-    spec::{ContainerSpec, Mode, NetworkSpec, Placement, Resources, RestartPolicy, ServiceSpec, VolumeSpec},
+    spec::{
+        BlobKind, ContainerSpec, Mode, NetworkSpec, Placement, Resources, RestartPolicy, ServiceSpec,
+        VolumeSpec,
+    },
     unit::UnixMillis,
 };
 
 use crate::model::{
-    ChangeSet, ClusterInfo, Desired, Membership, Meta, Network, Node, Rollout, Service, Slot, Stack, Task,
-    TokenHashes, Version, Volume,
+    Blob, ChangeSet, ClusterInfo, Desired, Membership, Meta, Network, Node, Rollout, Sealed, Service, Slot,
+    Stack, Task, TokenHashes, Version, Volume,
 };
 
 const AT: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -168,6 +171,20 @@ pub(crate) fn volume(id: u64) -> Volume {
         stack_name: "shop".parse().unwrap(),
         name: "data".parse().unwrap(),
         spec: VolumeSpec::default(),
+    }
+}
+
+pub(crate) fn blob(id: u64) -> Blob {
+    Blob {
+        id: BlobId::from_random(id),
+        meta: Meta::default(),
+        kind: BlobKind::Secret,
+        name: "shop_key".to_owned(),
+        stack: Some(StackId::from_random(1)),
+        stack_name: Some("shop".parse().unwrap()),
+        labels: BTreeMap::from([("team".to_owned(), "a".to_owned())]),
+        sealed: Sealed(vec![9, 200, 255]),
+        replaced: false,
     }
 }
 

@@ -75,6 +75,7 @@ pub(super) const ALL: &[&Table] = &[
     &MOUNT_TMPFS,
     &MOUNT_IMAGE,
     &SERVICE_NETWORK,
+    &SERVICE_SECRET,
     &DEPLOY,
     &RESOURCES,
     &LIMITS,
@@ -87,17 +88,19 @@ pub(super) const ALL: &[&Table] = &[
     &IPAM,
     &IPAM_CONFIG,
     &VOLUME,
+    &SECRET,
+    &CONFIG,
 ];
 
 pub(super) const FILE: Table = Table {
     path: "",
     keys: &[
-        later("configs"),
+        yes("configs"),
         but("include", "see [Files](#files)"),
         no("models", "raftup runs no models", "run the model as a service of its own"),
         yes("name"),
         yes("networks"),
-        later("secrets"),
+        yes("secrets"),
         yes("services"),
         but("version", "a warning says that it has no effect"),
         yes("volumes"),
@@ -120,7 +123,7 @@ pub(super) const SERVICE: Table = Table {
         yes("cgroup"),
         yes("cgroup_parent"),
         yes("command"),
-        later("configs"),
+        but("configs", "see [Secrets and configs](#secrets-and-configs)"),
         but(
             "container_name",
             "a name of the service on its networks, as in Compose; needs a single replica, and no other service of the cluster \
@@ -206,7 +209,7 @@ pub(super) const SERVICE: Table = Table {
         ),
         yes("runtime"),
         but("scale", "the same as `deploy.replicas`"),
-        later("secrets"),
+        but("secrets", "see [Secrets and configs](#secrets-and-configs)"),
         yes("security_opt"),
         yes("shm_size"),
         yes("stdin_open"),
@@ -358,6 +361,20 @@ pub(super) const SERVICE_NETWORK: Table = Table {
     ],
 };
 
+pub(super) const SERVICE_SECRET: Table = Table {
+    path: "services.NAME.secrets[]",
+    keys: &[
+        but("gid", "a number"),
+        but("mode", "in octal; 0444 where it is not given"),
+        yes("source"),
+        but(
+            "target",
+            "`/run/secrets/NAME` where it is not given; of `configs`, which have the same keys, `/NAME`",
+        ),
+        but("uid", "a number"),
+    ],
+};
+
 pub(super) const DEPLOY: Table = Table {
     path: "services.NAME.deploy",
     keys: &[
@@ -462,5 +479,43 @@ pub(super) const VOLUME: Table = Table {
         but("external", "each node that runs a task must have it"),
         yes("labels"),
         but("name", "the name on the nodes; STACK_KEY where it is not given"),
+    ],
+};
+
+const DRIVERS: &str = "is not supported: the cluster itself keeps secrets";
+
+pub(super) const SECRET: Table = Table {
+    path: "secrets.NAME",
+    keys: &[
+        no(
+            "content",
+            "is for configs",
+            "name a file, or a variable of `raftup stack deploy` with `environment`",
+        ),
+        no(
+            "driver",
+            DRIVERS,
+            "name a `file`, or make it with `raftup secret create` and write `external: true`",
+        ),
+        no("driver_opts", DRIVERS, "remove it"),
+        but("environment", "a variable of the command that deploys"),
+        but("external", "a secret that is there already, by its full name"),
+        but("file", "read where the stack is deployed from"),
+        yes("labels"),
+        but("name", "the name in the cluster; STACK_KEY where it is not given"),
+        later("template_driver"),
+    ],
+};
+
+pub(super) const CONFIG: Table = Table {
+    path: "configs.NAME",
+    keys: &[
+        yes("content"),
+        but("environment", "a variable of the command that deploys"),
+        but("external", "a config that is there already, by its full name"),
+        but("file", "read where the stack is deployed from"),
+        yes("labels"),
+        but("name", "the name in the cluster; STACK_KEY where it is not given"),
+        later("template_driver"),
     ],
 };

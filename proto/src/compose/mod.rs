@@ -15,6 +15,7 @@
 //!      -> canonical (the same tree as one normalised file)
 //! ```
 
+mod blobs;
 mod build;
 mod canonical;
 mod cx;

@@ -23,7 +23,7 @@ use crate::{
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
 /// Reads all mounts of a service, in the order of the file.
-pub(super) fn read(fields: &Fields<'_>, declared: &Declared) -> Vec<Mount> {
+pub(super) fn read(fields: &Fields<'_>, declared: &Declared<'_>) -> Vec<Mount> {
     let mut mounts: Vec<Mount> = Vec::new();
     let mut targets: BTreeMap<String, (usize, Place)> = BTreeMap::new();
     let volumes = fields.get("volumes").map(|item| item.items()).unwrap_or_default();
@@ -64,7 +64,7 @@ pub(super) fn read(fields: &Fields<'_>, declared: &Declared) -> Vec<Mount> {
 }
 
 /// `[SOURCE:]TARGET[:OPTION,...]`
-fn short(item: &Item<'_>, declared: &Declared) -> Option<Mount> {
+fn short(item: &Item<'_>, declared: &Declared<'_>) -> Option<Mount> {
     let text = item.filled()?;
     if is_windows(text) {
         item.error_help("is a path of Windows, and nodes run Linux", "name a path of the nodes");
@@ -146,7 +146,7 @@ fn no_effect(item: &Item<'_>, option: &str) {
     }
 }
 
-fn long(item: &Item<'_>, declared: &Declared) -> Option<Mount> {
+fn long(item: &Item<'_>, declared: &Declared<'_>) -> Option<Mount> {
     let fields = item.fields()?;
     let kind = fields.get("type");
     let source = fields.given("source");
@@ -246,7 +246,7 @@ fn bind(
 fn named(
     source: Option<Item<'_>>,
     part: Option<Item<'_>>,
-    declared: &Declared,
+    declared: &Declared<'_>,
     options: &mut MountOptions,
 ) -> Option<MountSource> {
     let (mut nocopy, mut labels) = (false, BTreeMap::new());
@@ -381,7 +381,7 @@ pub(super) fn permissions(text: &str) -> Result<u32, String> {
 }
 
 /// A declared volume, and how it is named and made.
-fn volume(item: &Item<'_>, name: &str, declared: &Declared) -> Option<(VolumeName, VolumeConfig)> {
+fn volume(item: &Item<'_>, name: &str, declared: &Declared<'_>) -> Option<(VolumeName, VolumeConfig)> {
     if let Some(config) = declared.volumes.get(name) {
         return Some((item.parse(|_| name.parse())?, config.clone()));
     }

@@ -130,7 +130,7 @@ fn ipam(item: &Item<'_>) -> Vec<Subnet> {
 
 /// Refuses published ports of a service that is on internal networks alone. Docker leaves such ports out in silence,
 /// and Swarm answers on them by a network of its own; neither is what the file says.
-pub(super) fn check_published(service: &Fields<'_>, on: &[NetworkAttachment], declared: &Declared) {
+pub(super) fn check_published(service: &Fields<'_>, on: &[NetworkAttachment], declared: &Declared<'_>) {
     let shut_in = |on: &NetworkAttachment| declared.internal.contains(on.network.as_str());
     if let Some(ports) = service.get("ports").filter(|ports| !ports.is_null())
         && !on.is_empty()
@@ -177,7 +177,7 @@ struct Attached {
 
 /// Reads a service's `networks`, in the order of the file and of their priorities; without any, it is on the default
 /// network.
-pub(super) fn attachments(fields: &Fields<'_>, declared: &Declared) -> Attachments {
+pub(super) fn attachments(fields: &Fields<'_>, declared: &Declared<'_>) -> Attachments {
     let mut found: Vec<Attached> = Vec::new();
     let mut seen = BTreeSet::new();
     let mut mode = None;
@@ -241,7 +241,7 @@ pub(super) fn attachments(fields: &Fields<'_>, declared: &Declared) -> Attachmen
     Attachments { on, endpoints, mode }
 }
 
-fn undeclared(item: &Item<'_>, key: &str, at: Place, declared: &Declared) {
+fn undeclared(item: &Item<'_>, key: &str, at: Place, declared: &Declared<'_>) {
     let near = text::nearest(key, declared.networks.keys().map(String::as_str));
     let help = match near {
         Some(near) => format!("did you mean `{near}`?"),

@@ -4,7 +4,7 @@
 //! subject, in a module of its own; what services have to do with each other (`ties`).
 
 use super::{
-    build,
+    blobs, build,
     cx::Place,
     depends::{self, Edges},
     deploy, environment, health,
@@ -32,7 +32,7 @@ pub(super) fn read<'a>(
     item: &Item<'a>,
     key: &str,
     at: Place,
-    declared: &Declared,
+    declared: &Declared<'_>,
     published: &mut Published,
     edges: &mut Edges,
 ) -> Option<(ServiceSpec, Ties<'a>)> {
@@ -47,6 +47,7 @@ pub(super) fn read<'a>(
         fields.get("depends_on").map(|item| depends::read(&item, key, edges)).unwrap_or_default();
     let mut container = container(&fields, (key, at), declared, &deploy.resources);
     container.privileges = privileges::read(&fields, deploy.devices);
+    blobs::used(&fields, declared, &mut container);
     let networks = match container.namespaces.network {
         None => networks::attachments(&fields, declared),
         Some(_) => {
@@ -124,7 +125,7 @@ fn routing(item: &Item<'_>) -> Routing {
 fn container(
     fields: &Fields<'_>,
     (key, at): (&str, Place),
-    declared: &Declared,
+    declared: &Declared<'_>,
     resources: &Resources,
 ) -> ContainerSpec {
     let text = |key| fields.given(key).and_then(|item| item.filled().map(str::to_owned));
@@ -169,11 +170,13 @@ fn container(
         memory: limits::memory(fields, resources),
         block_io: limits::block_io(fields),
         endpoints: Vec::new(),
+        secrets: Vec::new(),
+        configs: Vec::new(),
     }
 }
 
 /// The image of a service; of one that is built, the name that Compose gives it where the file gives none.
-fn named_image(fields: &Fields<'_>, (key, at): (&str, Place), declared: &Declared) -> Option<String> {
+fn named_image(fields: &Fields<'_>, (key, at): (&str, Place), declared: &Declared<'_>) -> Option<String> {
     let build = fields.get("build");
     let image = match (fields.given("image"), &build) {
         (Some(item), _) => item.parse(image)?,

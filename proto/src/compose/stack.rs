@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    blobs,
     cx::Place,
     depends, environment,
     item::{Fields, Item},
@@ -10,11 +11,11 @@ use super::{
 };
 use crate::{
     name::{ServiceName, StackName, VolumeName},
-    spec::{ServiceSpec, StackSpec, VolumeConfig, VolumeSpec},
+    spec::{BlobKind, ServiceSpec, StackSpec, VolumeConfig, VolumeSpec},
 };
 
 /// What services may name.
-pub(super) struct Declared {
+pub(super) struct Declared<'a> {
     /// The name of the stack.
     pub(super) stack: String,
     pub(super) networks: BTreeMap<String, Place>,
@@ -24,6 +25,8 @@ pub(super) struct Declared {
     pub(super) external: BTreeMap<String, String>,
     /// Named volumes, and how they are made.
     pub(super) volumes: BTreeMap<String, VolumeConfig>,
+    /// Secrets and configs.
+    pub(super) blobs: blobs::Declarations<'a>,
 }
 
 /// Reads the whole model. What is wrong is reported.
@@ -54,6 +57,7 @@ pub(super) fn read(root: &Item<'_>, name: StackName) -> Option<StackSpec> {
             .filter_map(|(key, (_, spec))| Some((key.to_string(), spec.name.clone()?)))
             .collect(),
         volumes: volumes.iter().map(|(name, spec)| (name.to_string(), made_as(spec))).collect(),
+        blobs: blobs::declared(&fields, name.as_str()),
         stack: name.to_string(),
     };
     let services = services(&fields, &declared);
@@ -73,10 +77,17 @@ pub(super) fn read(root: &Item<'_>, name: StackName) -> Option<StackSpec> {
     for name in used {
         networks.entry(name).or_default();
     }
-    Some(StackSpec { name, services, networks, volumes })
+    let builds = services.values().filter_map(|service| service.build.as_ref());
+    let builds = builds.flat_map(|build| &build.secrets).map(|secret| secret.source.clone()).collect();
+    let blobs = |kind| {
+        let containers = services.values().map(|service| &service.container);
+        blobs::read(&declared.blobs, kind, containers, &builds, all_read)
+    };
+    let (secrets, configs) = (blobs(BlobKind::Secret), blobs(BlobKind::Config));
+    Some(StackSpec { name, services, networks, volumes, secrets, configs })
 }
 
-fn services(fields: &Fields<'_>, declared: &Declared) -> BTreeMap<ServiceName, ServiceSpec> {
+fn services(fields: &Fields<'_>, declared: &Declared<'_>) -> BTreeMap<ServiceName, ServiceSpec> {
     let mut services = BTreeMap::new();
     let mut all = ties::All { of: BTreeMap::new(), unread: BTreeSet::new() };
     let (mut published, mut edges) = (ports::Published::default(), depends::Edges::default());

@@ -4,6 +4,7 @@
 //! in `.yaml` are loaded in their order.
 
 mod bad;
+mod blobs;
 mod depends;
 mod examples;
 mod fuzz;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    blob::{BlobKind, BlobMount},
     is_default,
     limits::{BlockIo, CpuTuning, MemoryTuning, Ulimit},
     mount::Mount,
@@ -101,6 +102,12 @@ pub struct ContainerSpec {
     /// Its end of each network, in the order of the service's; empty where none has options.
     #[serde(default, skip_serializing_if = "is_default")]
     pub endpoints: Vec<EndpointSpec>,
+    /// The secrets that it reads, in the order of the file.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub secrets: Vec<BlobMount>,
+    /// The configs that it reads, in the order of the file.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub configs: Vec<BlobMount>,
 }
 
 /// When an image is pulled. Source: Compose Specification, `pull_policy`.
@@ -134,6 +141,18 @@ impl ContainerSpec {
     /// Time between the stop signal and the kill.
     pub fn stop_grace(&self) -> Duration {
         self.stop_grace.unwrap_or(STOP_GRACE)
+    }
+
+    /// Its secrets and its configs.
+    pub fn blobs(&self) -> impl Iterator<Item = (BlobKind, &BlobMount)> {
+        let secrets = self.secrets.iter().map(|mount| (BlobKind::Secret, mount));
+        secrets.chain(self.configs.iter().map(|mount| (BlobKind::Config, mount)))
+    }
+
+    /// The same, to be changed.
+    pub fn blobs_mut(&mut self) -> impl Iterator<Item = (BlobKind, &mut BlobMount)> {
+        let secrets = self.secrets.iter_mut().map(|mount| (BlobKind::Secret, mount));
+        secrets.chain(self.configs.iter_mut().map(|mount| (BlobKind::Config, mount)))
     }
 
     /// It has the network of its node, and none of the stack's.

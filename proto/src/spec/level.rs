@@ -11,10 +11,22 @@ use crate::peer::Level;
 /// The level that came with the options of containers, mounts, networks and volumes.
 pub const OPTIONS: Level = Level(2);
 
+/// The level that came with secrets and configs.
+pub const SECRETS: Level = Level(3);
+
 impl StackSpec {
     /// The lowest level that understands all of the spec, and the first part that needs it.
     pub fn level(&self) -> (Level, Option<String>) {
-        let Self { name: _, services, networks, volumes } = self;
+        let Self { name: _, services, networks, volumes, secrets, configs } = self;
+        let secrets = secrets.keys().map(|name| format!("secret `{name}`"));
+        let configs = configs.keys().map(|name| format!("config `{name}`"));
+        if let Some(part) = secrets.chain(configs).next() {
+            return (SECRETS, Some(part));
+        }
+        let users = services.iter().filter(|(_, spec)| spec.container.blobs().next().is_some());
+        if let Some(part) = users.map(|(name, _)| format!("service `{name}`")).next() {
+            return (SECRETS, Some(part));
+        }
         let services =
             services.iter().filter(|(_, spec)| service(spec)).map(|(name, _)| format!("service `{name}`"));
         let networks =
@@ -91,6 +103,9 @@ fn container(spec: &ContainerSpec) -> bool {
         memory,
         block_io,
         endpoints,
+        // Of [`SECRETS`].
+        secrets: _,
+        configs: _,
     } = spec;
     let plain = is_default(container_name)
         && is_default(domainname)

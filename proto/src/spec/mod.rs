@@ -5,6 +5,7 @@
 //! Stored as JSON (see [`crate::codec::spec`]): fields may be added with `#[serde(default)]`, never renamed. What is new
 //! is left out of the JSON where it says nothing, and [`StackSpec::level`] tells which release understands the rest.
 
+mod blob;
 mod build;
 mod container;
 mod depends;
@@ -23,12 +24,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{NetworkName, ServiceName, StackName, VolumeName};
+use crate::name::{BlobName, NetworkName, ServiceName, StackName, VolumeName};
 
+pub use blob::{BlobData, BlobKind, BlobMount, BlobSpec, blob_name};
 pub use build::{BuildSecret, BuildSpec};
 pub use container::{ContainerSpec, Healthcheck, Logging, PullPolicy, STOP_GRACE};
 pub use depends::{Condition, Dependency};
-pub use level::OPTIONS;
+pub use level::{OPTIONS, SECRETS};
 pub use limits::{BlockIo, BlockRate, BlockWeight, CpuTuning, MemoryTuning, Swap, Ulimit};
 pub use mount::{Mount, MountOptions, MountSource, Recursive, Relabel, VolumeConfig, VolumeSpec};
 pub use namespaces::{Names, Namespaces};
@@ -58,6 +60,22 @@ pub struct StackSpec {
     pub networks: BTreeMap<NetworkName, NetworkSpec>,
     /// Its named volumes.
     pub volumes: BTreeMap<VolumeName, VolumeSpec>,
+    /// The secrets that its services use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<BlobName, BlobSpec>,
+    /// The configs that its services use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: BTreeMap<BlobName, BlobSpec>,
+}
+
+impl StackSpec {
+    /// Its secrets or its configs.
+    pub fn blobs(&self, kind: BlobKind) -> &BTreeMap<BlobName, BlobSpec> {
+        match kind {
+            BlobKind::Secret => &self.secrets,
+            BlobKind::Config => &self.configs,
+        }
+    }
 }
 
 /// One service.

@@ -1,5 +1,6 @@
 //! The native API; `raftup_proto::api` has the table of its paths.
 
+mod blobs;
 mod cluster;
 mod logs;
 mod nodes;
@@ -11,6 +12,8 @@ use axum::{
     Router, middleware,
     routing::{get, patch, post, put},
 };
+
+use raftup_proto::spec::BlobKind;
 
 use super::{forward, server::Api};
 
@@ -44,6 +47,8 @@ pub(super) fn leader(api: &Api) -> Router<Api> {
         .route("/services/{service}/rollback", post(stacks::roll_back_service))
         .route("/services/{service}/logs", get(logs::service))
         .route("/tasks", get(stacks::tasks))
+        .merge(blobs::routes(BlobKind::Secret))
+        .merge(blobs::routes(BlobKind::Config))
         .route("/progress", get(progress::follow))
         .route("/debug/controllers", get(cluster::controllers))
         .route_layer(middleware::from_fn_with_state(api.clone(), forward::to_leader))

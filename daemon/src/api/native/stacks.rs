@@ -18,7 +18,7 @@ use super::times::Times;
 use crate::{
     api::{Manager, Member, refuse::Answer, strict::Strict},
     compute,
-    control::credentials,
+    control::{blobs, credentials},
     model::{Cluster, RequestKey},
     plan::{Ids, find, services, show, stacks},
 };
@@ -59,7 +59,8 @@ pub(in crate::api) async fn deploy(
     let mut ids = Ids::seeded(rand::random());
     let change = |cluster: &Cluster, now| {
         let sealed = credentials::seal(cluster, &manager.key, &deploy.spec.name, &deploy.credentials);
-        stacks::deploy(cluster, &deploy, sealed, &pinned, now, &mut ids)
+        let contents = blobs::seal_stack(cluster, &manager.key, &deploy.spec);
+        stacks::deploy(cluster, &deploy, sealed, &contents, &pinned, now, &mut ids)
     };
     let (revision, changes) = manager.store.change_once(request, change).await?;
     Ok(Json(Deployed { revision, changes, warnings }))

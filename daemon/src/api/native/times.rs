@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use raftup_proto::{
-    api::{NodeView, ServiceView, StackView, TaskView},
+    api::{BlobView, NodeView, ServiceView, StackView, TaskView},
     unit::UnixMillis,
 };
 
@@ -61,6 +61,12 @@ impl Times {
                 self.turn(completed);
             }
         }
+        view
+    }
+
+    pub(super) fn blob(self, mut view: BlobView) -> BlobView {
+        self.turn(&mut view.created);
+        self.turn(&mut view.updated);
         view
     }
 

@@ -80,6 +80,7 @@ impl Orders for Nodes {
             | Request::Renew { .. }
             | Request::Leave
             | Request::Credential { .. }
+            | Request::Blob { .. }
             | Request::Examine => panic!("{request:?}"),
         }
         Ok(())

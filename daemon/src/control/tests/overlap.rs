@@ -123,6 +123,7 @@ impl Trio {
                 &deploy,
                 Vec::new(),
                 &Default::default(),
+                &Default::default(),
                 now,
                 &mut ids.lock().unwrap(),
             )?

@@ -28,6 +28,16 @@ const LINE_MAX: usize = 256 << 10;
 /// Most bytes of a health check's output that are told on.
 const OUTPUT_MAX: usize = 300;
 
+/// Whom containers' root is on the host. The engine does not say so but in the name of its directory, which it makes
+/// `UID.GID` where users are mapped.
+pub(super) fn root(info: &SystemInfo) -> (u32, u32) {
+    let mut options = info.security_options.iter().flatten();
+    let mapped = options.any(|option| option.split(',').any(|word| word == "name=userns"));
+    let last = info.docker_root_dir.as_deref().and_then(|dir| dir.trim_end_matches('/').rsplit('/').next());
+    let ids = last.filter(|_| mapped).and_then(|name| name.split_once('.'));
+    ids.and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?))).unwrap_or_default()
+}
+
 pub(super) fn platform(info: SystemInfo) -> Platform {
     let number = |value: Option<i64>| value.and_then(|value| u64::try_from(value).ok()).unwrap_or_default();
     Platform {

@@ -106,9 +106,13 @@ async fn ask(member: &Member, peer: PeerItem) -> Answered {
         Ok(Reply::Examined { now, findings }) => {
             Answered { peer, ahead_ms: Some(ahead(now, ca::now())), findings }
         }
-        Ok(Reply::Done | Reply::Probed { .. } | Reply::Certificate { .. } | Reply::Credential(_)) => {
-            Answered { peer, ahead_ms: None, findings: Vec::new() }
-        }
+        Ok(
+            Reply::Done
+            | Reply::Probed { .. }
+            | Reply::Certificate { .. }
+            | Reply::Credential(_)
+            | Reply::Blob(_),
+        ) => Answered { peer, ahead_ms: None, findings: Vec::new() },
         Err(error) => {
             let next = "is raftupd running there? run `raftup doctor` on that host as well";
             let finding = Finding {

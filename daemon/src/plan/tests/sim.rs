@@ -11,13 +11,13 @@ use raftup_proto::{
     id::{ClusterId, NodeId, ServiceId},
     peer::{JoinRequest, NodeInfo, Platform, Role, TaskState, TaskStatus},
     refusal::Refusal,
-    spec::{ContainerSpec, Mode, NetworkAttachment, NetworkSpec, ServiceSpec, StackSpec},
+    spec::{BlobKind, ContainerSpec, Mode, NetworkAttachment, NetworkSpec, ServiceSpec, StackSpec},
     unit::{CpuMillis, MemBytes, UnixMillis},
     view::Revision,
 };
 
 use crate::{
-    model::{ChangeSet, Cluster, Desired, ObjectKey, Task, TokenHashes},
+    model::{ChangeSet, Cluster, Desired, ObjectKey, Sealed, Task, TokenHashes},
     plan::{self, Agenda, Facts, Ids, World, check, rollout},
     store::apply,
 };
@@ -113,6 +113,8 @@ impl Sim {
             services: BTreeMap::new(),
             networks: BTreeMap::from([("default".parse().unwrap(), NetworkSpec::default())]),
             volumes: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            configs: BTreeMap::new(),
         };
         let mut sim = Self {
             world: World::default(),
@@ -192,10 +194,12 @@ impl Sim {
     /// Deploys the stack as it stands in `spec`; says what that did to each object that is not as it was.
     pub(super) fn deploy(&mut self) -> Result<(), Refusal> {
         let deploy = Deploy { spec: self.spec.clone(), credentials: BTreeMap::new(), keep: self.keep };
+        let contents = contents(&deploy.spec);
         let (set, views) = plan::stacks::deploy(
             self.world.cluster(),
             &deploy,
             Vec::new(),
+            &contents,
             &self.pinned,
             self.now,
             &mut self.ids,
@@ -208,6 +212,7 @@ impl Sim {
             self.world.cluster(),
             &deploy,
             Vec::new(),
+            &contents,
             &self.pinned,
             self.now,
             &mut self.ids,
@@ -549,6 +554,19 @@ fn status_text(status: &TaskStatus) -> String {
     format!("{}{exit}{why}", status.state)
 }
 
+/// The contents of a stack; nothing seals them here.
+fn contents(spec: &StackSpec) -> plan::blobs::Contents {
+    let mut contents = plan::blobs::Contents::new();
+    for kind in BlobKind::ALL {
+        for (name, blob) in spec.blobs(kind) {
+            if let Some(data) = &blob.data {
+                contents.insert((kind, name.clone()), Sealed(data.expose().to_vec()));
+            }
+        }
+    }
+    contents
+}
+
 fn key_text(key: ObjectKey) -> &'static str {
     match key {
         ObjectKey::Cluster => "cluster",
@@ -558,5 +576,6 @@ fn key_text(key: ObjectKey) -> &'static str {
         ObjectKey::Task(_) => "task",
         ObjectKey::Network(_) => "network",
         ObjectKey::Volume(_) => "volume",
+        ObjectKey::Blob(_) => "blob",
     }
 }

@@ -60,7 +60,7 @@ fn what_can_never_be_is_refused() {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let object = (0..7_u8, 0..3_u64, 0..4_u64).prop_map(|(kind, id, revision)| {
+    let object = (0..8_u8, 0..3_u64, 0..4_u64).prop_map(|(kind, id, revision)| {
         let meta = Meta { revision: Revision(revision), ..Meta::default() };
         let mut object: Object = match kind {
             0 => sample::info().into(),
@@ -69,6 +69,7 @@ fn change() -> impl Strategy<Value = Change> {
             3 => sample::service(id).into(),
             4 => sample::network(id).into(),
             5 => sample::volume(id).into(),
+            6 => sample::blob(id).into(),
             _ => sample::task(id).into(),
         };
         match &mut object {
@@ -79,6 +80,7 @@ fn change() -> impl Strategy<Value = Change> {
             Object::Task(object) => Arc::make_mut(object).meta = meta,
             Object::Network(object) => Arc::make_mut(object).meta = meta,
             Object::Volume(object) => Arc::make_mut(object).meta = meta,
+            Object::Blob(object) => Arc::make_mut(object).meta = meta,
         }
         object
     });

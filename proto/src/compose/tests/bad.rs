@@ -128,9 +128,10 @@ fn unknown_keys() {
             compose.yaml:11:18: services.web.depends_on[0]: there is no service `db`
              11 |     depends_on: [db]
                 |                  ^^
-            compose.yaml:14:1: secrets: is not supported yet
+            compose.yaml:14:11: secrets.a: has no content
              14 | secrets: {a: {}}
-                | ^^^^^^^
+                |           ^
+               help: give it `file`, `environment` or `external: true`
             warning: compose.yaml:10:5: services.web.build: nothing is built yet: the image `nginx` must be in a registry or on the nodes
              10 |     build: .
                 |     ^^^^^
