@@ -68,8 +68,10 @@ async fn a_config_is_shown_with_its_content() {
 
 #[tokio::test]
 async fn lists_are_aligned() {
-    let daemon = Daemon::start()
-        .on("GET /secrets", [Reply::json([view(BlobKind::Secret, None)]), Reply::json([view(BlobKind::Secret, None)])]);
+    let daemon = Daemon::start().on(
+        "GET /secrets",
+        [Reply::json([view(BlobKind::Secret, None)]), Reply::json([view(BlobKind::Secret, None)])],
+    );
     let shown = run(&daemon, &["secret", "ls"]).await.stdout;
     let head = shown.lines().next().unwrap();
     assert_eq!(head, "ID             NAME   STACK   CREATED        UPDATED");

@@ -62,6 +62,12 @@ impl Files {
         Self { dir: run_dir.join(DIR), contents, mount: mount_tmpfs }
     }
 
+    /// The same in a plain directory.
+    #[cfg(test)]
+    pub(super) fn unmounted(run_dir: &Path, contents: Arc<dyn Contents>) -> Self {
+        Self { mount: |_| Ok(()), ..Self::new(run_dir, contents) }
+    }
+
     /// The files of a task are there. `root` is the user and group that containers' root is on this host.
     ///
     /// Errors: why they cannot be.
@@ -223,7 +229,7 @@ mod tests {
         let id = BlobId::from_random;
         let contents = [(id(1), b"one".to_vec()), (id(2), vec![0, 255])].into();
         let known = Arc::new(Known { contents, ..Known::default() });
-        let files = Files { mount: |_| Ok(()), ..Files::new(dir.path(), known.clone()) };
+        let files = Files::unmounted(dir.path(), known.clone());
         let mut web = task(1, "sleep 1000");
         web.container.secrets = vec![mount("a", 1, (0, 0, 0o400)), mount("a", 1, (33, 44, 0o440))];
         web.container.configs = vec![mount("b", 2, (0, 0, 0o444))];
@@ -260,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn what_the_leader_refuses_is_said_with_its_name() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files { mount: |_| Ok(()), ..Files::new(dir.path(), Arc::new(Known::default())) };
+        let files = Files::unmounted(dir.path(), Arc::new(Known::default()));
         let mut web = task(1, "sleep 1000");
         web.container.secrets = vec![mount("key", 1, (0, 0, 0o400))];
         let why = files.ensure(&web, (0, 0)).await.unwrap_err();

@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use raftup_proto::{
     peer::{TaskState, TaskStatus},
-    spec::Healthcheck,
+    spec::{BlobMount, Healthcheck},
     unit::MemBytes,
     view::{Goal, Item, TaskItem},
 };
@@ -30,10 +30,16 @@ impl Credentials for NoCredentials {
     }
 }
 
+/// The one content that the leader gives away.
+const KNOWN: BlobId = BlobId::from_random(1);
+
 #[async_trait]
 impl Contents for NoCredentials {
-    async fn blob(&self, _: TaskId, _: BlobId) -> Result<Secret<Vec<u8>>, Refusal> {
-        Err(Refusal::new(Code::Forbidden, "there are none"))
+    async fn blob(&self, _: TaskId, blob: BlobId) -> Result<Secret<Vec<u8>>, Refusal> {
+        match blob == KNOWN {
+            true => Ok(b"of the leader".to_vec().into()),
+            false => Err(Refusal::new(Code::Forbidden, "not for this task")),
+        }
     }
 }
 
@@ -71,7 +77,7 @@ fn config(dir: &Path) -> AgentConfig {
 
 impl Node {
     fn start(dir: &Path, engine: &(impl Engine + Clone)) -> Self {
-        let files = Files::new(dir, Arc::new(NoCredentials));
+        let files = Files::unmounted(dir, Arc::new(NoCredentials));
         let (agent, ends) =
             Agent::build(config(dir), Arc::new(engine.clone()), Arc::new(NoCredentials), files);
         agent.mtu.send_replace([(Lane::Main, 1400)].into());
@@ -161,6 +167,43 @@ async fn tasks_start_stop_and_are_forgotten() {
     assert_eq!(engine.starts(&other.container_name()), 1);
     node.agent.leave().await.unwrap();
     assert!(engine.names().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_of_secrets_are_there_while_the_task_may_run() {
+    let (dir, engine) = (tempfile::tempdir().unwrap(), fake());
+    let node = Node::start(dir.path(), &engine);
+    let reader = |number, id| {
+        let mut task = task(number, "sleep 1000");
+        let (source, name) = ("key".parse().unwrap(), "shop_key".to_owned());
+        let target = "/run/secrets/key".to_owned();
+        let secret = BlobMount { source, name, target, uid: 0, gid: 0, mode: 0o400, id: Some(id) };
+        task.container.secrets.push(secret);
+        task
+    };
+    let (web, foreign) = (reader(1, KNOWN), reader(2, BlobId::from_random(2)));
+    let file = dir.path().join("secrets").join(web.task.to_string()).join("0-key");
+    node.tell_tasks(&[&web, &foreign]);
+    node.until_state(&web, TaskState::Running).await;
+    assert_eq!(std::fs::read(&file).unwrap(), b"of the leader");
+    let status = node.until_state(&foreign, TaskState::Rejected).await;
+    assert_eq!(status.message.unwrap(), "secret `shop_key` cannot be had: not for this task");
+
+    // A later process leaves them alone, and removes what no task has any more.
+    node.agent.shutdown().await;
+    let left = dir.path().join("secrets").join(TaskId::from_random(9).to_string());
+    std::fs::create_dir(&left).unwrap();
+    let node = Node::start(dir.path(), &engine);
+    node.tell_tasks(&[&web]);
+    node.until_state(&web, TaskState::Running).await;
+    eventually("the files of no task are removed", async || !left.exists()).await;
+    assert_eq!(std::fs::read(&file).unwrap(), b"of the leader");
+    assert_eq!(engine.starts(&web.container_name()), 1);
+    node.tell_tasks(&[&stopped(&web)]);
+    node.until_state(&web, TaskState::Shutdown).await;
+    eventually("its files are removed", async || !file.exists()).await;
+    node.agent.leave().await.unwrap();
+    assert!(!dir.path().join("secrets").exists());
 }
 
 #[tokio::test(start_paused = true)]

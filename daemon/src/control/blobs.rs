@@ -76,3 +76,93 @@ pub fn for_task(
     let blob = cluster.blobs.get(&blob).filter(|_| uses).ok_or_else(refused)?;
     open(key, blob).map(Secret::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use raftup_proto::{peer::TaskState, spec::BlobMount};
+
+    use super::*;
+    use crate::{
+        model::{Service, Version},
+        store::sample,
+    };
+
+    /// A task of node 1 that uses the first of two secrets.
+    fn cluster(key: &Key) -> (Cluster, TaskId, [BlobId; 2]) {
+        let mut cluster = Cluster::default();
+        let data = BlobData::from(b"hunter2".to_vec());
+        let blobs = [1, 2].map(|id| {
+            let name = format!("key{id}");
+            let sealed = seal(&cluster, key, (BlobKind::Secret, &name), &data);
+            let blob = Blob { name, sealed, ..sample::blob(id) };
+            cluster.blobs.insert(blob.id, Arc::new(blob.clone()));
+            blob.id
+        });
+        let mut service: Service = sample::service(1);
+        let version: &mut Version = service.versions.last_mut().unwrap();
+        let mut spec = (*version.spec).clone();
+        spec.container.secrets.push(BlobMount {
+            source: "key".parse().unwrap(),
+            name: "key1".to_owned(),
+            target: "/run/secrets/key".to_owned(),
+            uid: 0,
+            gid: 0,
+            mode: 0o444,
+            id: Some(blobs[0]),
+        });
+        version.spec = spec.into();
+        cluster.services.insert(service.id, service.into());
+        let task = sample::task(1);
+        let id = task.id;
+        cluster.tasks.insert(id, task.into());
+        (cluster, id, blobs)
+    }
+
+    #[test]
+    fn a_node_is_given_what_its_tasks_use_while_they_run() {
+        let key = Key::generate();
+        let (mut cluster, task, [used, other]) = cluster(&key);
+        let ask = |cluster: &Cluster, node: u64, blob| {
+            for_task(cluster, &key, (NodeId::new(node), task), blob).map(|data| data.expose().clone())
+        };
+        assert_eq!(ask(&cluster, 1, used).unwrap(), b"hunter2");
+        for (node, blob) in [(2, used), (1, other), (1, BlobId::from_random(9))] {
+            assert_eq!(ask(&cluster, node, blob).unwrap_err().code, Code::Forbidden);
+        }
+        let mut ended = Task::clone(&cluster.tasks[&task]);
+        ended.status.state = TaskState::Complete;
+        cluster.tasks.insert(task, ended.into());
+        assert_eq!(ask(&cluster, 1, used).unwrap_err().code, Code::Forbidden);
+    }
+
+    /// The state holds no content as it is, and one does not open in the place of another.
+    #[test]
+    fn contents_are_sealed_and_bound_to_their_name() {
+        let key = Key::generate();
+        let (cluster, _, [used, other]) = cluster(&key);
+        let state = format!("{cluster:?}");
+        assert!(!state.contains("hunter2") && state.contains("Sealed("), "{state}");
+        let bytes = rmp_serde::to_vec_named(&cluster).unwrap();
+        assert!(!bytes.windows(7).any(|part| part == b"hunter2"));
+        let swapped =
+            Blob { sealed: cluster.blobs[&other].sealed.clone(), ..Blob::clone(&cluster.blobs[&used]) };
+        assert!(open(&key, &swapped).is_err());
+        let config = Blob { kind: BlobKind::Config, ..Blob::clone(&cluster.blobs[&used]) };
+        assert!(open(&key, &config).is_err() && open(&Key::generate(), &cluster.blobs[&used]).is_err());
+    }
+
+    #[test]
+    fn the_same_content_again_is_the_same_bytes() {
+        let key = Key::generate();
+        let (cluster, ..) = cluster(&key);
+        let of =
+            |data: &[u8]| seal(&cluster, &key, (BlobKind::Secret, "key1"), &BlobData::from(data.to_vec()));
+        let held: BTreeMap<_, _> =
+            cluster.blobs.values().map(|blob| (blob.name.clone(), &blob.sealed)).collect();
+        assert_eq!(of(b"hunter2"), *held["key1"]);
+        assert_ne!(of(b"hunter3"), *held["key1"]);
+        assert_ne!(of(b"hunter3"), of(b"hunter3"));
+    }
+}

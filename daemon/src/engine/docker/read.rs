@@ -243,6 +243,19 @@ mod tests {
     }
 
     #[test]
+    fn root_of_containers_is_found_where_users_are_mapped() {
+        let info = |options: &[&str], dir: &str| SystemInfo {
+            security_options: Some(options.iter().map(|option| (*option).to_owned()).collect()),
+            docker_root_dir: Some(dir.to_owned()),
+            ..SystemInfo::default()
+        };
+        let mapped = ["name=seccomp,profile=builtin", "name=userns"];
+        assert_eq!(root(&info(&mapped, "/var/lib/docker/231072.296608")), (231_072, 296_608));
+        assert_eq!(root(&info(&[], "/var/lib/docker/231072.296608")), (0, 0));
+        assert_eq!(root(&info(&mapped, "/var/lib/docker")), (0, 0));
+    }
+
+    #[test]
     fn lines_are_put_together() {
         let mut lines = Lines::default();
         assert!(lines.take(piece("2026-11-21T00:00:00.000000001Z half")).is_empty());

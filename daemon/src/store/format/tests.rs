@@ -91,6 +91,26 @@ fn the_bytes_of_every_version_are_read() {
     }
 }
 
+/// What a snapshot of a cluster with a secret holds, as the release that brought secrets wrote it.
+#[test]
+fn secrets_are_read() {
+    let mut set = sample::everything();
+    set.create(sample::blob(1));
+    let cluster = apply(&Cluster::default(), 2, &set).unwrap();
+    let record = snapshot(&snapshot_parts().0, &cluster);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/format/secrets.hex");
+    if std::env::var_os("WRITE_FORMAT").is_some() && !path.exists() {
+        let lines = record.chunks(32).map(|line| {
+            let hex: String = line.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("    {hex}\n")
+        });
+        std::fs::write(&path, format!("snapshot\n{}", lines.collect::<String>())).unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (_, read) = read_snapshot(&kept(&text)["snapshot"]).unwrap();
+    assert_eq!(read, cluster);
+}
+
 /// A version is written once: `WRITE_FORMAT=1 cargo test` makes the file of a new one.
 #[test]
 fn a_new_version_is_kept() {

@@ -161,16 +161,13 @@ fn what_is_wrong_is_told_at_its_place() {
         "services: {web: {image: nginx, secrets: [a, b]}}\nsecrets:\n  a: {external: true, name: '-x'}\n  b: {environment: \
          HOME, name: shop_x, x-mine: 1}\n  c: {environment: HOME, name: y}\n",
         expect![[r#"
-            compose.yaml:3:29: secrets.a.name: `-x` is no name: two or more of letters, digits, `_`, `.` and `-`
+            compose.yaml:3:29: secrets.a.name: `-x` is no name: up to 127 letters, digits, `_`, `.` and `-`, of which the first is a letter or digit
              3 |   a: {external: true, name: '-x'}
                |                             ^^^^
             compose.yaml:4:20: secrets.b.environment: the variable `HOME` is not set
              4 |   b: {environment: HOME, name: shop_x, x-mine: 1}
                |                    ^^^^
                help: set it for the command that deploys, or in `.env`
-            compose.yaml:5:32: secrets.c.name: `y` is no name: two or more of letters, digits, `_`, `.` and `-`
-             5 |   c: {environment: HOME, name: y}
-               |                                ^
             warning: compose.yaml:5:3: secrets.c: no service uses this secret; it is not created
              5 |   c: {environment: HOME, name: y}
                |   ^
