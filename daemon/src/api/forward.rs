@@ -53,7 +53,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(4);
 /// A leader that is lost may have done what was asked. The next one is asked all the same: a change is remembered in the
 /// state by the name of its request, so it is made once.
 ///
-/// Handlers behind it find the leader's parts in their extensions as [`Manager`] and [`Member`], and the [`RequestKey`].
+/// Handlers behind it find the leader's parts in their extensions as [`Manager`] and [`Member`]; those of changes also the [`RequestKey`].
 pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Next) -> Response {
     let Some(member) = api.member() else {
         return Refused(Refusal::no_cluster()).into_response();
@@ -64,10 +64,13 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
         Err(error) => return Refused(incomplete(&error)).into_response(),
     };
     let sent_on = parts.headers.contains_key(FORWARDED);
-    let key = match request_key(&mut parts, &body) {
-        Ok(key) => key,
-        Err(refusal) => return Refused(refusal).into_response(),
-    };
+    // Only changes are remembered by their key; a read has none.
+    if !parts.method.is_safe() {
+        match request_key(&mut parts, &body) {
+            Ok(key) => drop(parts.extensions.insert(key)),
+            Err(refusal) => return Refused(refusal).into_response(),
+        }
+    }
     let begun = Instant::now();
     loop {
         match find(&member).await {
@@ -75,7 +78,6 @@ pub(super) async fn to_leader(State(api): State<Api>, request: Request, next: Ne
                 let from = parts.headers.get(FORWARDED).and_then(|from| from.to_str().ok()?.parse().ok());
                 parts.extensions.insert(Asked(from.unwrap_or(member.node)));
                 parts.extensions.insert(manager);
-                parts.extensions.insert(key);
                 parts.extensions.insert(member);
                 return next.run(Request::from_parts(parts, Body::from(body))).await;
             }

@@ -15,6 +15,8 @@
 //! | `link`, `desk` | the two ends of a stream between them |
 //! | `members` | who the members are, and changes of that |
 //! | `raft` | [`Store`], the handle that all others hold |
+//! | `turn` | changes of the state, one at a time |
+//! | `pulse` | the leader's heartbeats, and who leads |
 //!
 //! Owns: everything that survives. Leaves alone: what the objects mean.
 //! Holds: what was acknowledged is on disk at a majority; a read is not older than any write that was answered before it
@@ -31,7 +33,9 @@ mod machine;
 mod members;
 mod peers;
 mod progress;
+mod pulse;
 mod raft;
+mod turn;
 mod types;
 mod wire;
 
@@ -48,7 +52,8 @@ pub use apply::{Rejected, apply};
 pub use link::Transport;
 pub use machine::{Touched, wall_clock};
 pub use members::{Member, Members};
-pub use raft::{Changes, Leadership, ProposeError, Store, StoreConfig, Turn, is_checking};
+pub use raft::{Changes, Leadership, Store, StoreConfig, is_checking};
+pub use turn::{ProposeError, Turn};
 pub use types::Site;
 pub use wire::Pipe;
 
