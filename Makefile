@@ -14,7 +14,7 @@
 SHELL := /bin/bash
 LAB = $${CARGO_TARGET_DIR:-target}/debug/raftup-lab
 
-TIMED = change:: faults:: lanes:: moves:: wire::
+TIMED = change:: faults:: lanes:: moves:: slow:: wire::
 WAITING = moves::a_host_behind_a_nat wire::a_new_key
 
 .PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab engines boxes hostile fix chaos bench

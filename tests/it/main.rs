@@ -22,6 +22,7 @@
 //! | `ports` | that two UDP ports between hosts are enough |
 //! | `routing` | who gets a connection, from wherever it comes |
 //! | `faults` | daemons, engines and hosts that die under load |
+//! | `slow` | managers over slow links, and on slow disks |
 //! | `engines` | engines of each version that can be had, and one without `iptables` |
 //! | `firewalls` | that two open ports are enough behind firewalls, and what the doctor says where they are not |
 //! | `moves` | hosts whose address changes, and one behind a NAT |
@@ -57,5 +58,6 @@ mod publish;
 mod routing;
 mod secrets;
 mod shared;
+mod slow;
 mod stacks;
 mod wire;

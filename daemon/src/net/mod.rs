@@ -11,6 +11,7 @@
 //! | [`error`] | what can go wrong, told apart by what to check |
 //! | [`ca`] | the cluster's CA, certificates, and who a certificate names |
 //! | [`identity`] | a node's certificate and key on disk |
+//! | `congestion` | how many bytes may be in flight on a connection |
 //! | `tls` | both sides of the handshake |
 //! | `link` | one connection to a peer, and the set of them |
 //! | `handshakes` | which incoming handshakes may begin |
@@ -22,6 +23,7 @@
 //! | [`renew`] | how it stays in |
 
 pub mod ca;
+mod congestion;
 pub mod error;
 mod handshakes;
 pub mod identity;

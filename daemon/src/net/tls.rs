@@ -32,6 +32,7 @@ use rustls::{
 use super::{
     Identity,
     ca::{self, Name},
+    congestion::SteadyConfig,
 };
 
 /// A connection on which nothing was heard for so long is over. More than three of [`KEEP_ALIVE`], so that single
@@ -104,6 +105,7 @@ fn transport(window: Window) -> Arc<TransportConfig> {
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(FIRST_ROUND_TRIP)
+        .congestion_controller_factory(Arc::new(SteadyConfig))
         .max_concurrent_bidi_streams(VarInt::from_u32(window.bi))
         .max_concurrent_uni_streams(VarInt::from_u32(window.uni))
         .receive_window(VarInt::from_u32(window.bytes))

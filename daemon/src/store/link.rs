@@ -2,8 +2,9 @@
 //!
 //! Owns: one stream for each use that Raft makes of a member (entries, heartbeats, snapshots), opened when needed. Leaves
 //! alone: how a stream reaches a node ([`Transport`]).
-//! Holds: no answer is believed before the other end has said who it is. A question that was given up takes its stream
-//! with it, so that its late answer cannot be taken for another's.
+//! Holds: no answer is believed before the other end has said who it is. The answer to a question that was given up is
+//! read and dropped before the next one, so that it cannot be taken for another's. Entries and snapshots have no limit of
+//! time while their bytes arrive, and what has arrived is not sent again (`parts`).
 
 use std::{
     future::Future,
@@ -13,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use openraft::{
     RPCTypes, RaftNetworkFactory, RaftNetworkV2,
@@ -23,31 +25,29 @@ use openraft::{
         TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
-use raftup_proto::{id::NodeId, peer::Hello};
-use tokio::io::AsyncWriteExt;
+use raftup_proto::{id::NodeId, peer::Hello, spec::OPTIONS};
+use tokio::{io::AsyncWriteExt, time::timeout};
 use tracing::warn;
 
 use super::{
     format::{self, Life},
     log::Log,
+    machine::Applied,
+    parts::Transfers,
     peers::{Declined, Extent, Peers},
     types::{LogId, Site, Snapshot, TypeConfig, Vote, with_entries},
-    wire::{self, Appended, Ask, Candidate, Greeting, NotTransferred, Pipe, Tell, Welcome},
+    wire::{self, Appended, Ask, Candidate, Greeting, Inbox, NotTransferred, Pipe, Tell, Welcome},
 };
 use crate::net::{Net, Peer};
 
-/// Longest wait for an answer to entries: the other end syncs them first, and its disk may be slow. Entries of many bytes
-/// have a second more for each of [`SLOWEST`].
-const APPEND_LIMIT: Duration = Duration::from_secs(1);
+/// Longest wait for a stream to be opened and greeted: a dial and three round trips over a slow link.
+const OPEN_LIMIT: Duration = Duration::from_secs(2);
 
-/// Bytes in a second over the slowest link between managers.
-const SLOWEST: usize = 1 << 20;
+/// Bytes of entries that are sent at once, a larger single entry aside. So a member that is behind acknowledges often.
+const APPEND_BYTES: usize = 256 << 10;
 
-/// Longest wait for a stream to be opened and greeted.
-const OPEN_LIMIT: Duration = Duration::from_millis(700);
-
-/// Bytes of entries that are sent at once, a larger single entry aside.
-const APPEND_BYTES: usize = 4 << 20;
+/// Answers that may be outstanding on a stream before it counts as stuck.
+const OWED_MAX: u32 = 4;
 
 /// How streams to other managers come about.
 #[async_trait]
@@ -73,14 +73,28 @@ pub(super) struct Office {
     pub(super) peers: Peers,
     pub(super) log: Log,
     pub(super) transport: Arc<dyn Transport>,
+    /// The state, for the cluster's level.
+    pub(super) states: Arc<ArcSwap<Applied>>,
+    /// How far entries and snapshots are on their way to others.
+    pub(super) transfers: Transfers,
 }
 
 impl Office {
+    /// All managers understand contents that are sent in parts.
+    pub(super) fn sends_parts(&self) -> bool {
+        self.states.load().cluster.info.as_deref().is_some_and(|info| info.level >= OPTIONS)
+    }
+
     /// Says whether `life` may speak for its member. What is new is on disk before that.
     pub(super) async fn admit(&self, life: Life, extent: Option<Extent>) -> Result<(), String> {
         match self.peers.admit(life, extent, Instant::now()) {
             Ok(false) => Ok(()),
-            Ok(true) => self.log.keep_life(life).await.map_err(|error| error.to_string()),
+            Ok(true) => {
+                // A task of its own: whoever asks may give up, and the process counts as known from now on.
+                let log = self.log.clone();
+                let kept = tokio::spawn(async move { log.keep_life(life).await }).await;
+                kept.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            }
             Err(declined) => Err(declined.to_string()),
         }
     }
@@ -121,17 +135,51 @@ pub(super) enum LinkError {
 
 /// A stream to one member, opened again whenever it was lost.
 pub(super) struct Link {
-    office: Arc<Office>,
-    member: u64,
-    site: Site,
-    stream: Option<Greeted>,
+    pub(super) office: Arc<Office>,
+    pub(super) member: u64,
+    pub(super) site: Site,
+    pub(super) stream: Option<Open>,
     /// The last complaint, so that each is logged once.
     complaint: Option<String>,
 }
 
-struct Greeted {
-    pipe: Box<dyn Pipe>,
-    life: Life,
+pub(super) struct Open {
+    pub(super) pipe: Box<dyn Pipe>,
+    pub(super) inbox: Inbox,
+    /// Who answers; none before its welcome has come.
+    pub(super) life: Option<Life>,
+    /// Where its log must end at least. Taken before the greeting was sent: its answer may be older than what is
+    /// acknowledged on another stream.
+    floor: Option<u64>,
+    /// Answers that nobody waits for any more.
+    owed: u32,
+    /// A frame may have been written in part.
+    torn: bool,
+}
+
+impl Open {
+    async fn write(&mut self, ask: &Ask, bare: &[u8]) -> io::Result<()> {
+        self.torn = true;
+        wire::write(&mut *self.pipe, ask).await?;
+        if !bare.is_empty() {
+            self.pipe.write_all(bare).await?;
+            self.pipe.flush().await?;
+        }
+        self.torn = false;
+        self.owed += 1;
+        Ok(())
+    }
+
+    /// The answer to what was written last.
+    async fn answer(&mut self) -> io::Result<Tell> {
+        loop {
+            let tell = self.inbox.read(&mut *self.pipe).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
+            self.owed -= 1;
+            if self.owed == 0 {
+                return Ok(tell);
+            }
+        }
+    }
 }
 
 impl Link {
@@ -139,58 +187,105 @@ impl Link {
         Self { office, member, site, stream: None, complaint: None }
     }
 
-    /// The answer to `ask`. `bare` follows the question. Cancel-safe: the stream is lost with a question.
+    /// The answer to `ask`. `bare` follows the question. Cancel-safe.
     pub(super) async fn ask(&mut self, ask: &Ask, bare: &[u8], limit: Duration) -> Result<Tell, LinkError> {
-        let mut stream = match self.stream.take() {
-            Some(stream) => stream,
-            None => self.greet().await?,
-        };
-        let answer = async {
-            wire::write(&mut *stream.pipe, ask).await?;
-            if !bare.is_empty() {
-                stream.pipe.write_all(bare).await?;
-                stream.pipe.flush().await?;
-            }
-            wire::read(&mut *stream.pipe).await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-        };
-        let tell = match tokio::time::timeout(limit, answer).await {
-            Ok(Ok(tell)) => tell,
-            Ok(Err(error)) => return Err(LinkError::Broken(io::Error::to_string(&error))),
-            Err(_) => return Err(LinkError::Late(limit)),
-        };
-        if !self.office.peers.heard(stream.life, Instant::now()) {
-            return Err(LinkError::Broken("another process speaks for the member by now".to_owned()));
+        match timeout(limit, self.exchange(ask, bare)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(LinkError::Late(limit)),
         }
-        self.stream = Some(stream);
-        self.complaint = None;
-        Ok(tell)
     }
 
-    async fn greet(&mut self) -> Result<Greeted, LinkError> {
+    /// Sends the question and reads its answer. A stream that breaks is lost.
+    pub(super) async fn exchange(&mut self, ask: &Ask, bare: &[u8]) -> Result<Tell, LinkError> {
+        self.ready().await?;
+        let stream = self.stream.as_mut().ok_or_else(unopened)?;
+        let tell = match stream.write(ask, bare).await {
+            Ok(()) if stream.life.is_some() => stream.answer().await,
+            // The question follows the greeting at once, which saves a round trip.
+            Ok(()) => match self.welcome().await {
+                Ok(()) => self.stream.as_mut().ok_or_else(unopened)?.answer().await,
+                Err(error) => {
+                    self.stream = None;
+                    return Err(error);
+                }
+            },
+            Err(error) => Err(error),
+        };
+        let life = self.stream.as_ref().and_then(|stream| stream.life);
+        match tell {
+            Ok(tell) if life.is_some_and(|life| self.office.peers.heard(life, Instant::now())) => {
+                self.complaint = None;
+                Ok(tell)
+            }
+            Ok(_) => {
+                self.stream = None;
+                Err(LinkError::Broken("another process speaks for the member by now".to_owned()))
+            }
+            Err(error) => {
+                self.stream = None;
+                Err(LinkError::Broken(error.to_string()))
+            }
+        }
+    }
+
+    /// Opens a stream and writes the greeting, unless there is a stream that can be used.
+    async fn ready(&mut self) -> Result<(), LinkError> {
+        if self.stream.as_ref().is_some_and(|stream| !stream.torn && stream.owed < OWED_MAX) {
+            return Ok(());
+        }
+        self.stream = None;
         let (office, member, site) = (self.office.clone(), self.member, self.site);
-        let open = async move {
+        let open = async {
             let mut pipe =
                 office.transport.open(site.node, site.addr).await.map_err(|error| error.to_string())?;
-            let greeting = Greeting { from: office.me, to: member };
-            // Taken before the greeting is sent: the answer may be older than what is acknowledged on another stream.
             let floor = office.floor(member);
-            let welcome: io::Result<Option<Welcome>> = async {
-                wire::write(&mut *pipe, &greeting).await?;
-                wire::read(&mut *pipe).await
+            let greeting = Greeting { from: office.me, to: member };
+            wire::write(&mut *pipe, &greeting).await.map_err(|error| error.to_string())?;
+            Ok(Open { pipe, inbox: Inbox::default(), life: None, floor, owed: 0, torn: false })
+        };
+        self.stream = match timeout(OPEN_LIMIT, open).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(reason)) => return Err(self.complain(reason)),
+            Err(_) => return Err(self.complain("it does not answer".to_owned())),
+        };
+        Ok(())
+    }
+
+    /// Who answers on the stream, which is opened if there is none.
+    pub(super) async fn greeted(&mut self) -> Result<Life, LinkError> {
+        self.ready().await?;
+        if self.stream.as_ref().is_some_and(|stream| stream.life.is_none()) {
+            let welcomed = self.welcome().await;
+            if welcomed.is_err() {
+                self.stream = None;
             }
-            .await;
+            welcomed?;
+        }
+        self.stream.as_ref().and_then(|stream| stream.life).ok_or_else(unopened)
+    }
+
+    /// Reads who answers, and says whether it may.
+    async fn welcome(&mut self) -> Result<(), LinkError> {
+        let (office, member) = (self.office.clone(), self.member);
+        let Some(stream) = self.stream.as_mut() else { return Err(unopened()) };
+        let read = timeout(OPEN_LIMIT, stream.inbox.read::<Welcome>(&mut *stream.pipe)).await;
+        let floor = stream.floor;
+        let admitted = async {
+            let welcome = read.map_err(|_| "it does not answer".to_owned())?;
             let welcome = welcome.map_err(|error| error.to_string())?.ok_or("it hung up")?;
             let welcomed = welcome.map_err(|reason| format!("it declines: {reason}"))?;
             if welcomed.life.member != member {
                 return Err(format!("member {} answered", welcomed.life.member));
             }
             office.admit(welcomed.life, Some(Extent { last: welcomed.last, floor })).await?;
-            Ok(Greeted { pipe, life: welcomed.life })
+            Ok(welcomed.life)
         };
-        match tokio::time::timeout(OPEN_LIMIT, open).await {
-            Ok(Ok(greeted)) => Ok(greeted),
-            Ok(Err(reason)) => Err(self.complain(reason)),
-            Err(_) => Err(self.complain("it does not answer".to_owned())),
+        match admitted.await {
+            Ok(life) => {
+                stream.life = Some(life);
+                Ok(())
+            }
+            Err(reason) => Err(self.complain(reason)),
         }
     }
 
@@ -214,15 +309,7 @@ impl Link {
     }
 
     fn confused(&self, tell: &Tell) -> RPCError<TypeConfig> {
-        let reason = match tell {
-            Tell::Not(reason) => reason.clone(),
-            Tell::Appended(_)
-            | Tell::Voted { .. }
-            | Tell::Snapshot { .. }
-            | Tell::Transferred(_)
-            | Tell::ReadIndex(_) => format!("it answered something else: {tell:?}"),
-        };
-        RPCError::Unreachable(Unreachable::from_string(reason))
+        RPCError::Unreachable(Unreachable::from_string(answered(tell)))
     }
 
     async fn campaign(
@@ -245,6 +332,24 @@ impl Link {
             Ok(other) => Err(self.confused(&other)),
             Err(error) => Err(self.rpc_error(error, RPCTypes::Vote)),
         }
+    }
+}
+
+pub(super) fn unopened() -> LinkError {
+    LinkError::Broken("it was not opened".to_owned())
+}
+
+/// What an answer says that is not the one that was wanted.
+pub(super) fn answered(tell: &Tell) -> String {
+    match tell {
+        Tell::Not(reason) => reason.clone(),
+        Tell::Appended(_)
+        | Tell::Voted { .. }
+        | Tell::Snapshot { .. }
+        | Tell::Transferred(_)
+        | Tell::ReadIndex(_)
+        | Tell::Part(_)
+        | Tell::Missing => format!("it answered something else: {tell:?}"),
     }
 }
 
@@ -273,24 +378,28 @@ impl RaftNetworkV2<TypeConfig> for Link {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let (entries, cut) = with_entries(&rpc.entries, || pack(&rpc.entries));
+        let (records, cut) = with_entries(&rpc.entries, || pack(&rpc.entries));
         let last = cut.or(rpc.entries.last().map(|entry| entry.log_id)).or(rpc.prev_log_id);
-        let bytes: usize = entries.iter().map(Vec::len).sum();
-        let limit = match entries.is_empty() {
-            true => option.hard_ttl(),
-            false => APPEND_LIMIT + Duration::from_secs((bytes / SLOWEST) as u64),
+        let is_heartbeat = records.is_empty();
+        let tell = if is_heartbeat {
+            let ask = Ask::Append {
+                vote: rpc.vote.into(),
+                before: rpc.prev_log_id.map(Into::into),
+                entries: records,
+                committed: rpc.leader_commit.map(Into::into),
+            };
+            self.ask(&ask, &[], option.hard_ttl()).await
+        } else {
+            self.append(&rpc.vote, rpc.prev_log_id, records, rpc.leader_commit).await
         };
-        let ask = Ask::Append {
-            vote: rpc.vote.into(),
-            before: rpc.prev_log_id.map(Into::into),
-            entries,
-            committed: rpc.leader_commit.map(Into::into),
-        };
-        let appended = match self.ask(&ask, &[], limit).await {
+        let appended = match tell {
             Ok(Tell::Appended(appended)) => appended,
             Ok(other) => return Err(self.confused(&other)),
             Err(error) => return Err(self.rpc_error(error, RPCTypes::AppendEntries)),
         };
+        if !is_heartbeat {
+            self.office.transfers.arrived(self.member, Instant::now());
+        }
         Ok(match appended {
             Appended::Success => {
                 if let Some(last) = last {
@@ -328,15 +437,14 @@ impl RaftNetworkV2<TypeConfig> for Link {
         vote: Vote,
         snapshot: Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let bytes = snapshot.snapshot;
-        let ask = Ask::Snapshot { vote: vote.into(), size: bytes.len() as u64 };
         let answer = tokio::select! {
             // Either end is final: what was not sent is sent again on another stream.
             closed = cancel => return Err(closed.into()),
-            answer = self.ask(&ask, &bytes, option.hard_ttl()) => answer,
+            answer = self.snapshot(&vote, snapshot.snapshot) => answer,
         };
+        self.office.transfers.arrived(self.member, Instant::now());
         match answer {
             Ok(Tell::Snapshot { vote }) => Ok(SnapshotResponse::new(vote.into())),
             Ok(other) => Err(self.confused(&other).into()),

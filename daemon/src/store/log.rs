@@ -13,6 +13,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -55,6 +56,9 @@ const LIVES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lives");
 /// Pages that redb keeps in memory, in bytes: the log is read in order and short, so a few are enough.
 const CACHE: usize = 4 << 20;
 
+/// Bytes of entries that are read at once to be sent to a member, the last entry aside.
+const READ_BYTES: usize = 512 << 10;
+
 /// Writes that wait for the thread; whoever comes later waits too.
 const QUEUE: usize = 1024;
 
@@ -71,9 +75,10 @@ struct Shared {
     db: Arc<Database>,
     queue: mpsc::Sender<Write>,
     heads: Arc<Mutex<Heads>>,
-    /// Milliseconds that the next commit is held up.
+    synced: Duration,
+    /// Milliseconds that the next commit is held up, and each one.
     #[cfg(test)]
-    stall: Arc<std::sync::atomic::AtomicU64>,
+    stall: Arc<[std::sync::atomic::AtomicU64; 2]>,
 }
 
 /// What must be answered at once.
@@ -159,6 +164,8 @@ impl Snapshots {
 pub(super) struct Found {
     db: Database,
     heads: Heads,
+    /// How long the first sync took.
+    synced: Duration,
     /// Whose log it is; none if an older raftupd made it.
     pub(super) owner: Option<Life>,
     pub(super) snapshots: Snapshots,
@@ -181,14 +188,16 @@ impl Found {
 
     /// Says whose log it is from now on, and which snapshot belongs to it. On disk when it returns.
     pub(super) fn own(&mut self, owner: Life, snapshots: Snapshots) -> anyhow::Result<()> {
+        let begun = Instant::now();
         own(&self.db, &owner, snapshots)?;
+        self.synced = begun.elapsed();
         (self.owner, self.snapshots) = (Some(owner), snapshots);
         Ok(())
     }
 
     /// Takes the log into use. `promise` is what `progress` says.
     pub(super) fn start(self, progress: Progress, promise: Promise) -> anyhow::Result<Log> {
-        Log::start(self.db, self.heads, Beside { progress, promise })
+        Log::start(self.db, self.heads, self.synced, Beside { progress, promise })
     }
 }
 
@@ -231,16 +240,17 @@ impl Log {
         let checked =
             check(&mut db).with_context(|| format!("{} cannot be used ({WAY_BACK})", path.display()));
         let (heads, owner, snapshots) = checked?;
-        Ok(Found { db, heads, owner, snapshots })
+        Ok(Found { db, heads, synced: Duration::ZERO, owner, snapshots })
     }
 
-    fn start(db: Database, heads: Heads, beside: Beside) -> anyhow::Result<Self> {
+    fn start(db: Database, heads: Heads, synced: Duration, beside: Beside) -> anyhow::Result<Self> {
         let (db, heads) = (Arc::new(db), Arc::new(Mutex::new(heads)));
         let (queue, writes) = mpsc::channel(QUEUE);
         let shared = Arc::new(Shared {
             db,
             queue,
             heads,
+            synced,
             #[cfg(test)]
             stall: Arc::default(),
         });
@@ -250,9 +260,12 @@ impl Log {
         let stall = shared.stall.clone();
         let before_commit = move || {
             #[cfg(test)]
-            thread::sleep(std::time::Duration::from_millis(
-                stall.swap(0, std::sync::atomic::Ordering::Relaxed),
-            ));
+            {
+                let [once, each] = &*stall;
+                let millis = once.swap(0, std::sync::atomic::Ordering::Relaxed)
+                    + each.load(std::sync::atomic::Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(millis));
+            }
         };
         thread::Builder::new()
             .name("raft-log".to_owned())
@@ -278,9 +291,21 @@ impl Log {
 
     /// Holds the next commit up, as a slow disk does.
     #[cfg(test)]
-    pub(super) fn stall(&self, time: std::time::Duration) {
+    pub(super) fn stall(&self, time: Duration) {
         let millis = u64::try_from(time.as_millis()).unwrap();
-        self.shared.stall.store(millis, std::sync::atomic::Ordering::Relaxed);
+        self.shared.stall[0].store(millis, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Holds each commit from now on up.
+    #[cfg(test)]
+    pub(super) fn slow(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap();
+        self.shared.stall[1].store(millis, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// How long the first sync of this process took.
+    pub(super) fn synced(&self) -> Duration {
+        self.shared.synced
     }
 
     /// The vote on disk.
@@ -342,7 +367,9 @@ impl Log {
         is_done.await.map_err(|_| closed())
     }
 
-    fn read(&self, range: impl RangeBounds<u64>) -> anyhow::Result<Vec<Entry>> {
+    /// The entries of `range`, up to the one with which their records have `most` bytes. What is not on disk yet is small
+    /// against that, or one entry.
+    fn read(&self, range: impl RangeBounds<u64>, most: usize) -> anyhow::Result<Vec<Entry>> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
         if is_empty(bounds) {
             return Ok(Vec::new());
@@ -351,12 +378,17 @@ impl Log {
         let pending: Vec<Entry> =
             self.heads().pending.range(bounds).map(|(_, entry)| entry.clone()).collect();
         let mut entries = BTreeMap::new();
+        let mut bytes = 0;
         let read = self.shared.db.begin_read()?;
         for row in read.open_table(ENTRIES)?.range(bounds)? {
             let (index, record) = row?;
             let index = index.value();
             let entry = format::read_entry(record.value());
             entries.insert(index, entry.with_context(|| format!("entry {index}"))?);
+            bytes += record.value().len();
+            if bytes >= most {
+                return Ok(entries.into_values().collect());
+            }
         }
         entries.extend(pending.into_iter().map(|entry| (entry.log_id.index, entry)));
         Ok(entries.into_values().collect())
@@ -612,7 +644,11 @@ impl RaftLogReader<TypeConfig> for Log {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.read(range).map_err(|error| io::Error::other(format!("{error:#}")))
+        self.read(range, usize::MAX).map_err(|error| io::Error::other(format!("{error:#}")))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start..end, READ_BYTES).map_err(|error| io::Error::other(format!("{error:#}")))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {

@@ -17,9 +17,6 @@ use super::{raft::Store, types::Site};
 /// A learner is a voter's equal once it is no more than this many entries behind.
 const CAUGHT_UP: u64 = 64;
 
-/// Longest wait for a change of members to be agreed upon.
-const CHANGE_LIMIT: Duration = Duration::from_secs(5);
-
 /// Longest wait for another manager to take over.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 
@@ -115,7 +112,7 @@ impl Store {
 
     async fn reconfigure(&self, change: ChangeMembers<u64, Site>, retain: bool) -> anyhow::Result<()> {
         let change = self.inner.raft.change_membership(change, retain);
-        timeout(CHANGE_LIMIT, change).await.context("no majority of the managers answers")??;
+        self.patiently(change).await??;
         Ok(())
     }
 

@@ -10,9 +10,11 @@
 //! | `log` | log and vote on disk |
 //! | `progress` | a second record of what was promised |
 //! | `machine` | the state in memory, and its snapshots |
+//! | `parts` | large records and snapshots on their way, in parts |
 //! | `peers` | which process may speak for which member |
 //! | `wire` | what managers say to each other |
 //! | `link`, `desk` | the two ends of a stream between them |
+//! | `sending` | entries and snapshots on their way, for as long as they move |
 //! | `members` | who the members are, and changes of that |
 //! | `raft` | [`Store`], the handle that all others hold |
 //! | `turn` | changes of the state, one at a time |
@@ -31,10 +33,12 @@ mod link;
 mod log;
 mod machine;
 mod members;
+mod parts;
 mod peers;
 mod progress;
 mod pulse;
 mod raft;
+mod sending;
 mod turn;
 mod types;
 mod wire;

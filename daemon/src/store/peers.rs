@@ -133,6 +133,11 @@ impl Peers {
         }
     }
 
+    /// The process speaks for its member, as far as is known.
+    pub(super) fn speaks(&self, life: Life) -> bool {
+        self.lock().known.get(&life.member).is_some_and(|known| known.life == life)
+    }
+
     /// The time since the member was heard; none if it never was.
     pub(super) fn silence(&self, member: u64, now: Instant) -> Option<Duration> {
         let heard = self.lock().known.get(&member)?.heard?;

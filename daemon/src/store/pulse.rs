@@ -22,17 +22,43 @@ use super::{
 /// where an election may be due.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(200);
 
-/// A follower waits [`LEASE`] and then a random time in this range before it stands for election: 1.12 to 1.4 seconds
-/// after the last heartbeat, four of which must have been lost. So a killed leader is replaced in 1.3 s at the median,
-/// and a leader that stalls for less than 0.9 s goes on to lead.
-pub(super) const ELECTION: (Duration, Duration) = (Duration::from_millis(420), LEASE);
+/// A follower waits the lease and then a random time in this range before it stands for election: 1.42 to 1.6 seconds
+/// after the last heartbeat, six of which must have been lost. So a killed leader is replaced in 1.5 s at the median,
+/// and a leader that stalls for less than 1.2 s goes on to lead. The shorter one is also the limit of time for votes, the
+/// longer one also the lease: how long a leader is not replaced after its last heartbeat.
+const ELECTION: (Duration, Duration) = (Duration::from_millis(620), Duration::from_millis(800));
 
-/// How long a leader may accept writes without an answer from a majority, and is not replaced after its last heartbeat.
-pub(super) const LEASE: Duration = Duration::from_millis(700);
+/// A disk that syncs within this time holds no election up.
+const PROMPT: Duration = Duration::from_millis(200);
+
+/// Syncs are not taken to last longer.
+const SLOWEST: Duration = Duration::from_secs(4);
+
+/// How long elections wait, by what this manager's disk takes: a vote counts once it is on disk, so one that is given less
+/// time never arrives.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// See [`ELECTION`].
+    pub(super) election: (Duration, Duration),
+    silence: Duration,
+}
+
+impl Timing {
+    /// For a disk whose syncs take `sync`.
+    pub(super) fn for_disk(sync: Duration) -> Self {
+        // A vote may wait for the sync before its own.
+        let extra = if sync > PROMPT { sync.min(SLOWEST) * 5 / 2 } else { Duration::ZERO };
+        Self { election: (ELECTION.0 + extra, ELECTION.1 + extra * 5 / 4), silence: SILENCE + 3 * extra }
+    }
+
+    fn lease(self) -> Duration {
+        self.election.1
+    }
+}
 
 /// Heartbeats in a row that no majority answered, after which a leader is silent for [`SILENCE`]: one that can only be
 /// heard would otherwise hold its followers for ever.
-const UNANSWERED: u32 = 5;
+const UNANSWERED: u32 = 7;
 
 /// Longer than followers take to elect another leader.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -58,12 +84,12 @@ impl Pulse {
     }
 
     /// Whether to send a heartbeat now.
-    fn beat(&mut self, now: Instant) -> bool {
+    fn beat(&mut self, now: Instant, silence: Duration) -> bool {
         match self.silent_until {
             Some(until) if now < until => return false,
             Some(_) => self.silent_until = None,
             None if self.unanswered > 0 && self.unanswered.is_multiple_of(UNANSWERED) => {
-                self.silent_until = Some(now + SILENCE);
+                self.silent_until = Some(now + silence);
                 return false;
             }
             None => {}
@@ -107,7 +133,7 @@ impl Inner {
 }
 
 /// Keeps [`Leadership`] current, sends the leader's heartbeats, has Raft's timer run where no leader was heard for
-/// [`LEASE`], and ends the process when Raft has ended by itself.
+/// the lease, and ends the process when Raft has ended by itself.
 pub(super) async fn follow(inner: Arc<Inner>) {
     let mut servers = inner.raft.server_metrics();
     let mut applied = inner.machine.watch_last();
@@ -116,6 +142,7 @@ pub(super) async fn follow(inner: Arc<Inner>) {
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut data = inner.raft.data_metrics();
     let mut pulse = Pulse::default();
+    let timing = inner.timing;
     loop {
         data.borrow_watched();
         // Not held over the next look: Raft waits to write there, and further readers wait behind it.
@@ -134,7 +161,7 @@ pub(super) async fn follow(inner: Arc<Inner>) {
             fatal("running Raft", &anyhow::anyhow!("{error}"));
         }
         let leads = servers.borrow_watched().state == ServerState::Leader;
-        let until = led.borrow_and_update().map(|heard| heard + LEASE);
+        let until = led.borrow_and_update().map(|heard| heard + timing.lease());
         let calm = until.filter(|until| !leads && *until > Instant::now());
         inner.raft.runtime_config().tick(!leads && calm.is_none());
         // Cancel-safe: watch channels lose no value, and all of them are read again above.
@@ -143,12 +170,17 @@ pub(super) async fn follow(inner: Arc<Inner>) {
             changed = applied.changed(), if leads && !seen.here => if changed.is_err() { return },
             changed = data.changed(), if leads && !seen.here => if changed.is_err() { return },
             _ = beat.tick(), if leads => {
-                if pulse.beat(Instant::now()) {
+                if pulse.beat(Instant::now(), timing.silence) {
                     // Why Raft has ended is looked at above.
                     let _ = inner.raft.trigger().heartbeat().await;
                 }
             }
-            changed = led.changed(), if !leads => if changed.is_err() { return },
+            changed = led.changed(), if !leads => {
+                if changed.is_err() {
+                    return;
+                }
+                inner.parts.expire(Instant::now());
+            }
             () = sleep_until(calm.unwrap_or_else(Instant::now).into()), if calm.is_some() => {}
         }
     }
@@ -162,7 +194,7 @@ mod tests {
     /// Heartbeats that are sent within `time`, when none is answered.
     fn beats(pulse: &mut Pulse, start: Instant, time: Duration) -> usize {
         let ticks = u32::try_from(time.as_millis() / HEARTBEAT.as_millis()).unwrap();
-        (1..=ticks).filter(|tick| pulse.beat(start + HEARTBEAT * *tick)).count()
+        (1..=ticks).filter(|tick| pulse.beat(start + HEARTBEAT * *tick, SILENCE)).count()
     }
 
     #[test]
@@ -176,9 +208,13 @@ mod tests {
         assert_eq!(beats(&mut pulse, start, until_silent), UNANSWERED as usize);
         assert!(!pulse.is_answered());
         assert_eq!(beats(&mut pulse, start + until_silent, SILENCE - HEARTBEAT), 0);
-        assert!(SILENCE > LEASE + ELECTION.1 + ANSWER_LIMIT);
+        for sync in [0, 300, 2000, 60_000].map(Duration::from_millis) {
+            let timing = Timing::for_disk(sync);
+            assert!(timing.silence > timing.lease() + timing.election.1 + ANSWER_LIMIT, "{timing:?}");
+            assert!(timing.election.0 > sync.min(SLOWEST) * 2, "{timing:?}");
+        }
         // It is heard again, but does not lead before it is answered.
-        assert!(pulse.beat(start + until_silent + SILENCE));
+        assert!(pulse.beat(start + until_silent + SILENCE, SILENCE));
         assert!(!pulse.is_answered());
         pulse.hear(Some(AnsweredAt::now() + SILENCE));
         assert!(pulse.is_answered());
@@ -189,8 +225,8 @@ mod tests {
         let start = Instant::now();
         let mut pulse = Pulse::default();
         pulse.hear(Some(AnsweredAt::now()));
-        assert!(pulse.beat(start + HEARTBEAT));
-        assert!(pulse.beat(start + Duration::from_secs(60)));
+        assert!(pulse.beat(start + HEARTBEAT, SILENCE));
+        assert!(pulse.beat(start + Duration::from_secs(60), SILENCE));
         assert!(pulse.is_answered());
     }
 }

@@ -44,8 +44,9 @@ use super::{
     link::{Link, Links, Office, Transport},
     log::Log,
     machine::{Applied, Machine, Touched},
+    parts::{Parts, Transfers},
     peers::Peers,
-    pulse::{ELECTION, HEARTBEAT, follow},
+    pulse::{HEARTBEAT, Timing, follow},
     turn::{Pending, ProposeError, Written, no_quorum},
     types::{Command, Site, TypeConfig},
     wire::{Ask, Pipe, Tell},
@@ -56,7 +57,7 @@ use crate::{
 };
 
 /// Longest wait for the answer to a heartbeat: managers may be that far apart.
-pub(super) const ANSWER_LIMIT: Duration = Duration::from_millis(400);
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_millis(600);
 
 /// Entries between two snapshots.
 const SNAPSHOT_AFTER: u64 = 4000;
@@ -105,6 +106,7 @@ pub(super) struct Inner {
     pub(super) raft: Raft<TypeConfig, Machine>,
     pub(super) machine: Machine,
     pub(super) office: Arc<Office>,
+    pub(super) timing: Timing,
     node: NodeId,
     pub(super) leadership: watch::Sender<Leadership>,
     /// Held while a change is worked out and made.
@@ -115,6 +117,8 @@ pub(super) struct Inner {
     pub(super) led: watch::Sender<Option<Instant>>,
     /// Held while a snapshot comes in and is installed.
     pub(super) installing: Mutex<()>,
+    /// Large records and snapshots that come in.
+    pub(super) parts: Arc<Parts>,
     /// The stream on which the leader is asked for the read index.
     reader: Mutex<Option<(u64, Site, Link)>>,
     /// No change is taken any more: leadership is being handed over.
@@ -162,13 +166,13 @@ impl Changes {
     }
 }
 
-fn config() -> anyhow::Result<Config> {
+fn config(timing: Timing) -> anyhow::Result<Config> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         // The limit of time for answers, too. Heartbeats are sent by `follow`.
         heartbeat_interval: millis(ANSWER_LIMIT),
-        election_timeout_min: millis(ELECTION.0),
-        election_timeout_max: millis(ELECTION.1),
+        election_timeout_min: millis(timing.election.0),
+        election_timeout_max: millis(timing.election.1),
         enable_pre_vote: Some(true),
         // `Pulse` does this. Raft's own rule goes by the time since the last answer, so a leader whose thread was blocked
         // for longer than the lease would be silent although all its followers are there.
@@ -193,27 +197,36 @@ impl Store {
         let StoreConfig { dir, node, transport } = config;
         let dir = Dir::new(&dir);
         let (me, log, machine) = tokio::task::spawn_blocking(move || checked(&dir, node)).await??;
+        let timing = Timing::for_disk(log.synced());
         let peers = Peers::new(log.lives()?);
-        let office = Arc::new(Office { me, peers, log: log.clone(), transport });
-        let raft =
-            Raft::new(me.member, Arc::new(self::config()?), Links(office.clone()), log, machine.clone());
+        let (states, transfers) = (machine.states(), Transfers::default());
+        let office = Arc::new(Office { me, peers, log: log.clone(), transport, states, transfers });
+        let raft = Raft::new(
+            me.member,
+            Arc::new(self::config(timing)?),
+            Links(office.clone()),
+            log,
+            machine.clone(),
+        );
         let inner = Arc::new(Inner {
             raft: raft.await.context("starting Raft")?,
             machine,
             office,
+            timing,
             node,
             leadership: watch::Sender::default(),
             changing: Mutex::new(()),
             pending: watch::Sender::default(),
             led: watch::Sender::default(),
             installing: Mutex::new(()),
+            parts: Arc::default(),
             reader: Mutex::new(None),
             leaving: AtomicBool::new(false),
             watcher: std::sync::Mutex::new(None),
         });
         let watcher = tokio::spawn(follow(inner.clone()));
         *inner.watcher.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(watcher);
-        info!(member = me.member, starts = me.starts, "the replicated state is open");
+        info!(member = me.member, starts = me.starts, ?timing, "the replicated state is open");
         Ok(Self { inner })
     }
 
@@ -322,6 +335,12 @@ impl Store {
         self.inner.office.log.stall(time);
     }
 
+    /// Each commit of this manager's log takes `time` longer from now on, as on a slow disk.
+    #[cfg(test)]
+    pub(crate) fn slow_disk(&self, time: Duration) {
+        self.inner.office.log.slow(time);
+    }
+
     /// Ends this member's part in Raft and closes its files. The store is of no use afterwards.
     pub async fn stop(&self) {
         if let Some(watcher) =
@@ -390,16 +409,28 @@ impl Inner {
 
     /// Nodes of voters, this one aside, that were not heard lately.
     pub(super) fn missing(&self) -> Vec<NodeId> {
+        self.silent(MISSING)
+    }
+
+    /// Nodes of voters, this one aside, that were not heard for `limit`.
+    fn silent(&self, limit: Duration) -> Vec<NodeId> {
         let now = Instant::now();
         let metrics = self.raft.server_metrics().borrow_watched().clone();
         let silent = |member: u64| {
             let silence = self.office.peers.silence(member, now);
-            member != self.office.me.member && silence.is_none_or(|silence| silence > MISSING)
+            member != self.office.me.member && silence.is_none_or(|silence| silence > limit)
         };
         let members = metrics.membership_config.membership();
         let sites =
             members.voter_ids().filter(|member| silent(*member)).filter_map(|id| members.get_node(&id));
         sites.map(|site| site.node).collect()
+    }
+
+    /// The voters that have been silent for [`AGREE_LIMIT`], if the others are no majority.
+    pub(super) fn lost_majority(&self) -> Option<Vec<NodeId>> {
+        let missing = self.silent(AGREE_LIMIT);
+        let voters = self.raft.server_metrics().borrow_watched().membership_config.voter_ids().count();
+        (2 * (voters - missing.len().min(voters)) <= voters).then_some(missing)
     }
 
     pub(super) fn not_leader(&self) -> ProposeError {

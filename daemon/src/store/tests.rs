@@ -4,6 +4,7 @@ mod chaos;
 mod disk;
 mod guard;
 mod scenes;
+mod slow;
 mod turns;
 mod udp;
 pub(crate) mod web;

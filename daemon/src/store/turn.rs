@@ -5,8 +5,9 @@
 //! Holds: a change is computed from a state that contains every change that was proposed before it ([`Turn`]).
 
 use std::{
+    future::Future,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use openraft::errors::{Fatal, RaftError};
@@ -34,6 +35,26 @@ const ANSWER_MAX: usize = 16 << 10;
 
 /// Largest change set, in bytes.
 const CHANGE_MAX: u64 = 16 << 20;
+
+/// A change that has not moved for so long is given up by whoever waits for it. More than a sync takes on any disk.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether a change still moves.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Why nobody waits any longer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stuck {
+    /// These voters were not heard, and the others are no majority.
+    #[error("no majority of the managers answers")]
+    Silent(Vec<NodeId>),
+    /// This manager leads no more.
+    #[error("this manager leads no more")]
+    Deposed,
+    /// Nothing moves.
+    #[error("a disk or a link of the managers is slow")]
+    Slow,
+}
 
 pub(super) type Written = openraft::raft::ClientWriteResponse<TypeConfig>;
 
@@ -118,6 +139,12 @@ pub enum ProposeError {
         /// It may be made yet, once they are back.
         pending: bool,
     },
+    /// It is in the log, and a majority is there, but writing it takes longer than anybody should wait.
+    #[error("the change is still being written")]
+    Slow {
+        /// How far it is on its way to others, if that is known.
+        way: Option<String>,
+    },
     /// The leader changed meanwhile; whether it was made is not known.
     #[error("the leader changed meanwhile")]
     Unknown,
@@ -158,6 +185,14 @@ impl From<ProposeError> for Refusal {
                     .hint("try again in a few seconds")
             }
             ProposeError::NoQuorum { missing, pending } => no_quorum(&missing, pending),
+            ProposeError::Slow { way } => {
+                let why = match way {
+                    Some(way) => format!("a link between managers is slow: {way}"),
+                    None => "a disk of a manager is slow".to_owned(),
+                };
+                Self::new(Code::Unavailable, format!("the change is still being written: {why}"))
+                    .hint("it will be made once it is written; look, and try again if it was not")
+            }
             ProposeError::Unknown => Self::new(
                 Code::Unavailable,
                 "the leader changed meanwhile, the change may have been made or not",
@@ -191,7 +226,7 @@ pub(super) fn no_quorum(missing: &[NodeId], pending: bool) -> Refusal {
 impl Store {
     /// Makes `set`, on the leader. The state here has it when this returns.
     ///
-    /// Errors: see [`ProposeError`]; without a majority within two seconds. Not to be dropped half-way where it matters
+    /// Errors: see [`ProposeError`]; without a majority within two seconds. It waits while the change moves. Not to be dropped half-way where it matters
     /// whether the set was made.
     pub(super) async fn propose(&self, set: ChangeSet) -> Result<Revision, ProposeError> {
         let inner = &self.inner;
@@ -202,7 +237,7 @@ impl Store {
         if size > CHANGE_MAX {
             return Err(ProposeError::TooLarge { bytes: size, limit: CHANGE_MAX });
         }
-        match timeout(AGREE_LIMIT, self.write(set)).await {
+        match self.patiently(self.write(set)).await {
             Ok(Ok(written)) => written.data.map_err(|rejected| match rejected {
                 Rejected::Conflict { .. } | Rejected::Stale { .. } => ProposeError::Conflict,
                 Rejected::Repeated => ProposeError::Repeated,
@@ -212,7 +247,38 @@ impl Store {
                 )),
             }),
             Ok(Err(error)) => Err(inner.not_written(error)),
-            Err(_) => Err(ProposeError::NoQuorum { missing: inner.missing(), pending: true }),
+            Err(Stuck::Silent(missing)) => Err(ProposeError::NoQuorum { missing, pending: true }),
+            Err(Stuck::Deposed) => Err(ProposeError::Unknown),
+            Err(Stuck::Slow) => Err(ProposeError::Slow { way: inner.office.transfers.describe() }),
+        }
+    }
+
+    /// Waits for `work` as long as it may come to its end: while a majority is heard, and bytes arrive or a disk writes.
+    pub(super) async fn patiently<T>(&self, work: impl Future<Output = T>) -> Result<T, Stuck> {
+        let inner = &self.inner;
+        tokio::pin!(work);
+        let begun = Instant::now();
+        let mut led = begun;
+        loop {
+            if let Ok(done) = timeout(LOOK, &mut work).await {
+                return Ok(done);
+            }
+            let now = Instant::now();
+            if now.duration_since(begun) < AGREE_LIMIT {
+                continue;
+            }
+            if let Some(missing) = inner.lost_majority() {
+                return Err(Stuck::Silent(missing));
+            }
+            if inner.leadership.borrow().here {
+                led = now;
+            } else if now.duration_since(led) >= AGREE_LIMIT {
+                return Err(Stuck::Deposed);
+            }
+            let moved = inner.office.transfers.last_moved().map_or(begun, |moved| moved.max(begun));
+            if now.duration_since(moved) >= STUCK {
+                return Err(Stuck::Slow);
+            }
         }
     }
 
@@ -230,7 +296,7 @@ impl Store {
 
     /// Waits for the turn to change something, on the leader.
     ///
-    /// Errors: this manager does not lead, or what was begun before is not agreed upon within two seconds.
+    /// Errors: this manager does not lead, no majority answers for two seconds, or what was begun before does not move.
     pub async fn turn(&self) -> Result<Turn<'_>, ProposeError> {
         let inner = &self.inner;
         let mut leadership = inner.leadership.subscribe();
@@ -248,14 +314,13 @@ impl Store {
         let only = tokio::select! {
             biased;
             () = lost => return Err(inner.not_leader()),
-            only = timeout(AGREE_LIMIT, free) => only,
+            only = self.patiently(free) => only,
         };
-        let Ok(only) = only else {
-            let missing = inner.missing();
-            return Err(match missing.is_empty() {
-                true => ProposeError::Busy,
-                false => ProposeError::NoQuorum { missing, pending: false },
-            });
+        let only = match only {
+            Ok(only) => only,
+            Err(Stuck::Silent(missing)) => return Err(ProposeError::NoQuorum { missing, pending: false }),
+            Err(Stuck::Deposed) => return Err(inner.not_leader()),
+            Err(Stuck::Slow) => return Err(ProposeError::Busy),
         };
         // It may have changed with the last step.
         if !inner.leadership.borrow().here {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{
     format::Life,
+    parts::Content,
     types::{LeaderId, LogId, Vote},
 };
 
@@ -59,6 +60,33 @@ pub(super) enum Ask {
     },
     /// Up to where must a read see? Only the leader can say.
     ReadIndex,
+    /// Bytes of a content from `offset` on. With no bytes, it asks how many are there. Since level 2.
+    Part {
+        content: Content,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    /// As `Append`, after large records were sent in parts. Since level 2.
+    AppendParts {
+        vote: WireVote,
+        before: Option<WireLogId>,
+        entries: Vec<Piece>,
+        committed: Option<WireLogId>,
+    },
+    /// As `Snapshot`, after its record was sent in parts. Since level 2.
+    SnapshotParts {
+        vote: WireVote,
+        content: Content,
+    },
+}
+
+/// The record of an entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Piece {
+    /// It.
+    Record(Vec<u8>),
+    /// It was sent in parts.
+    Sent(Content),
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -90,6 +118,10 @@ pub(super) enum Tell {
     ReadIndex(u64),
     /// It cannot say, for that reason.
     Not(String),
+    /// So many bytes of the content are there, from its beginning.
+    Part(u64),
+    /// A content that was to be sent in parts is not there in whole.
+    Missing,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -149,21 +181,42 @@ fn malformed(error: codec::CodecError) -> io::Error {
 }
 
 /// Writes one frame. Not cancel-safe: a stream whose write was cut off must be dropped.
-pub(super) async fn write<T: Serialize>(pipe: &mut (impl Pipe + ?Sized), value: &T) -> io::Result<()> {
+pub(super) async fn write<T: Serialize>(mut pipe: impl AsyncWrite + Unpin, value: &T) -> io::Result<()> {
     let frame = codec::frame(value, Hello::Raft.cap()).map_err(malformed)?;
     pipe.write_all(&frame).await?;
     pipe.flush().await
 }
 
-/// Reads one frame; none at the stream's end. Not cancel-safe.
-pub(super) async fn read<T: DeserializeOwned>(pipe: &mut (impl Pipe + ?Sized)) -> io::Result<Option<T>> {
-    let mut length = [0; codec::LENGTH_BYTES];
-    match pipe.read_exact(&mut length).await {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
-        Ok(_) => {}
+/// The frame that is coming in. Reading is cancel-safe: what has come is kept for the next call.
+///
+/// Reads no byte beyond the frame, and sets memory aside only for bytes that have come.
+#[derive(Default)]
+pub(super) struct Inbox(Vec<u8>);
+
+impl Inbox {
+    /// Reads one frame; none at the stream's end.
+    pub(super) async fn read<T: DeserializeOwned>(
+        &mut self,
+        mut pipe: impl AsyncRead + Unpin,
+    ) -> io::Result<Option<T>> {
+        loop {
+            let whole = match self.0.first_chunk::<{ codec::LENGTH_BYTES }>() {
+                None => codec::LENGTH_BYTES,
+                Some(length) => {
+                    let whole = codec::LENGTH_BYTES
+                        + codec::frame_size(*length, Hello::Raft.cap()).map_err(malformed)?;
+                    if self.0.len() == whole {
+                        let frame = std::mem::take(&mut self.0);
+                        let body = &frame[codec::LENGTH_BYTES..];
+                        return codec::decode(body, Hello::Raft.cap()).map(Some).map_err(malformed);
+                    }
+                    whole
+                }
+            };
+            let missing = (whole - self.0.len()) as u64;
+            if (&mut pipe).take(missing).read_buf(&mut self.0).await? == 0 {
+                return if self.0.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+        }
     }
-    let mut body = vec![0; codec::frame_size(length, Hello::Raft.cap()).map_err(malformed)?];
-    pipe.read_exact(&mut body).await?;
-    codec::decode(&body, Hello::Raft.cap()).map(Some).map_err(malformed)
 }

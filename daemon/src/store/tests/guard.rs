@@ -28,9 +28,10 @@ use crate::store::{
     files,
     format::Life,
     link::{Link, Office},
+    parts::Transfers,
     peers::Peers,
     types::{Command, Entry, LeaderId, LogId, Vote},
-    wire::{self, Appended, Ask, Greeting, Tell, Welcome, Welcomed},
+    wire::{self, Appended, Ask, Greeting, Inbox, Tell, Welcome, Welcomed},
 };
 
 fn copy(from: &Path, to: &Path) {
@@ -182,7 +183,7 @@ impl Ends {
     async fn greeted(&self) -> DuplexStream {
         until(|| !self.0.lock().unwrap().is_empty()).await;
         let mut far = self.0.lock().unwrap().remove(0);
-        let greeting: Option<Greeting> = wire::read(&mut far).await.unwrap();
+        let greeting: Option<Greeting> = Inbox::default().read(&mut far).await.unwrap();
         assert_eq!(greeting.unwrap().to, 2);
         far
     }
@@ -194,8 +195,14 @@ async fn a_welcome_that_comes_late_does_not_make_a_sound_member_lost() {
     let store = web.start(1).await;
     let (ends, log) = (Ends::default(), store.inner.office.log.clone());
     let peers = Peers::new(Vec::new());
-    let office =
-        Arc::new(Office { me: store.inner.office.me, peers, log, transport: Arc::new(ends.clone()) });
+    let office = Arc::new(Office {
+        me: store.inner.office.me,
+        peers,
+        log,
+        transport: Arc::new(ends.clone()),
+        states: store.inner.machine.states(),
+        transfers: Transfers::default(),
+    });
     let vote = Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: true };
     let (before, entry) = (LogId::new(vote.leader_id, 5), LogId::new(vote.leader_id, 6));
     let append =
@@ -215,12 +222,12 @@ async fn a_welcome_that_comes_late_does_not_make_a_sound_member_lost() {
     let sent = tokio::spawn(async move { entries.append_entries(sent, option()).await });
     let mut early = ends.greeted().await;
     wire::write(&mut early, &welcome(5)).await.unwrap();
-    wire::read::<Ask>(&mut early).await.unwrap().unwrap();
+    Inbox::default().read::<Ask>(&mut early).await.unwrap().unwrap();
     wire::write(&mut early, &Tell::Appended(Appended::Success)).await.unwrap();
     sent.await.unwrap().unwrap();
     assert_eq!(office.peers.last_acknowledged(2), Some(entry));
     wire::write(&mut late, &welcome(5)).await.unwrap();
-    wire::read::<Ask>(&mut late).await.unwrap().unwrap();
+    Inbox::default().read::<Ask>(&mut late).await.unwrap().unwrap();
     wire::write(&mut late, &Tell::Appended(Appended::Success)).await.unwrap();
     beat.await.unwrap().unwrap();
     assert!(office.peers.declined().is_empty());
@@ -329,9 +336,16 @@ async fn entries_of_many_bytes_may_take_long_to_be_acknowledged() {
     let store = web.start(1).await;
     let (ends, log) = (Ends::default(), store.inner.office.log.clone());
     let peers = Peers::new(Vec::new());
-    let office =
-        Arc::new(Office { me: store.inner.office.me, peers, log, transport: Arc::new(ends.clone()) });
+    let office = Arc::new(Office {
+        me: store.inner.office.me,
+        peers,
+        log,
+        transport: Arc::new(ends.clone()),
+        states: store.inner.machine.states(),
+        transfers: Transfers::default(),
+    });
     let vote = Vote { leader_id: LeaderId { term: 3, node_id: 1 }, committed: true };
+    store.inner.office.log.clone().save_vote(&vote).await.unwrap();
     let mut set = sample::one_task(5);
     let mut task = sample::task(6);
     task.status.message = Some("x".repeat(3 << 20));
@@ -349,7 +363,7 @@ async fn entries_of_many_bytes_may_take_long_to_be_acknowledged() {
     let mut end = ends.greeted().await;
     let life = Life { member: 2, incarnation: 9, starts: 4, process: 77 };
     wire::write(&mut end, &Welcome::Ok(Welcomed { life, last: None })).await.unwrap();
-    wire::read::<Ask>(&mut end).await.unwrap().unwrap();
+    Inbox::default().read::<Ask>(&mut end).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     wire::write(&mut end, &Tell::Appended(Appended::Success)).await.unwrap();
     sent.await.unwrap().unwrap();

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,6 +18,7 @@ use tokio::{runtime::Runtime, sync::OnceCell};
 
 use super::sample;
 use crate::{
+    model::ChangeSet,
     net::{
         Caller, Identity, Net, Serve, Stream,
         ca::{self, Authority, KeyRequest},
@@ -40,6 +42,13 @@ impl Serve for Door {
     }
 
     async fn stream(&self, caller: Caller, hello: Hello, stream: Stream) {
+        if hello == Hello::Api {
+            // Takes all that comes and says so.
+            let (mut send, mut recv) = stream.split();
+            tokio::io::copy(&mut recv, &mut tokio::io::sink()).await.unwrap();
+            send.write_frame(&(), 64).await.unwrap();
+            return;
+        }
         assert_eq!(hello, Hello::Raft);
         if let Some(store) = self.store.get() {
             store.serve(caller, stream).await;
@@ -53,10 +62,13 @@ impl Serve for Door {
     }
 }
 
-struct Host {
-    runtime: Runtime,
-    store: Store,
-    site: Site,
+pub(super) struct Host {
+    pub(super) runtime: Runtime,
+    pub(super) store: Store,
+    pub(super) net: Net,
+    /// Where it listens.
+    pub(super) bound: SocketAddr,
+    pub(super) site: Site,
     _dir: tempfile::TempDir,
 }
 
@@ -69,21 +81,21 @@ fn host(authority: &Authority, number: u64) -> Host {
     let key = KeyRequest::generate().unwrap();
     let certificate = authority.issue(&key.csr, node, Role::Manager, ca::now()).unwrap();
     let identity = Identity::new(certificate, authority.certificate().to_vec(), key.key).unwrap();
-    let (store, addr) = runtime.block_on(async {
+    let (store, net, addr) = runtime.block_on(async {
         let net = Net::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let door = Arc::new(Door::default());
         net.set_identity(Arc::new(identity)).unwrap();
         net.serve(door.clone());
         let addr = net.local_addr().unwrap();
-        let config = StoreConfig { dir: dir.path().to_owned(), node, transport: Arc::new(net) };
+        let config = StoreConfig { dir: dir.path().to_owned(), node, transport: Arc::new(net.clone()) };
         let store = Store::start(config).await.unwrap();
         assert!(door.store.set(store.clone()).is_ok());
-        (store, addr)
+        (store, net, addr)
     });
-    Host { runtime, store, site: Site { node, addr }, _dir: dir }
+    Host { runtime, store, net, bound: addr, site: Site { node, addr }, _dir: dir }
 }
 
-fn until(mut is_so: impl FnMut() -> bool) {
+pub(super) fn until(mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < Duration::from_secs(20), "it did not come to that");
@@ -91,7 +103,7 @@ fn until(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn leader(hosts: &[Host]) -> usize {
+pub(super) fn leader(hosts: &[Host]) -> usize {
     let mut found = None;
     until(|| {
         found = hosts.iter().position(|host| host.store.leadership().borrow().here);
@@ -110,17 +122,29 @@ fn ticks() -> u64 {
 
 /// Three hosts that all vote.
 fn three() -> Vec<Host> {
-    let authority = Authority::new(ClusterId::from_random(1), ca::now()).unwrap();
-    let hosts: Vec<Host> = (1..=3).map(|number| host(&authority, number)).collect();
+    three_with(|_| {}, sample::first())
+}
+
+/// The same after `place` has said where others reach them, with `begin` as the first entry.
+pub(super) fn three_with(place: impl FnOnce(&mut [Host]), begin: ChangeSet) -> Vec<Host> {
+    let hosts = first_of_three(place, begin);
     let first = hosts[0].store.clone();
     hosts[0].runtime.block_on(async {
-        first.initialize(hosts[0].site.addr, sample::first()).await.unwrap();
         for (member, host) in (2..).zip(&hosts[1..]) {
             first.add_learner(member, host.site).await.unwrap();
         }
     });
     until(|| first.members().members.values().all(|member| member.caught_up));
     hosts[0].runtime.block_on(first.set_voters([1, 2, 3].into())).unwrap();
+    hosts
+}
+
+/// Three hosts, of which the first alone is a member.
+pub(super) fn first_of_three(place: impl FnOnce(&mut [Host]), begin: ChangeSet) -> Vec<Host> {
+    let authority = Authority::new(ClusterId::from_random(1), ca::now()).unwrap();
+    let mut hosts: Vec<Host> = (1..=3).map(|number| host(&authority, number)).collect();
+    place(&mut hosts);
+    hosts[0].runtime.block_on(hosts[0].store.initialize(hosts[0].site.addr, begin)).unwrap();
     hosts
 }
 
