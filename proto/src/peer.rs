@@ -4,7 +4,10 @@
 //! may be. Enums here only grow at their end, and structs do not change: bincode numbers variants and fields by position.
 //! A node is sent a new variant only once the cluster's [`Level`] says that every node knows it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -185,6 +188,9 @@ pub struct Platform {
     pub cpu: CpuMillis,
     /// All of its memory.
     pub memory: MemBytes,
+    /// How much its engine has of each kind of generic resource (`node-generic-resources`).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub generic: BTreeMap<String, u64>,
 }
 
 /// A node asks to be admitted.
@@ -320,6 +326,7 @@ pub enum Up {
     /// First frame: who it is, and what it holds; it is told what differs.
     Resume {
         /// What the node says of itself.
+        #[serde(with = "crate::codec::spec")]
         info: NodeInfo,
         /// As in [`Up::Start`].
         process: u64,

@@ -156,6 +156,7 @@ fn service(image: &str, replicas: u32, networked: bool) -> ServiceSpec {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        order: Default::default(),
         depends_on: BTreeMap::new(),
         any_ports: Vec::new(),
         build: None,

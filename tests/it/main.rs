@@ -18,6 +18,8 @@
 //! | `doctor` | `raftup doctor`, and hosts that cannot be nodes |
 //! | `names` | each kind of name, asked from containers on both kinds of engine; what others answer |
 //! | `order` | `depends_on`: what starts after what, across hosts |
+//! | `hooks` | hooks of containers, and slots in their order with a volume each |
+//! | `jobs` | jobs, and where tasks are: labels, numbers on a node, other services |
 //! | `publish` | ports of one address, of tasks' own nodes, taken ones; names without a virtual address |
 //! | `ports` | that two UDP ports between hosts are enough |
 //! | `routing` | who gets a connection, from wherever it comes |
@@ -42,11 +44,13 @@ mod engines;
 mod examples;
 mod faults;
 mod firewalls;
+mod hooks;
 mod hostile_member;
 mod identity;
 mod input;
 mod intruders;
 mod isolation;
+mod jobs;
 mod lab;
 mod lanes;
 mod layering;

@@ -86,6 +86,7 @@ pub(crate) fn inspect(node: &NodeView, look: Look) -> Text {
         .put("Platform", format!("{}/{}, kernel {}", platform.os, platform.arch, platform.kernel))
         .put("CPUs", platform.cpu)
         .put("Memory", platform.memory)
+        .list("Generic resources", platform.generic.iter().map(|(kind, count)| format!("{kind}={count}")))
         .put("Joined", time::exact(look.now, node.created))
         .render()
 }

@@ -4,7 +4,7 @@ use raftup_proto::{
     api::{ServiceView, UpdateState, UpdateStatus, VersionView},
     spec::{
         Amounts, ContainerSpec, EndpointMode, Healthcheck, Mode, Mount, MountSource, PortSpec, PublishMode,
-        RestartCondition, RestartPolicy, ServiceSpec, UpdatePolicy,
+        RestartCondition, RestartPolicy, ServiceSpec, SlotOrder, UpdatePolicy,
     },
 };
 
@@ -27,20 +27,35 @@ pub(crate) fn list(services: &[ServiceView], look: Look) -> Text {
         let tone =
             if service.running + service.complete < service.desired { Tone::Waiting } else { Tone::Plain };
         let removing = if service.removing { " (removing)" } else { "" };
-        let complete = match service.complete {
-            0 => String::new(),
-            complete => format!(" ({complete} complete)"),
-        };
         table.row([
             cell(service.id, Tone::Plain),
             cell(full_name(service), Tone::Plain),
-            cell(mode(service.mode), Tone::Plain),
-            cell(format!("{}/{}{complete}{removing}", service.running, service.desired), tone),
+            cell(service.mode, Tone::Plain),
+            cell(format!("{}{removing}", counts(service)), tone),
             cell(look.image(&service.image), Tone::Plain),
             cell(ports(&service.ports).join(", "), Tone::Plain),
         ]);
     }
     table.render(look)
+}
+
+/// How many tasks run of those that should, in Docker's words.
+fn counts(service: &ServiceView) -> String {
+    let ServiceView { running, desired, complete, .. } = service;
+    let most = service.spec.placement.max_per_node;
+    match service.mode {
+        Mode::ReplicatedJob { concurrent, .. } => {
+            format!("{running}/{concurrent} ({complete}/{desired} completed)")
+        }
+        Mode::GlobalJob => {
+            format!("{running}/{} ({complete}/{desired} completed)", desired.saturating_sub(*complete))
+        }
+        Mode::Replicated { .. } | Mode::Global => {
+            let complete = if *complete > 0 { format!(" ({complete} complete)") } else { String::new() };
+            let most = most.map(|most| format!(" (max {most} per node)")).unwrap_or_default();
+            format!("{running}/{desired}{most}{complete}")
+        }
+    }
 }
 
 /// Why services are not as they should be, one line a reason.
@@ -73,7 +88,7 @@ pub(crate) fn inspect(service: &ServiceView, look: Look) -> Text {
         .put("ID", service.id)
         .put("Name", full_name(service))
         .put("Stack", &service.stack)
-        .put("Mode", mode(service.mode))
+        .put("Mode", service.mode)
         .put("Replicas", replicas(service))
         .some("Status", service.removing.then_some("removing"))
         .list("Update", service.update.as_ref().map(|status| update(status, look)))
@@ -88,6 +103,12 @@ pub(crate) fn inspect(service: &ServiceView, look: Look) -> Text {
 }
 
 fn replicas(service: &ServiceView) -> String {
+    if let Mode::ReplicatedJob { concurrent, .. } = service.mode {
+        return format!(
+            "{} running, {concurrent} at a time; {} of {} complete",
+            service.running, service.complete, service.desired
+        );
+    }
     let running = format!("{} of {} running", service.running, service.desired);
     if service.complete == 0 { running } else { format!("{running}, {} complete", service.complete) }
 }
@@ -141,11 +162,20 @@ fn spec(head: Fields, spec: &ServiceSpec) -> Fields {
         .list("Options", options(container))
         .some("Health check", container.healthcheck.as_ref().map(healthcheck))
         .list("Constraints", &spec.placement.constraints)
+        .list("Spread over", &spec.placement.spread)
+        .some("Order", (spec.order == SlotOrder::Slots).then_some("slot by slot"))
+        .some("Most on one node", spec.placement.max_per_node)
+        .list("Together with", &spec.placement.with)
+        .list("Apart from", &spec.placement.apart_from)
+        .list(
+            "Generic resources",
+            spec.resources.generic.iter().map(|(kind, count)| format!("{kind}={count}")),
+        )
         .some("Reserved", amounts(spec.resources.reservations))
         .some("Limit", amounts(spec.resources.limits))
         .put("Restart", restart(&spec.restart))
-        .put("Update policy", policy(&spec.update))
-        .put("Rollback policy", policy(&spec.rollback))
+        .some("Update policy", (!spec.mode.is_job()).then(|| policy(&spec.update)))
+        .some("Rollback policy", (!spec.mode.is_job()).then(|| policy(&spec.rollback)))
         .list("Labels", pairs(&spec.labels))
         .list("Container labels", pairs(&container.labels))
 }
@@ -177,13 +207,6 @@ fn options(container: &ContainerSpec) -> Vec<String> {
 
 fn pairs(map: &std::collections::BTreeMap<String, String>) -> impl Iterator<Item = String> {
     map.iter().map(|(key, value)| format!("{key}={value}"))
-}
-
-fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Replicated { .. } => "replicated",
-        Mode::Global => "global",
-    }
 }
 
 /// Published ports, ranges of them as such; those of tasks' own nodes say so.

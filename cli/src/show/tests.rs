@@ -48,6 +48,7 @@ fn node(number: u64, manager: Option<ManagerState>) -> NodeView {
             engine_labels: Vec::new(),
             cpu: CpuMillis(4000),
             memory: MemBytes(8 << 30),
+            generic: Default::default(),
         },
         tasks: 7,
         created: ago(90_000),
@@ -95,6 +96,7 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
                 equal: true,
                 value: "ssd".to_owned(),
             }],
+            ..Placement::default()
         },
         resources: Resources {
             reservations: Amounts { cpu: Some(CpuMillis(500)), memory: Some(MemBytes(64 << 20)) },
@@ -104,6 +106,7 @@ fn service(name: &str, running: u32, replicas: u32) -> ServiceView {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        order: Default::default(),
         depends_on: Default::default(),
         any_ports: Vec::new(),
         build: None,

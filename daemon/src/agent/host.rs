@@ -25,6 +25,7 @@ pub fn local() -> Platform {
         engine_labels: Vec::new(),
         cpu: CpuMillis(cores as u64 * 1000),
         memory: MemBytes((memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit))),
+        generic: Default::default(),
     }
 }
 

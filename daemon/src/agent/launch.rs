@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     files::Files,
+    hooks::Outcome,
     images::{How, Images},
     networks::Networks,
     owner::Told,
@@ -111,11 +112,21 @@ impl Launcher {
                 Some(self.create(job, say).await)
             }
             Effect::Start => {
-                let _turn = cancel.run_until_cancelled(self.starts.acquire()).await?;
+                let turn = cancel.run_until_cancelled(self.starts.acquire()).await?;
                 // The host may have been started anew since it was made.
-                match cancel.run_until_cancelled(self.files(job)).await? {
-                    Ok(()) => Some(self.start(job, container).await),
-                    Err(why) => Some(Told::event(Event::Impossible).because(why)),
+                if let Err(why) = cancel.run_until_cancelled(self.files(job)).await? {
+                    return Some(Told::event(Event::Impossible).because(why));
+                }
+                let started = self.start(job, container).await;
+                if job.item.container.post_start.is_empty() || !started.is_start() {
+                    return Some(started);
+                }
+                drop(turn);
+                match cancel.run_until_cancelled(self.post_start(job, container, say)).await? {
+                    Outcome::Done => Some(started),
+                    // Its end is told by the engine.
+                    Outcome::Dead => None,
+                    Outcome::Failed(why) => Some(Told::event(Event::Unhealthy).because(why)),
                 }
             }
             Effect::Stop { served, sudden } => {
@@ -126,19 +137,31 @@ impl Launcher {
                     let wait = if sudden { SPREADS + UNDER_WAY } else { UNDER_WAY };
                     cancel.run_until_cancelled(sleep(wait)).await?;
                 }
-                self.insist("stop", job.task, || self.engine.stop(container, job.grace)).await;
-                Some(Told::event(Event::Stopped))
+                Some(self.stop(job, container).await)
             }
             Effect::Remove { running } => {
-                self.remove(job.task, container, running.then_some(job.grace)).await;
+                if running {
+                    self.stop(job, container).await;
+                }
+                self.remove(job.task, container, None).await;
                 Some(Told::event(Event::Removed))
             }
         }
     }
 
+    async fn stop(&self, job: &Job, container: &str) -> Told {
+        let (left, said) = self.pre_stop(job, container).await;
+        self.insist("stop", job.task, || self.engine.stop(container, job.grace, left)).await;
+        let told = Told::event(Event::Stopped);
+        match said {
+            Some(why) => told.because(why),
+            None => told,
+        }
+    }
+
     /// Stops a container that should not run, whoever started it.
     pub(super) async fn halt(&self, task: TaskId, container: &str, grace: Duration) {
-        self.insist("stop", task, || self.engine.stop(container, grace)).await;
+        self.insist("stop", task, || self.engine.stop(container, grace, None)).await;
     }
 
     /// Lets a container go on that somebody has paused.
@@ -171,7 +194,7 @@ impl Launcher {
     /// Removes a container, after a stop within the time given, if any.
     pub(super) async fn remove(&self, task: TaskId, container: &str, grace: Option<Duration>) {
         if let Some(grace) = grace {
-            self.insist("stop", task, || self.engine.stop(container, grace)).await;
+            self.insist("stop", task, || self.engine.stop(container, grace, None)).await;
         }
         self.insist("remove", task, || self.engine.remove(container)).await;
         self.files.forget(task);

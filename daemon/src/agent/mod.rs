@@ -19,6 +19,7 @@
 
 mod files;
 mod follow;
+mod hooks;
 mod host;
 mod images;
 mod launch;
@@ -363,7 +364,7 @@ impl Agent {
             let grace = item.map_or(STOP_GRACE, |item| item.container.stop_grace());
             let engine = self.engine.clone();
             async move {
-                engine.stop(&container.id, grace).await?;
+                engine.stop(&container.id, grace, None).await?;
                 engine.remove(&container.id).await
             }
         });

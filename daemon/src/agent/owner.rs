@@ -63,6 +63,11 @@ impl Told {
         Self { event, message: Some(message), container: None, exit_code: Some(code) }
     }
 
+    /// Its container was started.
+    pub(super) fn is_start(&self) -> bool {
+        matches!(self.event, Some(Event::Started { .. }))
+    }
+
     /// Its container, found as it was expected.
     pub(super) fn found(id: String) -> Self {
         Self { container: Some(id), ..Self::default() }
@@ -119,6 +124,7 @@ impl Owner {
             // Weak: notes of a step must not keep the owner alive.
             inbox: inbox.downgrade(),
             work: None,
+            healthy: false,
         };
         shared.tracker.spawn(run.run(heard, first));
         Self { inbox, phase: phase_now }
@@ -142,6 +148,8 @@ struct Run {
     status: Option<TaskStatus>,
     inbox: mpsc::WeakSender<Told>,
     work: Option<Work>,
+    /// The health check passed while hooks of the start were still run.
+    healthy: bool,
 }
 
 /// A step under way.
@@ -179,8 +187,18 @@ impl Run {
         let _ = self.shared.gone.send(self.job.task).await;
     }
 
-    fn hear(&mut self, told: Told) {
+    fn hear(&mut self, mut told: Told) {
         let before = *self.phase.borrow();
+        // The start is not over before its hooks are.
+        let hooks = self.work.is_some() && !self.job.item.container.post_start.is_empty();
+        match told.event {
+            Some(Event::Healthy) if hooks && before == Phase::Starting => {
+                self.healthy = true;
+                told.event = None;
+            }
+            Some(Event::Started { checked: true }) if self.healthy => told.event = Some(Event::Healthy),
+            _ => {}
+        }
         let (to, effect) = match told.event {
             Some(event) => step(before, event),
             None => (before, None),
@@ -264,7 +282,9 @@ impl Run {
             }
         }
         let Some(status) = &mut status else { return };
-        if told.message.is_some() && !before.is_ending() && told.event != Some(Event::Stop) {
+        // What is said of a stop that was done stands beside no other reason.
+        let stopped = told.event == Some(Event::Stopped) && status.message.is_none();
+        if told.message.is_some() && (stopped || !before.is_ending()) && told.event != Some(Event::Stop) {
             status.message = told.message;
         }
         status.container = told.container.or(status.container.take());

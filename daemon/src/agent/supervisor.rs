@@ -25,7 +25,7 @@ use super::{
     follow::News,
     launch::Job,
     owner::{Owner, Shared, Told},
-    task::{Event as Step, Phase, begin},
+    task::{Event as Step, Phase, begin, with_hooks},
 };
 use crate::engine::{Condition, Container, Event, EventKind, Exit, Health};
 
@@ -382,6 +382,10 @@ impl Supervisor {
         let last = self.shared.reports.get(item.task).map(|status| status.state);
         let condition = found.as_ref().map(|container| &container.condition);
         let (phase, events) = begin(condition, last, item.goal);
+        let (phase, events) = match item.container.post_start.is_empty() {
+            true => (phase, events),
+            false => with_hooks(phase, events, condition, last),
+        };
         let mut first: Vec<_> = found.iter().map(|container| Told::found(container.id.clone())).collect();
         first.extend(events.into_iter().map(|event| match (event, condition) {
             (Step::Exited { .. }, Some(Condition::Exited(exit))) => Told::exited(exit, item),

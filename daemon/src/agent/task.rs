@@ -264,6 +264,23 @@ pub(super) fn begin(found: Option<&Condition>, last: Option<TaskState>, goal: Go
     (phase, stop.into_iter().chain(then).collect())
 }
 
+/// The same where hooks belong to the start: one that was not over when it was last heard of is done again, as nobody knows
+/// how far the hooks had come.
+pub(super) fn with_hooks(
+    phase: Phase,
+    events: Vec<Event>,
+    found: Option<&Condition>,
+    last: Option<TaskState>,
+) -> (Phase, Vec<Event>) {
+    let runs = matches!(found, Some(Condition::Running(_)));
+    let cut_off = runs && phase == Phase::Starting && last < Some(TaskState::Running);
+    if !cut_off || events.iter().any(|event| matches!(event, Event::Stop | Event::Unhealthy)) {
+        return (phase, events);
+    }
+    let healthy = events.into_iter().filter(|event| *event == Event::Healthy);
+    (Phase::Ready, std::iter::once(Event::Created).chain(healthy).collect())
+}
+
 fn ended(state: TaskState) -> Option<End> {
     match state {
         TaskState::Complete => Some(End::Complete),

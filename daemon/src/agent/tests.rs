@@ -1,5 +1,6 @@
 //! The agent on an engine, told by hand what a leader would send.
 
+mod hooks;
 mod real;
 mod session;
 
@@ -481,7 +482,7 @@ async fn a_container_that_somebody_starts_again_is_stopped() {
     node.until_state(&web, TaskState::Running).await;
     node.until_state(&done, TaskState::Complete).await;
     // `docker restart`.
-    engine.stop(&web.container_name(), Duration::ZERO).await.unwrap();
+    engine.stop(&web.container_name(), Duration::ZERO, None).await.unwrap();
     engine.start(&web.container_name()).await.unwrap();
     let status = node.until_state(&web, TaskState::Failed).await;
     assert_eq!(status.message.as_deref(), Some("somebody stopped its container by hand (exit status 143)"));

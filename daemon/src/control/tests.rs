@@ -80,6 +80,7 @@ fn shop(image: &str, replicas: u32) -> StackSpec {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        order: Default::default(),
         depends_on: BTreeMap::new(),
         any_ports: Vec::new(),
         build: None,

@@ -19,22 +19,23 @@ use std::{
 use async_trait::async_trait;
 use bollard::{
     API_DEFAULT_VERSION, Docker,
+    exec::StartExecResults,
     models::ContainerSummaryStateEnum,
     query_parameters::{
         CreateContainerOptionsBuilder, CreateImageOptionsBuilder, EventsOptionsBuilder,
         InspectContainerOptions, ListContainersOptionsBuilder, ListNetworksOptions, LogsOptionsBuilder,
-        RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptions,
+        RemoveContainerOptionsBuilder, StartContainerOptions, StopContainerOptionsBuilder,
     },
 };
 use futures_util::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use raftup_proto::{api::Credential, id::ClusterId, peer::Platform, unit::UnixMillis};
+use raftup_proto::{api::Credential, id::ClusterId, peer::Platform, spec::Hook, unit::UnixMillis};
 
 use super::{
     Condition, Container, ContainerSettings, Engine, EngineError, Event, Image, LogOptions, LogPart, Network,
-    NetworkSettings, STOPPING, labels, version::Version,
+    NetworkSettings, Ran, STOPPING, labels, version::Version,
 };
 
 /// Most time until a call is answered, but for those that wait for something to happen.
@@ -289,14 +290,45 @@ impl Engine for DockerEngine {
         .await
     }
 
-    async fn stop(&self, container: &str, grace: Duration) -> Result<(), EngineError> {
+    async fn stop(
+        &self,
+        container: &str,
+        grace: Duration,
+        left: Option<Duration>,
+    ) -> Result<(), EngineError> {
         let client = self.client().await?.with_timeout(grace.saturating_add(STOP_MARGIN));
+        // The engine counts whole seconds.
+        let seconds = left.map(|left| i32::try_from(left.as_millis().div_ceil(1000)).unwrap_or(i32::MAX));
+        let options = seconds.map(|seconds| StopContainerOptionsBuilder::new().t(seconds).build());
         let stopped = self
-            .on(&client, container, |client, container| async move {
-                client.stop_container(&container, None::<StopContainerOptions>).await
+            .on(&client, container, |client, container| {
+                let options = options.clone();
+                async move { client.stop_container(&container, options).await }
             })
             .await;
         gone_is_fine(stopped)
+    }
+
+    async fn exec(&self, container: &str, hook: &Hook) -> Result<Ran, EngineError> {
+        let client = self.client().await?;
+        let made = self
+            .on(&client, container, |client, container| {
+                let options = ask::exec(hook);
+                async move { client.create_exec(&container, options).await }
+            })
+            .await?;
+        let mut output = read::Tail::default();
+        if let StartExecResults::Attached { output: mut parts, .. } =
+            self.answer(client.start_exec(&made.id, None).await)?
+        {
+            while let Some(part) = parts.next().await {
+                output.take(&self.answer(part)?.into_bytes());
+            }
+        }
+        let found = self.answer(client.inspect_exec(&made.id).await)?;
+        // One that was cut off with its container has none.
+        let code = found.exit_code.unwrap_or(-1);
+        Ok(Ran { code, output: output.text() })
     }
 
     async fn unpause(&self, container: &str) -> Result<(), EngineError> {

@@ -18,14 +18,14 @@ use raftup_proto::{
     api::Credential,
     id::{ClusterId, TaskId},
     peer::Platform,
-    spec::Healthcheck,
+    spec::{Healthcheck, Hook},
     unit::{CpuMillis, MemBytes, UnixMillis},
 };
 use tokio::sync::watch;
 
 use super::{
     Condition, Container, ContainerSettings, Engine, EngineError, Event, EventKind, Exit, Health, Image,
-    LogOptions, LogPart, Network, NetworkSettings, labels,
+    LogOptions, LogPart, Network, NetworkSettings, Ran, labels,
 };
 
 /// Exit status of a container that was killed, and of one that ended when it was asked to.
@@ -332,6 +332,7 @@ impl Engine for FakeEngine {
             engine_labels: Vec::new(),
             cpu: CpuMillis(4000),
             memory: MemBytes(8 << 30),
+            generic: Default::default(),
         })
     }
 
@@ -441,7 +442,7 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn stop(&self, container: &str, _grace: Duration) -> Result<(), EngineError> {
+    async fn stop(&self, container: &str, _: Duration, _: Option<Duration>) -> Result<(), EngineError> {
         let mut state = self.up()?;
         if let Some(id) = find(&state, container)
             && matches!(state.containers[&id].condition, Condition::Running(_))
@@ -451,6 +452,33 @@ impl Engine for FakeEngine {
         drop(state);
         self.end(container, Exit { code: TERMINATED, ..Exit::default() });
         Ok(())
+    }
+
+    async fn exec(&self, container: &str, hook: &Hook) -> Result<Ran, EngineError> {
+        let id = {
+            let state = self.up()?;
+            let id = find(&state, container).ok_or_else(|| missing("container", container))?;
+            if !matches!(state.containers[&id].condition, Condition::Running(_)) {
+                return Err(EngineError::Conflict { message: format!("container {id} is not running") });
+            }
+            id
+        };
+        let line = hook.command.last().cloned().unwrap_or_default();
+        let (mut code, mut output) = (0, String::new());
+        for step in line.split(';').map(str::trim) {
+            match step.split_once(' ') {
+                Some(("echo", words)) => {
+                    self.write(&id, words);
+                    output = words.to_owned();
+                }
+                Some(("sleep", seconds)) => {
+                    tokio::time::sleep(Duration::from_secs_f64(seconds.parse().unwrap_or(1e6))).await;
+                }
+                Some(("exit", status)) => code = status.parse().unwrap_or_default(),
+                _ => {}
+            }
+        }
+        Ok(Ran { code, output })
     }
 
     async fn unpause(&self, container: &str) -> Result<(), EngineError> {

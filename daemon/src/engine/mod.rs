@@ -26,6 +26,7 @@ use raftup_proto::{
     api::Credential,
     id::{ClusterId, NetworkId, TaskId},
     peer::Platform,
+    spec::Hook,
     unit::UnixMillis,
 };
 
@@ -60,8 +61,13 @@ pub trait Engine: Send + Sync + 'static {
     /// Starts a container.
     async fn start(&self, container: &str) -> Result<(), EngineError>;
 
-    /// Stops a container with its own signal and within its own grace period.
-    async fn stop(&self, container: &str, grace: Duration) -> Result<(), EngineError>;
+    /// Stops a container with its own signal and within its own grace period, or what is `left` of it.
+    async fn stop(&self, container: &str, grace: Duration, left: Option<Duration>)
+    -> Result<(), EngineError>;
+
+    /// Runs a command in a container to its end, however long that takes. Errors: the container does not run
+    /// ([`EngineError::Conflict`], [`EngineError::NotFound`]), or the command cannot be started.
+    async fn exec(&self, container: &str, hook: &Hook) -> Result<Ran, EngineError>;
 
     /// Lets a paused container go on. One that is not paused, or not there, stays as it is.
     async fn unpause(&self, container: &str) -> Result<(), EngineError>;
@@ -171,6 +177,18 @@ pub struct Exit {
     /// It ended because the engine or its host was stopped. Found out by the caller: an engine does not say.
     pub with_engine: bool,
 }
+
+/// What came of a command in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit status.
+    pub code: i64,
+    /// The end of what it wrote, at most [`OUTPUT_MAX`] bytes.
+    pub output: String,
+}
+
+/// Most bytes that are kept of a command's output.
+pub const OUTPUT_MAX: usize = 512;
 
 /// Something that happened to a container.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -59,7 +59,7 @@ impl ContainerSettings {
             labels: labels::of_container(cluster, node, task),
             image: task.image.clone(),
             spec: ContainerSpec { hostname: hostname(task), ..task.container.clone() },
-            resources: task.resources,
+            resources: task.resources.clone(),
             networks,
             dns: gateway.into_iter().collect(),
             volumes: task.volumes.clone(),

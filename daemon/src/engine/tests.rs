@@ -109,13 +109,13 @@ async fn lives_and_dies(engine: &dyn Engine) {
     engine.start(&name).await.unwrap();
     assert_eq!(engine.inspect(&name).await.unwrap(), Some(Condition::Running(Health::Unchecked)));
     assert_eq!(engine.containers(ClusterId::from_random(8)).await.unwrap(), []);
-    engine.stop(&name, Duration::from_secs(10)).await.unwrap();
+    engine.stop(&name, Duration::from_secs(10), None).await.unwrap();
     let Some(Condition::Exited(exit)) = engine.inspect(&name).await.unwrap() else { panic!("it runs") };
     assert_eq!((exit.code, exit.out_of_memory), (143, false));
-    engine.stop(&name, Duration::from_secs(10)).await.unwrap();
+    engine.stop(&name, Duration::from_secs(10), None).await.unwrap();
     engine.remove(&name).await.unwrap();
     engine.remove(&name).await.unwrap();
-    engine.stop(&name, Duration::from_secs(10)).await.unwrap();
+    engine.stop(&name, Duration::from_secs(10), None).await.unwrap();
     assert_eq!(engine.inspect(&name).await.unwrap(), None);
     let kinds = [
         EventKind::Started,

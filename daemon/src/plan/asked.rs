@@ -38,7 +38,7 @@ fn check(cluster: &Cluster, spec: &StackSpec, keep: bool) -> Result<(), Refusal>
     check_container_names(cluster, spec)?;
     check_network_names(cluster, spec)?;
     for (name, service) in &spec.services {
-        if let Mode::Replicated { replicas } = service.mode {
+        if let Some(replicas) = service.mode.slots() {
             services::check_replicas(name.as_str(), replicas)?;
         }
         services::check_policies(service)?;
@@ -117,7 +117,8 @@ fn check_container_names(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refu
     }
     for (key, service) in &spec.services {
         let Some(name) = &service.container.container_name else { continue };
-        if let Mode::Replicated { replicas: 2.. } = service.mode {
+        if let Mode::Replicated { replicas: 2.. } | Mode::ReplicatedJob { concurrent: 2.., .. } = service.mode
+        {
             let message = format!("service `{key}` has one `container_name` for several containers");
             return Err(Refusal::new(Code::Invalid, message).hint("remove it, or ask for one replica"));
         }

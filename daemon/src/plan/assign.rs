@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use raftup_proto::{
     id::{NetworkId, NodeId},
     peer::{TaskState, TaskStatus},
-    spec::{Mount, MountSource},
+    spec::{Mount, MountSource, SlotOrder},
 };
 
 use crate::model::{Network, Node, ObjectKey, Slot, Task};
@@ -24,7 +24,7 @@ use super::{
     drain::DRAIN_LIMIT,
     placement::{self, Past, Places},
     replicas::said,
-    review::Review,
+    review::{Review, name_slots},
     rollout, start_order,
 };
 
@@ -33,6 +33,7 @@ pub(super) fn all(review: &mut Review<'_, '_>) {
     let waiting = review.tasks().filter(|task| task.is_live() && task.node.is_none());
     let waiting: Vec<_> = waiting.cloned().collect();
     let mut search = Search::default();
+    let next = next_in_order(review);
     for task in waiting {
         if !review.draft.has(ObjectKey::Task(task.id)) && review.is_full() {
             continue;
@@ -48,6 +49,11 @@ pub(super) fn all(review: &mut Review<'_, '_>) {
                 review.waits(task.slot, &message);
                 Hold::Later(message)
             }
+            None if next.is_some_and(|next| next < task.slot) => {
+                let why = format!("waits for {} to be ready", name_slots(next.into_iter().collect()));
+                review.waits(task.slot, &why);
+                Hold::Later(why)
+            }
             None if is_busy(review, &task) => Hold::Later("waits for its predecessor to stop".to_owned()),
             None => match search.depends(review, &task) {
                 Some(why) => {
@@ -62,6 +68,13 @@ pub(super) fn all(review: &mut Review<'_, '_>) {
         };
         hold(review, &task, why);
     }
+}
+
+/// Where slots come in their order: the first one that is not ready. Those after it wait.
+fn next_in_order(review: &Review<'_, '_>) -> Option<Slot> {
+    let ordered = review.spec().order == SlotOrder::Slots;
+    let mut heads = review.heads().filter(|_| ordered);
+    heads.find(|task| !task.is_ready() && task.status.state != TaskState::Complete).map(|task| task.slot)
 }
 
 enum Hold {
@@ -134,7 +147,7 @@ impl Search {
     fn place(&mut self, review: &mut Review<'_, '_>, task: &Arc<Task>) -> Result<(), Hold> {
         if let Slot::Node(id) = task.slot {
             let spec = review.spec_of(task.version);
-            placement::find(review.draft.world(), &spec, task.slot)
+            placement::find(review.draft.world(), &review.service, &spec, task.slot)
                 .map_err(|away| Hold::NoPlace(away.to_string()))?;
             let given = give_addresses(review, id);
             return match given {
@@ -147,16 +160,17 @@ impl Search {
         }
         let leaves = review.replaced_by(task).filter(|old| old.is_live()).and_then(|old| old.node);
         let past = past(review, task);
-        let placed = self.placed.get_or_insert_with(|| placed(review));
+        let placed =
+            self.placed.get_or_insert_with(|| placement::placed(review.draft.world(), &review.service));
         let places = match self.places.entry(task.version) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let world = review.draft.world();
                 review.nodes_looked_at += world.cluster().nodes.len();
-                new.insert(Places::new(world, review.spec_of(task.version), placed))
+                new.insert(Places::new(world, &review.service, review.spec_of(task.version), placed))
             }
         };
-        if let Some(away) = places.away(review.draft.world()) {
+        if let Some(away) = places.away(review.draft.world(), &review.service) {
             return Err(Hold::NoPlace(away.to_string()));
         }
         let mut without = Vec::new();
@@ -222,14 +236,6 @@ impl Search {
         review.look_again(review.draft.now.plus(DRAIN_LIMIT));
         Hold::Later(later.to_owned())
     }
-}
-
-fn placed(review: &Review<'_, '_>) -> BTreeMap<NodeId, u32> {
-    let mut placed = BTreeMap::new();
-    for node in review.tasks().filter(|task| task.is_live()).filter_map(|task| task.node) {
-        *placed.entry(node).or_default() += 1;
-    }
-    placed
 }
 
 /// The addresses that a task gets, and the blocks that its node needs for that.

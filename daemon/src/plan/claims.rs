@@ -33,7 +33,9 @@ use raftup_proto::{
 
 use crate::model::{Cluster, Node, Traits, Unaccepted};
 
-use form::{HOSTNAME_MAX, KEYS_MAX, LABELS_MAX, hostname, label_key, short, shown, system, unusable};
+use form::{
+    HOSTNAME_MAX, KEYS_MAX, LABELS_MAX, hostname, kind_fits, label_key, short, shown, system, unusable,
+};
 
 pub use form::{MESSAGE_MAX, bounded, clean, usable_hostname};
 
@@ -173,6 +175,13 @@ fn reduced(claim: &NodeInfo) -> (NodeInfo, Vec<String>) {
     if given.len() > LABELS_MAX {
         refused.push(format!("more than {LABELS_MAX} engine labels: the rest is left out"));
     }
+    let kinds = claim.platform.generic.len();
+    claim.platform.generic.retain(|kind, count| kind_fits(kind) && *count > 0);
+    if claim.platform.generic.len() < kinds {
+        refused.push(
+            "generic resources whose kind is no word, or of which there are none, are left out".to_owned(),
+        );
+    }
     for label in given.into_iter().take(LABELS_MAX) {
         match label_key(&label) {
             Ok(key) if keys.contains(key) => {
@@ -244,6 +253,7 @@ impl Part {
             Self::Engine => to.platform.engine.clone_from(&from.platform.engine),
             Self::Resources => {
                 (to.platform.cpu, to.platform.memory) = (from.platform.cpu, from.platform.memory);
+                to.platform.generic.clone_from(&from.platform.generic);
             }
             Self::Deaf => to.deaf.clone_from(&from.deaf),
         }
@@ -261,7 +271,9 @@ impl Part {
             Self::Level => a.level == b.level,
             Self::Kernel => of_a.kernel == of_b.kernel,
             Self::Engine => of_a.engine == of_b.engine,
-            Self::Resources => (of_a.cpu, of_a.memory) == (of_b.cpu, of_b.memory),
+            Self::Resources => {
+                (of_a.cpu, of_a.memory, &of_a.generic) == (of_b.cpu, of_b.memory, &of_b.generic)
+            }
             Self::Deaf => a.deaf == b.deaf,
         }
     }

@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use raftup_proto::{
     api::UpdateState,
     id::{NetworkId, StackId},
+    spec::SlotOrder,
     unit::UnixMillis,
 };
 
@@ -74,7 +75,14 @@ pub(super) fn versions<'a>(
 pub(super) fn service(draft: &mut Draft<'_>, service: &Service, facts: Facts) -> Looked {
     let tasks: Vec<_> = draft.world().tasks_of(service.id).cloned().collect();
     let mut looked = Looked { due: None, cut_short: false };
+    // Where slots come in their order, the last one goes first.
+    let holds = |task: &&Arc<Task>| task.holds_node() && draft.world().live_node(task).is_some();
+    let ordered = service.current().spec.order == SlotOrder::Slots;
+    let last = tasks.iter().filter(holds).map(|task| task.slot).max().filter(|_| ordered);
     for task in tasks {
+        if task.holds_node() && last.is_some_and(|last| task.slot < last) {
+            continue;
+        }
         if draft.is_full() {
             looked.cut_short = true;
             return looked;

@@ -11,7 +11,7 @@ use raftup_proto::{
     api::NodeState,
     peer::{Level, NodeInfo},
     refusal::{Code, Refusal},
-    spec::SECRETS,
+    spec::PLACEMENT,
 };
 
 use crate::model::{Change, ChangeSet, Cluster, ClusterInfo, Object, ObjectKey};
@@ -22,8 +22,9 @@ use crate::model::{Change, ChangeSet, Cluster, ClusterInfo, Object, ObjectKey};
 /// | --- | --- |
 /// | 1 | the first |
 /// | 2 | options of containers, mounts, networks and volumes, networks of other stacks, ports of the cluster's choice |
-/// | 3 | [`SECRETS`] and configs |
-pub const NEWEST: Level = SECRETS;
+/// | 3 | secrets and configs |
+/// | 4 | jobs, hooks, slots in order, placement by spread, numbers of tasks, other services and generic resources |
+pub const NEWEST: Level = PLACEMENT;
 
 /// The settings with the level that all nodes understand by now, if that is higher than the cluster's.
 pub fn raised(cluster: &Cluster) -> Option<ClusterInfo> {

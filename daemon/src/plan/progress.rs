@@ -13,7 +13,6 @@ use raftup_proto::{
     id::{NodeId, ServiceId, StackId},
     peer::TaskState,
     refusal::{Code, Refusal},
-    spec::Mode,
 };
 
 use crate::model::{Desired, Service, Slot, Task};
@@ -132,7 +131,7 @@ fn of_service(world: &World, service: &Arc<Service>) -> (ServiceProgress, Outcom
     let own = || tasks.iter().map(|task| &**task);
     let desired = show::count(world.cluster(), service, own()).desired;
     let wanted: Vec<_> =
-        tasks.iter().filter(|task| task.desired == Desired::Run && counts(world, task)).collect();
+        tasks.iter().filter(|task| task.desired == Desired::Run && counts(world, service, task)).collect();
     let good = wanted
         .iter()
         .filter(|task| service.is_current(task.version) && is_good(world, service, task))
@@ -142,7 +141,8 @@ fn of_service(world: &World, service: &Arc<Service>) -> (ServiceProgress, Outcom
     let updating = service.update_state().is_some_and(UpdateState::is_active);
     let outcome = match failure(world, service, &tasks) {
         Some(reason) => Outcome::Failed { reason: format!("service `{name}`: {reason}") },
-        None if running == desired && wanted.len() == good && !updating => Outcome::Done,
+        // A job may have been done on nodes that take no tasks any more.
+        None if running >= desired && wanted.len() == good && !updating => Outcome::Done,
         None => Outcome::Running,
     };
     let waiting = if outcome == Outcome::Done { Vec::new() } else { waiting(service, &tasks) };
@@ -198,13 +198,14 @@ fn stays(world: &World, service: &Service, task: &Task) -> Option<String> {
         return None;
     }
     let spec = service.version(task.version).map(|version| &version.spec)?;
-    let away = placement::find(world, spec, task.slot).err().filter(|away| away.is_hopeless())?;
+    let away = placement::find(world, service, spec, task.slot).err().filter(|away| away.is_hopeless())?;
     Some(format!("{}: {away}", name(task)))
 }
 
-/// A global service keeps its tasks on nodes that are not ready; they are not asked for.
-fn counts(world: &World, task: &Task) -> bool {
+/// A global service keeps its tasks on nodes that are not ready; they are not asked for. What a job has done is.
+fn counts(world: &World, service: &Service, task: &Task) -> bool {
     match task.slot {
+        Slot::Node(_) if service.current().spec.mode.is_job() && task.status.state.is_over() => true,
         Slot::Replica(_) => true,
         Slot::Node(_) => on_ready_node(world, task),
     }
@@ -227,7 +228,7 @@ fn is_good(world: &World, service: &Service, task: &Task) -> bool {
     let node = task.node.and_then(|id| world.cluster().nodes.get(&id));
     let stays = node.is_some_and(|node| placement::may_stay(node, spec));
     match task.status.state {
-        TaskState::Running => stays && on_ready_node(world, task),
+        TaskState::Running => !spec.mode.is_job() && stays && on_ready_node(world, task),
         TaskState::Complete => restart::verdict(&spec.restart, task) == restart::Verdict::Finished,
         TaskState::New
         | TaskState::Pending
@@ -287,7 +288,7 @@ fn no_place(world: &World, service: &Service, tasks: &[Arc<Task>]) -> Option<Str
     if world.cluster().tasks.values().any(moving) {
         return None;
     }
-    let away = placement::find(world, &service.current().spec, stuck.slot)
+    let away = placement::find(world, service, &service.current().spec, stuck.slot)
         .err()
         .filter(|away| away.is_hopeless())?;
     Some(format!("{}: {away}", name(stuck)))
@@ -302,7 +303,7 @@ fn waiting(service: &Service, tasks: &[Arc<Task>]) -> Vec<String> {
         *states.entry(task.status.state).or_default() += 1;
     }
     lines.extend(states.into_iter().map(|(state, count)| format!("{count} {state}")));
-    if let Mode::Replicated { .. } = service.current().spec.mode {
+    if !service.current().spec.mode.is_global() {
         let old = tasks.iter().filter(|task| task.is_live() && !service.is_current(task.version)).count();
         if old > 0 {
             lines.push(format!("{old} to be updated"));

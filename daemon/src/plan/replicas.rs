@@ -3,6 +3,9 @@
 //! A replicated service has as many slots as replicas; which numbers they bear follows from what is there, new ones
 //! get the lowest that are free. A global service has one slot on each node that it may stay on.
 //!
+//! A job's tasks stay in their slots when they are complete, so that they are not run twice. A change of the job takes all
+//! of them away at once, and the slots are filled anew, no more of them at a time than it asks for.
+//!
 //! A slot with two tasks of which neither replaces the other, and a task with another's address, are what a decision made
 //! twice leaves. They are mended before anything else is counted.
 //!
@@ -11,7 +14,10 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use raftup_proto::{peer::TaskState, spec::Mode};
+use raftup_proto::{
+    peer::TaskState,
+    spec::{Mode, SlotOrder},
+};
 
 use crate::model::{Desired, Slot, Task};
 
@@ -19,7 +25,7 @@ use super::{
     placement,
     restart::{self, Verdict},
     review::{Attempt, Review},
-    rollout,
+    rollout, start_order,
 };
 
 /// Of several tasks that should run in one slot, the best one stays, with the best of those that are to replace it.
@@ -95,18 +101,50 @@ fn replace_at_once(review: &mut Review<'_, '_>, task: &Arc<Task>) {
     }
 }
 
+/// Tasks of a job that has changed go, complete or not: it is run again.
+pub(super) fn run_again(review: &mut Review<'_, '_>) {
+    if !review.spec().mode.is_job() {
+        return;
+    }
+    let outdated = |task: &&Arc<Task>| rollout::is_outdated(review, task);
+    let outdated: Vec<_> = review.wanted().filter(outdated).cloned().collect();
+    let changed = !outdated.is_empty();
+    for task in outdated {
+        if review.is_full() {
+            return;
+        }
+        review.still(&task).iter().for_each(|task| review.retire(task));
+    }
+    if changed {
+        start_order::restart_dependents(review);
+    }
+}
+
 /// Stops what is too much: of a replicated service those that serve least, then the highest slots; of a global one
 /// those on nodes that it may not stay on.
 pub(super) fn surplus(review: &mut Review<'_, '_>) {
-    let excess = match review.spec().mode {
-        Mode::Replicated { replicas } => {
-            let excess = review.heads().count().saturating_sub(replicas as usize);
+    let mode = review.spec().mode;
+    let excess = match mode.slots() {
+        Some(slots) => {
+            let excess = review.heads().count().saturating_sub(slots as usize);
             let mut heads: Vec<_> = review.heads().filter(|_| excess > 0).cloned().collect();
-            heads.sort_by_cached_key(|task| (worth(review, task), Reverse(task.slot), task.id));
-            heads.truncate(excess);
-            heads
+            if review.spec().order == SlotOrder::Slots {
+                // The next one once the one before it has ended.
+                heads.sort_by_key(|task| (Reverse(task.slot), task.id));
+                heads.truncate(usize::from(excess > 0 && !is_leaving(review)));
+                heads
+            } else {
+                heads.sort_by_cached_key(|task| (worth(review, task), Reverse(task.slot), task.id));
+                heads.truncate(excess);
+                heads
+            }
         }
-        Mode::Global => review.heads().filter(|task| !has_place(review, task.slot)).cloned().collect(),
+        // What a job has done on a node stays done, whatever becomes of the node meanwhile.
+        None => {
+            let done =
+                |task: &Task| mode.is_job() && task.status.state.is_over() && is_known(review, task.slot);
+            review.heads().filter(|task| !done(task) && !has_place(review, task.slot)).cloned().collect()
+        }
     };
     for task in excess {
         if review.is_full() {
@@ -135,6 +173,17 @@ fn worth_of(review: &Review<'_, '_>, task: &Task) -> u8 {
     } else {
         4
     }
+}
+
+/// A task is on its way out.
+pub(super) fn is_leaving(review: &Review<'_, '_>) -> bool {
+    let leaves =
+        |task: &Arc<Task>| task.desired != Desired::Run && task.holds_node() && !review.is_lost(task);
+    review.tasks().any(leaves)
+}
+
+fn is_known(review: &Review<'_, '_>, slot: Slot) -> bool {
+    matches!(slot, Slot::Node(id) if review.draft.world().cluster().nodes.contains_key(&id))
 }
 
 fn has_place(review: &Review<'_, '_>, slot: Slot) -> bool {
@@ -227,21 +276,31 @@ pub(super) fn said(task: &Task) -> String {
     }
 }
 
+/// So many slots may be filled now, as far as it lies with the number of a job's tasks that run at a time. Those that are on
+/// their way out count until they have ended.
+fn may_begin(review: &Review<'_, '_>, mode: Mode) -> usize {
+    let Mode::ReplicatedJob { concurrent, .. } = mode else { return usize::MAX };
+    let runs = |task: &&Arc<Task>| task.is_live() || (task.holds_node() && !review.is_lost(task));
+    (concurrent as usize).saturating_sub(review.tasks().filter(runs).count())
+}
+
 /// Fills the slots that have no task which should run.
 pub(super) fn missing(review: &mut Review<'_, '_>) {
     let mut taken: Vec<Slot> = review.wanted().map(|task| task.slot).collect();
     taken.dedup();
     let is_free = |slot: &Slot| taken.binary_search(slot).is_err();
-    let empty: Vec<Slot> = match review.spec().mode {
-        Mode::Replicated { replicas } => {
-            let count = (replicas as usize).saturating_sub(taken.len());
+    let mode = review.spec().mode;
+    let empty: Vec<Slot> = match mode.slots() {
+        Some(slots) => {
+            let count = (slots as usize).saturating_sub(taken.len());
+            let count = count.min(may_begin(review, mode));
             if count == 0 {
                 Vec::new()
             } else {
                 (1..).map(Slot::Replica).filter(is_free).take(count).collect()
             }
         }
-        Mode::Global => {
+        None => {
             let nodes = &review.draft.world().cluster().nodes;
             let fit = nodes.values().filter(|node| placement::may_come(node, review.spec()));
             let empty = fit.map(|node| Slot::Node(node.id)).filter(is_free).collect();

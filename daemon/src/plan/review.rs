@@ -5,7 +5,7 @@
 //! leaves nothing to do.
 //!
 //! ```text
-//! drain: Drain -> Stop -> replicas: doubles, clashes, lost -> rollout: judge -> replicas: surplus, ended, missing
+//! drain: Drain -> Stop -> replicas: doubles, clashes, lost, jobs that changed -> rollout: judge -> replicas: surplus, ended, missing
 //!        -> rollout: step -> assign: nodes and addresses -> cleanup: history, versions -> reasons
 //! ```
 //!
@@ -128,11 +128,12 @@ pub(super) struct Review<'a, 'b> {
 }
 
 /// In their order; see the module.
-const STEPS: [fn(&mut Review<'_, '_>); 9] = [
+const STEPS: [fn(&mut Review<'_, '_>); 10] = [
     drain::finish,
     replicas::doubles,
     replicas::clashes,
     replicas::lost,
+    replicas::run_again,
     rollout::judge,
     replicas::surplus,
     replicas::ended,

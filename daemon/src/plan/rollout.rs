@@ -17,16 +17,16 @@
 //! Holds: never fewer tasks that serve than slots less the parallelism, with start-first than slots, as far as it lies
 //! with the replacement.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use raftup_proto::{
     api::{Availability, UpdateState, UpdateStatus},
     peer::TaskState,
-    spec::{FailureAction, Healthcheck, MountSource, ServiceSpec, UpdateOrder, UpdatePolicy},
+    spec::{FailureAction, Healthcheck, MountSource, ServiceSpec, SlotOrder, UpdateOrder, UpdatePolicy},
     unit::UnixMillis,
 };
 
-use crate::model::{Rollout, Service, Slot, Task};
+use crate::model::{Desired, Rollout, Service, Slot, Task};
 
 use super::{
     World,
@@ -157,6 +157,9 @@ fn go_back(review: &mut Review<'_, '_>, rollout: Rollout, why: &str) {
 pub(super) fn step(review: &mut Review<'_, '_>) {
     hand_over(review);
     move_away(review);
+    if review.spec().mode.is_job() {
+        return;
+    }
     let active = review.service.update_state().is_some_and(|state| state.is_active() || state.is_paused());
     if !active && old(review).next().is_some() {
         let mut service = Service::clone(&review.service);
@@ -221,12 +224,13 @@ fn move_away(review: &mut Review<'_, '_>) {
         }
         let version = next_version(review, &task);
         let attempt = Attempt::of(version);
-        if !task.is_ready() {
+        // Of a job, two tasks would do the work twice.
+        if !task.is_ready() || review.spec().mode.is_job() {
             review.retire(&task);
             review.start(task.slot, Attempt { awaited: task.awaited, ..attempt });
             continue;
         }
-        if !is_tied(&review.spec_of(version)) {
+        if !is_tied(&review.spec_of(version)) && review.spec().order == SlotOrder::Any {
             review.start_beside(&task, attempt);
             continue;
         }
@@ -253,8 +257,8 @@ fn is_tied(spec: &ServiceSpec) -> bool {
     })
 }
 
-fn elsewhere(review: &Review<'_, '_>, task: &Task, version: u64) -> Result<(), NoPlace> {
-    placement::find(review.draft.world(), &review.spec_of(version), task.slot)
+fn elsewhere(review: &Review<'_, '_>, task: &Task, version: u64) -> Result<(), Box<NoPlace>> {
+    placement::find(review.draft.world(), &review.service, &review.spec_of(version), task.slot)
 }
 
 /// On its way to serve; one that has no place or keeps failing is not waited for.
@@ -294,21 +298,29 @@ fn advance(review: &mut Review<'_, '_>) {
         serving.iter().for_each(|task| review.waits(task.slot, &why));
         return;
     }
+    let ordered = review.spec().order == SlotOrder::Slots;
     let policy = policy(&review.service);
-    let most = if policy.parallelism == 0 { usize::MAX } else { policy.parallelism as usize };
+    let most = match policy.parallelism {
+        _ if ordered => 1,
+        0 => usize::MAX,
+        some => some as usize,
+    };
     let free = most.saturating_sub(unsettled(review, policy.delay.max(monitor(review))));
     if free == 0 {
         return;
     }
     // Nodes that are being emptied come first.
     serving.sort_by_cached_key(|task| (!on_drained_node(review, task), task.slot, task.id));
+    if ordered {
+        serving.sort_by_key(|task| Reverse(task.slot));
+    }
     for task in serving.into_iter().take(free) {
         if review.is_full() {
             return;
         }
         // Both cannot be on one node, and often there is no other.
-        let alone = ports::exclude(&review.spec_of(task.version), review.spec());
-        match if alone { UpdateOrder::StopFirst } else { policy.order } {
+        let alone = ports::exclude(&review.spec_of(task.version), review.spec()) || is_full(review, &task);
+        match if alone || ordered { UpdateOrder::StopFirst } else { policy.order } {
             UpdateOrder::StopFirst => {
                 review.retire(&task);
                 review.start(task.slot, Attempt { awaited: true, ..current });
@@ -316,6 +328,12 @@ fn advance(review: &mut Review<'_, '_>) {
             UpdateOrder::StartFirst => review.start_beside(&task, current),
         }
     }
+}
+
+/// All nodes have as many tasks of the service as one may have, so a new one comes once an old one has gone.
+fn is_full(review: &Review<'_, '_>, task: &Task) -> bool {
+    review.spec().placement.max_per_node.is_some()
+        && elsewhere(review, task, review.service.current().number).is_err()
 }
 
 fn on_drained_node(review: &Review<'_, '_>, task: &Task) -> bool {
@@ -433,9 +451,9 @@ pub(super) fn last_failure<'w>(world: &'w World, task: &Task) -> Option<&'w Arc<
     ended.max_by_key(|old| (old.meta.created, old.id))
 }
 
-/// Slots whose live tasks are not of the current version.
+/// Slots whose tasks, ended ones included, are not of the current version.
 pub(super) fn outdated_slots<'a>(service: &Service, tasks: impl Iterator<Item = &'a Arc<Task>>) -> u32 {
-    let old = tasks.filter(|task| task.is_live() && !service.is_current(task.version));
+    let old = tasks.filter(|task| task.desired == Desired::Run && !service.is_current(task.version));
     let slots: std::collections::BTreeSet<Slot> = old.map(|task| task.slot).collect();
     u32::try_from(slots.len()).unwrap_or(u32::MAX)
 }

@@ -52,12 +52,12 @@ fn updated(service: &Service, update: &ServiceUpdate) -> Result<ServiceSpec, Ref
     let mut spec = ServiceSpec::clone(&service.current().spec);
     if let Some(replicas) = update.replicas {
         check_replicas(&name, replicas)?;
-        if spec.mode == Mode::Global {
+        let Some(mode) = with_replicas(spec.mode, replicas) else {
             let message = format!("service `{name}` is global: it has one task on each node");
             return Err(Refusal::new(Code::Invalid, message)
                 .hint("choose its nodes with `deploy.placement.constraints`"));
-        }
-        spec.mode = Mode::Replicated { replicas };
+        };
+        spec.mode = mode;
         if let (2.., Some(container_name)) = (replicas, &spec.container.container_name) {
             let message = format!(
                 "service `{name}` has one `container_name`, `{container_name}`, for several containers"
@@ -81,6 +81,18 @@ fn updated(service: &Service, update: &ServiceUpdate) -> Result<ServiceSpec, Ref
     spec.rollback = update.rollback.applied_to(spec.rollback);
     check_policies(&spec)?;
     Ok(spec)
+}
+
+/// The mode with so many slots. Of a job that ran all of them at a time, all run at a time.
+fn with_replicas(mode: Mode, replicas: u32) -> Option<Mode> {
+    match mode {
+        Mode::Replicated { .. } => Some(Mode::Replicated { replicas }),
+        Mode::ReplicatedJob { completions, concurrent } => {
+            let concurrent = if concurrent >= completions { replicas } else { concurrent };
+            Some(Mode::ReplicatedJob { completions: replicas, concurrent })
+        }
+        Mode::Global | Mode::GlobalJob => None,
+    }
 }
 
 pub(super) fn check_policies(spec: &ServiceSpec) -> Result<(), Refusal> {

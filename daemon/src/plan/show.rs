@@ -2,16 +2,15 @@
 //!
 //! Owns: the API's views of nodes, stacks, services and tasks. Leaves alone: who may see them, how they are printed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raftup_proto::{
     api::{ManagerState, NodeState, NodeView, ServiceView, StackView, TaskView, VersionView},
     id::{NodeId, ServiceId, StackId},
     peer::TaskState,
-    spec::Mode,
 };
 
-use crate::model::{Cluster, Desired, Node, Service, Stack, Task, Version};
+use crate::model::{Cluster, Desired, Node, Service, Slot, Stack, Task, Version};
 
 use super::{
     claims, placement, ports,
@@ -87,7 +86,7 @@ fn stack_view(cluster: &Cluster, stack: &Stack, counts: &BTreeMap<ServiceId, Cou
         name: stack.name.clone(),
         services: u32::try_from(services.len()).unwrap_or(u32::MAX),
         running: sum(|count| count.running),
-        desired: sum(|count| count.desired),
+        desired: sum(|count| count.desired.saturating_sub(count.complete)),
         removing: stack.removing,
         created: stack.meta.created,
         updated: updated.max().unwrap_or(stack.meta.updated),
@@ -198,23 +197,27 @@ pub fn count<'a>(cluster: &Cluster, service: &Service, tasks: impl Iterator<Item
         return Count::default();
     }
     let spec = &service.current().spec;
-    let desired = match spec.mode {
-        Mode::Replicated { replicas } => replicas,
-        Mode::Global => {
-            let nodes = cluster.nodes.values().filter(|node| placement::may_come(node, spec));
-            u32::try_from(nodes.count()).unwrap_or(u32::MAX)
-        }
-    };
     let on_live_node = |task: &Task| {
         let node = task.node.and_then(|id| cluster.nodes.get(&id));
         node.is_some_and(|node| node.state == raftup_proto::api::NodeState::Ready)
     };
-    let (mut running, mut complete) = (0, 0);
+    let (mut running, mut complete, mut done) = (0, 0, BTreeSet::new());
     for task in tasks.filter(|task| task.desired == Desired::Run) {
         let finished = || restart::verdict(&spec.restart, task) == Verdict::Finished;
         running += u32::from(task.status.state == TaskState::Running && on_live_node(task));
-        complete += u32::from(task.status.state == TaskState::Complete && finished());
+        if task.status.state == TaskState::Complete && finished() {
+            complete += 1;
+            done.insert(task.slot);
+        }
     }
+    let desired = spec.mode.slots().unwrap_or_else(|| {
+        let nodes = cluster.nodes.values().filter(|node| placement::may_come(node, spec));
+        let mut slots: BTreeSet<_> = nodes.map(|node| Slot::Node(node.id)).collect();
+        if spec.mode.is_job() {
+            slots.extend(done);
+        }
+        u32::try_from(slots.len()).unwrap_or(u32::MAX)
+    });
     Count { running, desired, complete }
 }
 

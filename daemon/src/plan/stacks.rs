@@ -417,13 +417,11 @@ fn no_vip(
 }
 
 fn check_mode(service: &Service, old: Mode, new: Mode) -> Result<(), Refusal> {
-    let words = match (old, new) {
-        (Mode::Replicated { .. }, Mode::Replicated { .. }) | (Mode::Global, Mode::Global) => return Ok(()),
-        (Mode::Replicated { .. }, Mode::Global) => ("replicated", "global"),
-        (Mode::Global, Mode::Replicated { .. }) => ("global", "replicated"),
-    };
+    if std::mem::discriminant(&old) == std::mem::discriminant(&new) {
+        return Ok(());
+    }
     let name = service.full_name();
-    let message = format!("service `{name}` is {} and cannot become {}", words.0, words.1);
+    let message = format!("service `{name}` is {old} and cannot become {new}");
     Err(Refusal::new(Code::Conflict, message).hint(format!("`raftup service rm {name}`, then deploy again")))
 }
 

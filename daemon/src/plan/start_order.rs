@@ -13,12 +13,13 @@ use std::sync::Arc;
 use raftup_proto::{
     api::UpdateState,
     peer::TaskState,
-    spec::{Condition, Dependency, Mode},
+    spec::{Condition, Dependency},
 };
 
 use crate::model::{Desired, Service, Task};
 
 use super::{
+    World,
     replicas::said,
     review::Review,
     versions::{self, How, Pinned},
@@ -35,7 +36,8 @@ pub(super) fn waits_for(review: &Review<'_, '_>, version: u64) -> Option<String>
         };
         // What was lost with its node serves nobody, whatever its last state was.
         let tasks = world.tasks_of(service.id).map(AsRef::as_ref);
-        let heads: Vec<&Task> = tasks.filter(|task| is_head(task) && !review.is_lost(task)).collect();
+        let serves_nobody = |task: &Task| !task.status.state.is_over() && review.is_lost(task);
+        let heads: Vec<&Task> = tasks.filter(|task| is_head(task) && !serves_nobody(task)).collect();
         unmet(service, &heads, *dependency, first)
     })
 }
@@ -53,9 +55,13 @@ fn is_head(task: &Task) -> bool {
 /// Why the service is not as the dependency asks, if it is not.
 fn unmet(service: &Service, heads: &[&Task], dependency: Dependency, first: bool) -> Option<String> {
     let name = &service.name;
+    // What a job has done need not be there any more.
+    let done = |task: &Task| service.current().spec.mode.is_job() && task.status.state == TaskState::Complete;
     let is_met = |task: &&&Task| match dependency.condition {
-        Condition::Started => matches!(task.status.state, TaskState::Starting | TaskState::Running),
-        Condition::Healthy => task.is_ready(),
+        Condition::Started => {
+            matches!(task.status.state, TaskState::Starting | TaskState::Running) || done(task)
+        }
+        Condition::Healthy => task.is_ready() || done(task),
         Condition::Completed => task.status.state == TaskState::Complete,
     };
     let failed = heads.iter().find(|task| task.status.state.is_over() && !is_met(task));
@@ -81,10 +87,10 @@ fn unmet(service: &Service, heads: &[&Task], dependency: Dependency, first: bool
         made_from == Some(service.current().containers)
     };
     let met = heads.iter().filter(|task| is_met(task) && is_current(task)).count();
-    let (all, known) = match service.current().spec.mode {
-        Mode::Replicated { replicas } => (replicas as usize, true),
+    let (all, known) = match service.current().spec.mode.slots() {
+        Some(slots) => (slots as usize, true),
         // How many there are is known once the service was looked at.
-        Mode::Global => (heads.len(), !heads.is_empty()),
+        None => (heads.len(), !heads.is_empty()),
     };
     if met >= all && known {
         return None;
@@ -98,7 +104,7 @@ fn unmet(service: &Service, heads: &[&Task], dependency: Dependency, first: bool
 }
 
 fn is_empty(service: &Service) -> bool {
-    service.current().spec.mode == Mode::Replicated { replicas: 0 }
+    service.current().spec.mode.slots() == Some(0)
 }
 
 /// Services whose tasks have to be replaced, as an update of the reviewed one is complete (`restart: true`).
@@ -114,7 +120,15 @@ pub(super) fn restart_dependents(review: &mut Review<'_, '_>) {
         .filter(restarts)
         .map(|service| Service::clone(service))
         .collect();
-    for mut service in dependents.into_iter().filter(|service| !service.removing) {
+    // One that is yet to start does so after this one anyway.
+    let has_started = |world: &World, service: &Service| {
+        let current = |task: &Arc<Task>| task.node.is_some() && service.is_current(task.version);
+        world.tasks_of(service.id).any(current)
+    };
+    for mut service in dependents {
+        if service.removing || !has_started(review.draft.world(), &service) {
+            continue;
+        }
         let spec = service.current().spec.clone();
         let how = How { force: true, resume: false };
         let cluster = review.draft.world().cluster();

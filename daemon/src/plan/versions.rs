@@ -161,6 +161,11 @@ fn begin<'a>(
     message: String,
     at: UnixMillis,
 ) {
+    // A job is run again as a whole, at once.
+    if service.current().spec.mode.is_job() {
+        service.rollout = None;
+        return;
+    }
     let slots = outdated_slots(service, tasks);
     let status = UpdateStatus { state, started: at, completed: None, message };
     service.rollout = Some(Rollout { status, automatic: false, slots, failed: BTreeSet::new() });
@@ -233,11 +238,12 @@ fn vips(
 }
 
 /// Containers of `old` will not do for `new`; aliases are names of the service, not part of its containers. Ports of
-/// tasks' own nodes are: they decide on where a task can be.
+/// tasks' own nodes are: they decide on where a task can be. A job that is to complete more or less often is another one.
 fn needs_containers(old: &ServiceSpec, new: &ServiceSpec) -> bool {
     let networks = |spec: &ServiceSpec| -> Vec<_> {
         spec.networks.iter().map(|attached| attached.network.clone()).collect()
     };
     let moved = !old.host_ports().eq(new.host_ports()) || networks(old) != networks(new);
-    old.container != new.container || old.resources != new.resources || moved
+    let other_job = old.mode.is_job() && old.mode.slots() != new.mode.slots();
+    old.container != new.container || old.resources != new.resources || moved || other_job
 }

@@ -16,7 +16,7 @@ use raftup_proto::{
     api::{FabricMode, NodeState},
     id::{NodeId, ServiceId},
     peer::TaskState,
-    spec::{EndpointMode, PortSpec},
+    spec::{EndpointMode, PortSpec, SLOT},
     view::{
         ClusterItem, Endpoint, Goal, Item, Key, NetworkItem, PeerItem, Revision, RouteItem, ServiceAddress,
         TaskItem, ViewUpdate,
@@ -240,8 +240,12 @@ fn task_item(task: &Task, service: &Service, version: &Version) -> TaskItem {
         Desired::Stop | Desired::Remove => false,
     };
     let spec = &version.spec;
+    let mut container = spec.container.clone();
+    for name in container.mounts.iter_mut().filter_map(|mount| mount.options.volume.name.as_mut()) {
+        *name = name.replace(SLOT, &task.slot.number().to_string());
+    }
     // By the version's own mounts: the service's map is that of the newest.
-    let volumes = spec.container.mounts.iter().filter_map(|mount| mount.volume(&service.stack_name));
+    let volumes = container.mounts.iter().filter_map(|mount| mount.volume(&service.stack_name));
     TaskItem {
         task: task.id,
         service: service.id,
@@ -249,10 +253,10 @@ fn task_item(task: &Task, service: &Service, version: &Version) -> TaskItem {
         name: service.name.clone(),
         slot: task.slot.number(),
         goal: if runs { Goal::Run } else { Goal::Stop },
-        container: spec.container.clone(),
         image: version.image.clone(),
-        resources: spec.resources,
+        resources: spec.resources.clone(),
         networks: task.networks.clone(),
         volumes: volumes.collect(),
+        container,
     }
 }

@@ -16,7 +16,7 @@ use raftup_proto::{
     api::NodeState,
     id::{NetworkId, NodeId, ServiceId, StackId, TaskId},
     name::ServiceName,
-    spec::{Amounts, Dependency, Mode},
+    spec::{Amounts, Dependency},
     unit::{CpuMillis, MemBytes},
 };
 
@@ -30,6 +30,8 @@ pub struct World {
     by_stack: OrdSet<(StackId, ServiceId)>,
     /// The services that wait for another one of their stack, by the name of that one (`depends_on`).
     dependents: OrdSet<(StackId, ServiceName, ServiceId)>,
+    /// The services that keep apart from another one of their stack, by the name of that one.
+    apart: OrdSet<(StackId, ServiceName, ServiceId)>,
     by_node: OrdMap<NodeId, OrdSet<TaskId>>,
     held: OrdMap<TaskId, Held>,
     usage: OrdMap<NodeId, Usage>,
@@ -55,14 +57,15 @@ pub struct World {
 type Over = bool;
 
 /// What a task takes of its node.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Held {
     node: NodeId,
     reserved: Amounts,
+    generic: BTreeMap<String, u64>,
 }
 
 /// What the tasks of a node take of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tasks that may hold a container there.
     pub tasks: u32,
@@ -70,7 +73,12 @@ pub struct Usage {
     pub memory: MemBytes,
     /// CPU time that they reserve.
     pub cpu: CpuMillis,
+    /// Generic resources that they reserve, by kind; none of which nothing is reserved.
+    pub generic: BTreeMap<String, u64>,
 }
+
+/// Nothing is taken.
+static UNUSED: Usage = Usage { tasks: 0, memory: MemBytes(0), cpu: CpuMillis(0), generic: BTreeMap::new() };
 
 /// What a change of state makes worth looking at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -225,6 +233,13 @@ impl World {
         self.dependents.range(least..=most).map(|(_, _, id)| *id)
     }
 
+    /// The services that keep apart from this one.
+    pub(super) fn keeping_apart_from(&self, service: &Service) -> impl Iterator<Item = &Arc<Service>> {
+        let least = (service.stack, service.name.clone(), ServiceId::MIN);
+        let most = (service.stack, service.name.clone(), ServiceId::MAX);
+        self.apart.range(least..=most).filter_map(|(_, _, id)| self.cluster.services.get(id))
+    }
+
     /// The service of that name in a stack. Cost: by the services of the stack.
     pub(super) fn service_named(&self, stack: StackId, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services_of(stack).find(|service| service.name == *name)
@@ -271,8 +286,8 @@ impl World {
     }
 
     /// What the tasks of a node take of it.
-    pub fn usage(&self, node: NodeId) -> Usage {
-        self.usage.get(&node).copied().unwrap_or_default()
+    pub fn usage(&self, node: NodeId) -> &Usage {
+        self.usage.get(&node).unwrap_or(&UNUSED)
     }
 
     /// The node of a task, unless it is down or gone.
@@ -301,13 +316,22 @@ impl World {
                 self.dependents.extend(depends_on(new).keys().map(|name| key(new, name)));
             }
         }
+        if old.map(apart_from) != new.map(apart_from) {
+            let key = |service: &Arc<Service>, name: &ServiceName| (service.stack, name.clone(), service.id);
+            if let Some(old) = old {
+                apart_from(old).iter().for_each(|name| _ = self.apart.remove(&key(old, name)));
+            }
+            if let Some(new) = new {
+                self.apart.extend(apart_from(new).iter().map(|name| key(new, name)));
+            }
+        }
         match (old, new) {
             (None, Some(new)) => _ = self.by_stack.insert((new.stack, new.id)),
             (Some(old), None) => _ = self.by_stack.remove(&(old.stack, old.id)),
             (Some(_), Some(_)) | (None, None) => {}
         }
         if let Some(new) = new
-            && new.current().spec.mode == Mode::Global
+            && new.current().spec.mode.is_global()
         {
             self.global.insert(new.id);
         }
@@ -381,9 +405,16 @@ impl World {
             return;
         }
         if let Some(old) = old
-            && let Some(Held { node, reserved }) = self.held.remove(&old.id)
+            && let Some(Held { node, reserved, generic }) = self.held.remove(&old.id)
         {
             let usage = self.usage.entry(node).or_default();
+            for (kind, count) in generic {
+                if let Some(left) = usage.generic.remove(&kind).map(|known| known - count)
+                    && left > 0
+                {
+                    usage.generic.insert(kind, left);
+                }
+            }
             usage.tasks -= 1;
             usage.memory.0 -= reserved.memory.unwrap_or_default().0;
             usage.cpu.0 -= reserved.cpu.unwrap_or_default().0;
@@ -394,9 +425,13 @@ impl World {
         if let Some((new, (node, _))) = new.and_then(|new| Some((new, on(new)?))) {
             let service = self.cluster.services.get(&new.service);
             let version = service.and_then(|service| service.version(new.version));
-            let reserved = version.map(|version| version.spec.resources.reservations).unwrap_or_default();
-            self.held.insert(new.id, Held { node, reserved });
+            let resources = version.map(|version| version.spec.resources.clone()).unwrap_or_default();
+            let (reserved, generic) = (resources.reservations, resources.generic);
             let usage = self.usage.entry(node).or_default();
+            for (kind, count) in &generic {
+                *usage.generic.entry(kind.clone()).or_default() += count;
+            }
+            self.held.insert(new.id, Held { node, reserved, generic });
             usage.tasks += 1;
             usage.memory.0 += reserved.memory.unwrap_or_default().0;
             usage.cpu.0 += reserved.cpu.unwrap_or_default().0;
@@ -515,12 +550,18 @@ fn same_for_tasks(old: &Node, new: &Node) -> bool {
         && old.labels == new.labels
         && old.info.hostname == new.info.hostname
         && old.info.platform == new.info.platform
+        && old.info.control.ip() == new.info.control.ip()
         && old.membership.is_some() == new.membership.is_some()
 }
 
 /// The services that one waits for.
 fn depends_on(service: &Arc<Service>) -> &BTreeMap<ServiceName, Dependency> {
     &service.current().spec.depends_on
+}
+
+/// The services that one keeps apart from.
+fn apart_from(service: &Arc<Service>) -> &BTreeSet<ServiceName> {
+    &service.current().spec.placement.apart_from
 }
 
 fn place(task: &Task) -> (ServiceId, Slot) {

@@ -93,6 +93,7 @@ pub(crate) fn service(id: u64) -> Service {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        order: Default::default(),
         depends_on: BTreeMap::new(),
         any_ports: Vec::new(),
         build: None,

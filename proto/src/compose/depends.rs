@@ -108,7 +108,10 @@ pub(super) fn check(
             false
         });
     }
-    if let Some(circle) = circle(services) {
+    let on = |of: &ServiceName| -> Vec<&ServiceName> {
+        services.get(of).map(|spec| spec.depends_on.keys().rev().collect()).unwrap_or_default()
+    };
+    if let Some(circle) = circle(services, on) {
         let names: Vec<&str> = circle.iter().map(|name| name.as_str()).collect();
         if let [of, on, ..] = &circle[..]
             && let Some((at, path)) = place(of, on)
@@ -119,12 +122,16 @@ pub(super) fn check(
     }
 }
 
-/// Services that depend on each other in a circle, if there are any; the first is also the last.
-fn circle(services: &BTreeMap<ServiceName, ServiceSpec>) -> Option<Vec<ServiceName>> {
+/// Services that name each other in a circle, if there are any; the first is also the last. `on` answers whom a service
+/// names.
+pub(super) fn circle<'s>(
+    services: &'s BTreeMap<ServiceName, ServiceSpec>,
+    on: impl Fn(&ServiceName) -> Vec<&'s ServiceName>,
+) -> Option<Vec<ServiceName>> {
     let mut done = BTreeSet::new();
     for start in services.keys() {
         // The way to where the search is, with what is left to try there.
-        let mut way = vec![(start, on(services, start))];
+        let mut way = vec![(start, on(start))];
         while let Some((_, rest)) = way.last_mut() {
             let Some(next) = rest.pop() else {
                 done.extend(way.pop().map(|(name, _)| name));
@@ -134,13 +141,9 @@ fn circle(services: &BTreeMap<ServiceName, ServiceSpec>) -> Option<Vec<ServiceNa
                 return Some(way[at..].iter().map(|(name, _)| *name).chain([next]).cloned().collect());
             }
             if !done.contains(next) {
-                way.push((next, on(services, next)));
+                way.push((next, on(next)));
             }
         }
     }
     None
-}
-
-fn on<'s>(services: &'s BTreeMap<ServiceName, ServiceSpec>, of: &ServiceName) -> Vec<&'s ServiceName> {
-    services.get(of).map(|spec| spec.depends_on.keys().rev().collect()).unwrap_or_default()
 }

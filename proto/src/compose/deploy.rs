@@ -5,13 +5,13 @@ use std::{str::FromStr, time::Duration};
 use super::{
     environment,
     item::{Fields, Item},
-    keys, privileges,
+    keys, placement, privileges,
     text::{self, clip},
 };
 use crate::{
     spec::{
-        Amounts, Constraint, DeviceRequest, EndpointMode, FailureAction, MAX_REPLICAS, Mode, NodeAttribute,
-        Placement, Resources, RestartCondition, RestartPolicy, UpdatePolicy,
+        Amounts, DeviceRequest, EndpointMode, FailureAction, MAX_REPLICAS, Mode, Placement, Resources,
+        RestartCondition, RestartPolicy, UpdatePolicy,
     },
     unit::{CpuMillis, MemBytes},
 };
@@ -41,8 +41,8 @@ pub(super) fn read(service: &Fields<'_>) -> Deploy {
     let mode = mode(get("mode"), get("replicas"), service.get("scale"));
     let labels = get("labels").map(|labels| environment::labels(&labels)).unwrap_or_default();
     let (resources, devices) = resources(service, get("resources"));
-    let placement = get("placement").map(|item| placement(&item)).unwrap_or_default();
-    let restart = restart(get("restart_policy"), service.given("restart"));
+    let placement = get("placement").map(|item| placement::read(&item, mode)).unwrap_or_default();
+    let restart = restart(get("restart_policy"), service.given("restart"), mode);
     let endpoint_mode = get("endpoint_mode").and_then(|item| {
         item.parse(|text| match text {
             "vip" => Ok(EndpointMode::Vip),
@@ -51,6 +51,11 @@ pub(super) fn read(service: &Fields<'_>) -> Deploy {
         })
     });
     let endpoint_mode = endpoint_mode.unwrap_or_default();
+    for key in ["update_config", "rollback_config"] {
+        if let Some(item) = get(key).filter(|item| mode.is_job() && !item.is_null()) {
+            item.warn("has no effect: a job that changes is run again as a whole");
+        }
+    }
     let update = get("update_config").map(|item| update(&item)).unwrap_or_default();
     let rollback = get("rollback_config").map(|item| rollback(&item)).unwrap_or_default();
     if let Some(deploy) = deploy {
@@ -73,22 +78,24 @@ fn mode(mode: Option<Item<'_>>, replicas: Option<Item<'_>>, scale: Option<Item<'
     {
         item.error(format!("`scale` says {count}, but `deploy.replicas` says {replicas}"));
     }
-    let global = mode.is_some_and(|item| {
-        let global = item.parse(|text| match text {
-            "replicated" => Ok(false),
-            "global" => Ok(true),
-            "replicated-job" | "global-job" => Err(format!("the mode `{text}` is not supported yet")),
-            other => Err(format!("`{}` is neither `replicated` nor `global`", clip(other))),
-        });
-        global.unwrap_or(false)
+    let count = given.0.or(given.1).flatten().unwrap_or(1);
+    let mode = mode.and_then(|item| {
+        item.parse(|text| match text {
+            "replicated" => Ok(Mode::Replicated { replicas: count }),
+            "global" => Ok(Mode::Global),
+            "replicated-job" => Ok(Mode::ReplicatedJob { completions: count, concurrent: count }),
+            "global-job" => Ok(Mode::GlobalJob),
+            other => Err(format!(
+                "`{}` is none of `replicated`, `global`, `replicated-job` and `global-job`",
+                clip(other)
+            )),
+        })
     });
-    if !global {
-        return Mode::Replicated { replicas: given.0.or(given.1).flatten().unwrap_or(1) };
-    }
-    for item in replicas.iter().chain(&scale) {
+    let mode = mode.unwrap_or(Mode::Replicated { replicas: count });
+    for item in replicas.iter().chain(&scale).filter(|_| mode.is_global()) {
         item.warn("has no effect: a global service has one task on each node");
     }
-    Mode::Global
+    mode
 }
 
 fn resources(service: &Fields<'_>, item: Option<Item<'_>>) -> (Resources, Vec<DeviceRequest>) {
@@ -106,6 +113,9 @@ fn resources(service: &Fields<'_>, item: Option<Item<'_>>) -> (Resources, Vec<De
             memory: either(of(reservations.as_ref(), "memory"), service.given("mem_reservation"), memory),
         },
         pids: pids.flatten(),
+        generic: of(reservations.as_ref(), "generic_resources")
+            .map(|item| placement::generic(&item))
+            .unwrap_or_default(),
     };
     let over = |more: Option<u64>, less: Option<u64>| more.zip(less).is_some_and(|(more, less)| more > less);
     let (want, most) = (found.reservations, found.limits);
@@ -175,88 +185,32 @@ fn memory_limit(item: &Item<'_>) -> Option<MemBytes> {
     Some(limit)
 }
 
-fn placement(item: &Item<'_>) -> Placement {
-    let Some(fields) = item.fields() else { return Placement::default() };
-    let constraints = fields.get("constraints").map(|item| item.items()).unwrap_or_default();
-    let constraints = constraints.iter().filter_map(|item| item.parse(constraint)).collect();
-    fields.end(&keys::PLACEMENT);
-    Placement { constraints }
-}
-
-/// `ATTRIBUTE == VALUE` or `ATTRIBUTE != VALUE`.
-fn constraint(text: &str) -> Result<Constraint, String> {
-    let found = [("==", true), ("!=", false)]
-        .into_iter()
-        .filter_map(|(sign, equal)| text.find(sign).map(|at| (at, equal)))
-        .min();
-    let Some((at, equal)) = found else {
-        return Err(format!("`{}` is no constraint such as `node.labels.disk == ssd`", clip(text)));
+/// `deploy.restart_policy`, or else `restart`. A task of a job is started again after a failure alone.
+fn restart(policy: Option<Item<'_>>, short: Option<Item<'_>>, mode: Mode) -> RestartPolicy {
+    let default = match mode.is_job() {
+        true => RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() },
+        false => RestartPolicy::default(),
     };
-    let (name, value) = (text[..at].trim(), text[at + 2..].trim());
-    if value.is_empty() || value.contains(['=', '!', '"', '\'', ',']) || value.chars().any(char::is_control) {
-        return Err(format!("`{}` cannot be the value of a constraint", clip(value)));
-    }
-    let attribute = attribute(name)?;
-    if attribute == NodeAttribute::Role
-        && !["manager", "worker"].contains(&value.to_ascii_lowercase().as_str())
-    {
-        return Err(format!("`{}` is no role; a node is `manager` or `worker`", clip(value)));
-    }
-    Ok(Constraint { attribute, equal, value: value.to_owned() })
-}
-
-fn attribute(name: &str) -> Result<NodeAttribute, String> {
-    const NAMES: [&str; 5] =
-        ["node.id", "node.hostname", "node.role", "node.platform.os", "node.platform.arch"];
-    let label = |key: &str| {
-        let fits = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.' | '/');
-        if key.is_empty() || !key.chars().all(fits) {
-            return Err(format!("`{}` cannot be the name of a label", clip(key)));
+    let check = |item: &Item<'_>, condition| {
+        if mode.is_job() && condition == RestartCondition::Any {
+            let message = "a job is not started again once it is complete";
+            item.error_help(
+                message,
+                "write `on-failure` or `none`, or leave it out: it is `on-failure` then",
+            );
         }
-        Ok(key.to_owned())
     };
-    // As in Swarm, keys are compared without regard to case, but for the names of labels.
-    let cut = ["node.labels.", "engine.labels."]
-        .into_iter()
-        .find(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)));
-    let lower = match cut {
-        Some(prefix) => format!("{prefix}{}", &name[prefix.len()..]),
-        None => name.to_ascii_lowercase(),
-    };
-    match lower.as_str() {
-        "node.id" => Ok(NodeAttribute::Id),
-        "node.hostname" => Ok(NodeAttribute::Hostname),
-        "node.role" => Ok(NodeAttribute::Role),
-        "node.platform.os" => Ok(NodeAttribute::Os),
-        "node.platform.arch" => Ok(NodeAttribute::Arch),
-        "node.ip" => Err("a constraint on `node.ip` is not supported yet".to_owned()),
-        other => {
-            if let Some(key) = other.strip_prefix("node.labels.") {
-                return label(key).map(NodeAttribute::Label);
-            }
-            if let Some(key) = other.strip_prefix("engine.labels.") {
-                return label(key).map(NodeAttribute::EngineLabel);
-            }
-            let all = format!("{}, node.labels.KEY and engine.labels.KEY", NAMES.join(", "));
-            let hint = match text::nearest(other, NAMES) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("there are {all}"),
-            };
-            Err(format!("a constraint cannot look at `{}`: {hint}", clip(name)))
-        }
-    }
-}
-
-/// `deploy.restart_policy`, or else `restart`.
-fn restart(policy: Option<Item<'_>>, short: Option<Item<'_>>) -> RestartPolicy {
-    let mut restart = RestartPolicy::default();
+    let mut restart = default;
     if let Some(item) = &short
         && let Some((condition, max_attempts)) = item.parse(short_restart)
     {
+        if policy.as_ref().is_none_or(Item::is_null) {
+            check(item, condition);
+        }
         restart = RestartPolicy { condition, max_attempts, ..restart };
     }
     let Some(fields) = policy.and_then(|item| item.fields()) else { return restart };
-    restart = RestartPolicy::default();
+    restart = default;
     if let Some(item) = short {
         item.warn("has no effect beside `deploy.restart_policy`");
     }
@@ -267,6 +221,7 @@ fn restart(policy: Option<Item<'_>>, short: Option<Item<'_>>) -> RestartPolicy {
             "any" | "always" | "unless-stopped" => Ok(RestartCondition::Any),
             other => Err(format!("`{}` is none of `none`, `on-failure` and `any`", clip(other))),
         })
+        .inspect(|condition| check(&item, *condition))
     });
     restart.condition = condition.unwrap_or(restart.condition);
     restart.delay = fields.get("delay").and_then(|item| item.duration()).unwrap_or(restart.delay);

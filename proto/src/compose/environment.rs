@@ -18,6 +18,12 @@ const RESERVED_LABELS: [&str; 3] = ["dev.raftup.", "com.docker.swarm.", "com.doc
 pub(super) fn read(fields: &Fields<'_>) -> BTreeMap<String, String> {
     let mut env = fields.get("env_file").map(|item| files(&item)).unwrap_or_default();
     let Some(item) = fields.get("environment") else { return env };
+    variables(&item, &mut env);
+    env
+}
+
+/// Reads `environment` into `env`.
+pub(super) fn variables(item: &Item<'_>, env: &mut BTreeMap<String, String>) {
     for (name, (value, item)) in item.pairs() {
         match value.map(str::to_owned).or_else(|| item.cx.var(name)) {
             Some(value) => {
@@ -28,7 +34,6 @@ pub(super) fn read(fields: &Fields<'_>) -> BTreeMap<String, String> {
             }
         }
     }
-    env
 }
 
 /// The variables of the files that `env_file` names.

@@ -124,6 +124,10 @@ impl<'a> Item<'a> {
         pairs.map(|(key, (value, _))| (key.to_owned(), value.unwrap_or_default().to_owned())).collect()
     }
 
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.kind, Kind::List(_))
+    }
+
     /// An empty text, as an unset variable leaves it, or null.
     pub(super) fn is_blank(&self) -> bool {
         match &self.node.kind {

@@ -66,6 +66,7 @@ pub(super) const ALL: &[&Table] = &[
     &SERVICE,
     &BUILD,
     &HEALTHCHECK,
+    &HOOK,
     &LOGGING,
     &BLKIO,
     &PORT,
@@ -80,8 +81,11 @@ pub(super) const ALL: &[&Table] = &[
     &RESOURCES,
     &LIMITS,
     &RESERVATIONS,
+    &GENERIC,
+    &DISCRETE,
     &DEVICE,
     &PLACEMENT,
+    &PREFERENCE,
     &RESTART_POLICY,
     &UPDATE_CONFIG,
     &NETWORK,
@@ -189,8 +193,8 @@ pub(super) const SERVICE: Table = Table {
         yes("pids_limit"),
         but("platform", "tasks run on nodes of that platform"),
         yes("ports"),
-        later("post_start"),
-        later("pre_stop"),
+        but("post_start", "see [Hooks](#hooks)"),
+        but("pre_stop", "see [Hooks](#hooks)"),
         yes("privileged"),
         but("profiles", "see [Files](#files)"),
         no(
@@ -279,6 +283,11 @@ pub(super) const HEALTHCHECK: Table = Table {
         yes("test"),
         yes("timeout"),
     ],
+};
+
+pub(super) const HOOK: Table = Table {
+    path: "services.NAME.post_start[]",
+    keys: &[yes("command"), yes("environment"), yes("privileged"), yes("user"), yes("working_dir")],
 };
 
 pub(super) const LOGGING: Table =
@@ -380,7 +389,7 @@ pub(super) const DEPLOY: Table = Table {
     keys: &[
         but("endpoint_mode", "`vip` and `dnsrr`"),
         but("labels", "of the service, not of its containers"),
-        but("mode", "`replicated` and `global`"),
+        but("mode", "`replicated`, `global`, and [jobs](#jobs): `replicated-job`, `global-job`"),
         yes("placement"),
         yes("replicas"),
         yes("resources"),
@@ -401,14 +410,27 @@ pub(super) const RESERVATIONS: Table = Table {
     keys: &[
         yes("cpus"),
         but("devices", "the engine of the node must have a driver for them"),
-        no(
-            "generic_resources",
-            "is not supported yet: nodes do not say what resources they have",
-            "give the nodes a label, and name it in `placement.constraints`",
-        ),
+        but("generic_resources", "see [Placement](#placement)"),
         yes("memory"),
         idle("pids", "processes are not set aside"),
     ],
+};
+
+pub(super) const GENERIC: Table = Table {
+    path: "services.NAME.deploy.resources.reservations.generic_resources[]",
+    keys: &[
+        yes("discrete_resource_spec"),
+        no(
+            "named_resource_spec",
+            "names one unit of a node, which a service does not choose",
+            "ask for a number of them, `discrete_resource_spec: {kind: gpu, value: 1}`",
+        ),
+    ],
+};
+
+pub(super) const DISCRETE: Table = Table {
+    path: "services.NAME.deploy.resources.reservations.generic_resources[].discrete_resource_spec",
+    keys: &[yes("kind"), but("value", "a whole number, at least 1")],
 };
 
 pub(super) const DEVICE: Table = Table {
@@ -419,10 +441,15 @@ pub(super) const DEVICE: Table = Table {
 pub(super) const PLACEMENT: Table = Table {
     path: "services.NAME.deploy.placement",
     keys: &[
-        yes("constraints"),
-        later("max_replicas_per_node"),
-        idle("preferences", "tasks are spread over all nodes that fit"),
+        but("constraints", "see [Placement](#placement)"),
+        yes("max_replicas_per_node"),
+        but("preferences", "several levels, see [Placement](#placement)"),
     ],
+};
+
+pub(super) const PREFERENCE: Table = Table {
+    path: "services.NAME.deploy.placement.preferences[]",
+    keys: &[but("spread", "`node.labels.KEY` or `engine.labels.KEY`")],
 };
 
 pub(super) const RESTART_POLICY: Table = Table {

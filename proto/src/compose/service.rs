@@ -7,9 +7,9 @@ use super::{
     blobs, build,
     cx::Place,
     depends::{self, Edges},
-    deploy, environment, health,
+    deploy, environment, health, hooks,
     item::{EXTENSION, Fields, Item},
-    keys, limits, mounts, namespaces, networks,
+    keys, limits, mounts, namespaces, networks, placement,
     ports::{self, Published},
     privileges,
     stack::Declared,
@@ -18,8 +18,8 @@ use super::{
     yaml::Kind,
 };
 use crate::spec::{
-    Constraint, ContainerSpec, EndpointMode, Logging, Mode, NodeAttribute, PublishMode, PullPolicy,
-    Resources, Routing, ServiceSpec,
+    Constraint, ContainerSpec, EndpointMode, Logging, MAX_REPLICAS, Mode, NodeAttribute, Placement,
+    PublishMode, PullPolicy, Resources, Routing, ServiceSpec, SlotOrder, UpdateOrder, UpdatePolicy,
 };
 
 /// Longest host name of a container. Source: `HOST_NAME_MAX` of Linux.
@@ -42,7 +42,7 @@ pub(super) fn read<'a>(
         }
         return None;
     };
-    let deploy = deploy::read(&fields);
+    let mut deploy = deploy::read(&fields);
     let depends_on =
         fields.get("depends_on").map(|item| depends::read(&item, key, edges)).unwrap_or_default();
     let mut container = container(&fields, (key, at), declared, &deploy.resources);
@@ -79,7 +79,13 @@ pub(super) fn read<'a>(
     }
     let mut placement = deploy.placement;
     placement.constraints.extend(platform_constraints(container.platform.as_deref()));
-    let routing = fields.get(EXTENSION).map(|item| routing(&item)).unwrap_or_default();
+    let (routing, order) = fields
+        .get(EXTENSION)
+        .map(|item| extension(&item, (key, &mut deploy.mode), &mut placement))
+        .unwrap_or_default();
+    if order == SlotOrder::Slots {
+        check_order(&fields, deploy.mode, [deploy.update, deploy.rollback]);
+    }
     let build = fields.get("build").and_then(|item| build::read(&item));
     container.container_name =
         fields.given("container_name").and_then(|item| container_name(&item, deploy.mode));
@@ -99,6 +105,7 @@ pub(super) fn read<'a>(
         update: deploy.update,
         rollback: deploy.rollback,
         routing,
+        order,
         depends_on,
         any_ports,
         build: build.map(Box::new),
@@ -107,8 +114,27 @@ pub(super) fn read<'a>(
 }
 
 /// `x-raftup`: what Compose has no word for.
-fn routing(item: &Item<'_>) -> Routing {
-    let Some(fields) = item.fields() else { return Routing::default() };
+fn extension(
+    item: &Item<'_>,
+    (key, mode): (&str, &mut Mode),
+    placement: &mut Placement,
+) -> (Routing, SlotOrder) {
+    let Some(fields) = item.fields() else { return Default::default() };
+    placement::beside(&fields, (key, *mode), placement);
+    if let Some(item) = fields.get("max_concurrent") {
+        match (item.whole(1, MAX_REPLICAS), mode) {
+            (Some(most), Mode::ReplicatedJob { completions, concurrent }) => {
+                *concurrent = most.min(*completions)
+            }
+            (Some(_), _) => {
+                item.error_help(
+                    "says nothing here: it is for jobs, how many of their tasks run at a time",
+                    "write `mode: replicated-job`",
+                );
+            }
+            (None, _) => {}
+        }
+    }
     let routing = fields.get("routing").and_then(|item| {
         item.parse(|text| match text {
             "any" => Ok(Routing::Any),
@@ -117,8 +143,32 @@ fn routing(item: &Item<'_>) -> Routing {
             other => Err(format!("`{}` is none of `any`, `local` and `sticky`", clip(other))),
         })
     });
+    let order = fields.get("order").and_then(|item| {
+        item.parse(|text| match text {
+            "any" => Ok(SlotOrder::Any),
+            "slots" => Ok(SlotOrder::Slots),
+            other => Err(format!("`{}` is neither `any` nor `slots`", clip(other))),
+        })
+    });
     fields.finish(&[]);
-    routing.unwrap_or_default()
+    (routing.unwrap_or_default(), order.unwrap_or_default())
+}
+
+/// Tasks in the order of their slots: there are slots with numbers, and never two tasks of one.
+fn check_order(fields: &Fields<'_>, mode: Mode, policies: [UpdatePolicy; 2]) {
+    let place = fields.get(EXTENSION).and_then(|item| item.fields()).and_then(|fields| fields.get("order"));
+    let Some(place) = place else { return };
+    if !matches!(mode, Mode::Replicated { .. }) {
+        place.error_help(
+            format!("`slots` is no order for a service of the mode `{mode}`"),
+            "leave it out, or write `mode: replicated`",
+        );
+    } else if policies.iter().any(|policy| policy.order == UpdateOrder::StartFirst) {
+        place.error_help(
+            "with `slots` a task ends before the next one of its slot starts, and the update policy says `start-first`",
+            "write `order: stop-first` in `update_config` and `rollback_config`, or leave it out",
+        );
+    }
 }
 
 /// The container, but for what other parts of the service have to do with. Its image is empty where it cannot be told.
@@ -169,6 +219,8 @@ fn container(
         cpu: limits::cpu(fields, resources),
         memory: limits::memory(fields, resources),
         block_io: limits::block_io(fields),
+        post_start: fields.get("post_start").map(|item| hooks::read(&item)).unwrap_or_default(),
+        pre_stop: fields.get("pre_stop").map(|item| hooks::read(&item)).unwrap_or_default(),
         endpoints: Vec::new(),
         secrets: Vec::new(),
         configs: Vec::new(),
@@ -214,7 +266,7 @@ fn container_name(item: &Item<'_>, mode: Mode) -> Option<String> {
         }
         Err(format!("`{}` is no name: two or more of letters, digits, `_`, `.` and `-`", clip(text)))
     })?;
-    if let Mode::Replicated { replicas: 2.. } = mode {
+    if let Mode::Replicated { replicas: 2.. } | Mode::ReplicatedJob { concurrent: 2.., .. } = mode {
         item.error_help(
             "is one name for several containers",
             "remove it, or ask for one replica; other services reach all of them by the name of the service",
@@ -281,7 +333,7 @@ fn platform_constraints(platform: Option<&str>) -> Vec<Constraint> {
 }
 
 /// A command as a list of words, or as a line that is cut into words. Null leaves the image's own.
-fn command(item: &Item<'_>) -> Option<Vec<String>> {
+pub(super) fn command(item: &Item<'_>) -> Option<Vec<String>> {
     match &item.node.kind {
         Kind::Null => None,
         Kind::Scalar(_) => {

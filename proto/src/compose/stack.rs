@@ -7,11 +7,11 @@ use super::{
     cx::Place,
     depends, environment,
     item::{Fields, Item},
-    keys, mounts, networks, ports, service, ties,
+    keys, mounts, networks, ports, service, text, ties,
 };
 use crate::{
     name::{ServiceName, StackName, VolumeName},
-    spec::{BlobKind, ServiceSpec, StackSpec, VolumeConfig, VolumeSpec},
+    spec::{BlobKind, SLOT, ServiceSpec, StackSpec, VolumeConfig, VolumeSpec},
 };
 
 /// What services may name.
@@ -133,7 +133,7 @@ fn volume(key: &str, item: &Item<'_>) -> VolumeSpec {
     let driver = fields.given("driver").and_then(|item| item.filled().map(str::to_owned));
     let driver_opts = fields.get("driver_opts").map(|item| driver_opts(&item)).unwrap_or_default();
     let labels = fields.get("labels").map(|labels| environment::labels(&labels)).unwrap_or_default();
-    let mut name = fields.given("name").and_then(|item| item.parse(networks::full_name)).or(old_name);
+    let mut name = fields.given("name").and_then(|item| item.parse(volume_name)).or(old_name);
     fields.end(&keys::VOLUME);
     if external {
         name = name.or_else(|| Some(key.to_owned()));
@@ -144,6 +144,15 @@ fn volume(key: &str, item: &Item<'_>) -> VolumeSpec {
         false => VolumeConfig { name, external, driver, driver_opts, labels: BTreeMap::new() },
     };
     VolumeSpec { labels, config }
+}
+
+/// As that of a network; `{{.Task.Slot}}` in it stands for the number of the task's slot.
+fn volume_name(text: &str) -> Result<String, String> {
+    let plain = text.replace(SLOT, "0");
+    if plain.contains("{{") {
+        return Err(format!("`{}` holds another template than `{SLOT}`", text::clip(text)));
+    }
+    networks::full_name(&plain).map(|_| text.to_owned())
 }
 
 /// A directory that a volume stands for (`o: bind`) may be relative, as the source of a mount.

@@ -9,10 +9,14 @@ mod depends;
 mod examples;
 mod fuzz;
 mod good;
+mod hooks;
+mod jobs;
 mod keys;
 mod limits;
 mod options;
+mod placement;
 mod several;
+mod slots;
 
 mod config;
 mod diagnostics;

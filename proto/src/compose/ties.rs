@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    depends::Edges,
-    item::{Fields, Item},
+    depends::{self, Edges},
+    item::{EXTENSION, Fields, Item},
     networks,
     text::{self, clip},
+    yaml::Kind,
 };
 use crate::{
     name::ServiceName,
@@ -21,6 +22,7 @@ pub(super) struct Ties<'a> {
     links: Option<Item<'a>>,
     volumes_from: Option<Item<'a>>,
     container_name: Option<Item<'a>>,
+    extension: Option<Item<'a>>,
 }
 
 type Services = BTreeMap<ServiceName, ServiceSpec>;
@@ -31,6 +33,7 @@ impl<'a> Ties<'a> {
             links: fields.get("links"),
             volumes_from: fields.get("volumes_from"),
             container_name: fields.get("container_name"),
+            extension: fields.get(EXTENSION),
         }
     }
 }
@@ -52,6 +55,34 @@ pub(super) fn resolve(services: &mut Services, all: &All<'_>, edges: &mut Edges)
         }
     }
     volumes_from(services, all);
+    beside(services, all);
+}
+
+/// Services that `x-raftup` names in `with` and `apart_from` must be there, and no service may end up waiting for itself.
+fn beside(services: &Services, all: &All<'_>) {
+    for ties in all.of.values() {
+        let mapping = |item: &&Item<'_>| matches!(item.node.kind, Kind::Map(_));
+        let fields = ties.extension.as_ref().filter(mapping).and_then(Item::fields);
+        let named = |key| fields.as_ref().and_then(|fields| fields.get(key)).map(|item| item.one_or_more());
+        for item in ["with", "apart_from"].into_iter().filter_map(named).flatten() {
+            let missing = |name: &&str| name.parse::<ServiceName>().is_ok() && !services.contains_key(*name);
+            if let Some(name) = item.text().filter(missing) {
+                unknown(services, all, &item, name);
+            }
+        }
+    }
+    let with = |of: &ServiceName| -> Vec<&ServiceName> {
+        services.get(of).map(|spec| spec.placement.with.iter().collect()).unwrap_or_default()
+    };
+    if let Some(circle) = depends::circle(services, with)
+        && let Some(item) = circle.first().and_then(|name| all.of.get(name)?.extension.as_ref())
+    {
+        let names: Vec<&str> = circle.iter().map(|name| name.as_str()).collect();
+        item.error_help(
+            format!("services go where each other is, in a circle: {}", names.join(" -> ")),
+            "remove one of these `with`",
+        );
+    }
 }
 
 /// Who names another service here depends on it, as in Compose, unless `depends_on` says more.

@@ -99,6 +99,12 @@ pub struct ContainerSpec {
     /// Limits of its disks.
     #[serde(default, skip_serializing_if = "is_default")]
     pub block_io: BlockIo,
+    /// Commands that are run in it once it has started, one after the other, before it counts as ready.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub post_start: Vec<Hook>,
+    /// Commands that are run in it before it is told to stop, one after the other, within its grace period.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pre_stop: Vec<Hook>,
     /// Its end of each network, in the order of the service's; empty where none has options.
     #[serde(default, skip_serializing_if = "is_default")]
     pub endpoints: Vec<EndpointSpec>,
@@ -108,6 +114,25 @@ pub struct ContainerSpec {
     /// The configs that it reads, in the order of the file.
     #[serde(default, skip_serializing_if = "is_default")]
     pub configs: Vec<BlobMount>,
+}
+
+/// A command that is run in a container that runs. Source: Compose Specification, `post_start` and `pre_stop`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// The command, not empty.
+    pub command: Vec<String>,
+    /// Its user; that of the container where not given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub user: Option<String>,
+    /// It may do whatever root of the host may.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub privileged: bool,
+    /// Its directory; that of the container where not given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub working_dir: Option<String>,
+    /// Variables besides those of the container.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub env: BTreeMap<String, String>,
 }
 
 /// When an image is pulled. Source: Compose Specification, `pull_policy`.

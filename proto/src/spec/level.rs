@@ -3,8 +3,8 @@
 //! Every pattern here names all fields, so that a new one is not forgotten.
 
 use super::{
-    ContainerSpec, Mount, MountSource, NetworkAttachment, NetworkSpec, ServiceSpec, StackSpec, VolumeSpec,
-    is_default,
+    ContainerSpec, Mount, MountSource, NetworkAttachment, NetworkSpec, NodeAttribute, Placement, Resources,
+    SLOT, ServiceSpec, SlotOrder, StackSpec, VolumeSpec, is_default,
 };
 use crate::peer::Level;
 
@@ -14,10 +14,17 @@ pub const OPTIONS: Level = Level(2);
 /// The level that came with secrets and configs.
 pub const SECRETS: Level = Level(3);
 
+/// The level that came with jobs, hooks, slots in order, and with placement by spread, numbers of tasks, other services and
+/// generic resources.
+pub const PLACEMENT: Level = Level(4);
+
 impl StackSpec {
     /// The lowest level that understands all of the spec, and the first part that needs it.
     pub fn level(&self) -> (Level, Option<String>) {
         let Self { name: _, services, networks, volumes, secrets, configs } = self;
+        if let Some((name, _)) = services.iter().find(|(_, spec)| is_newer(spec)) {
+            return (PLACEMENT, Some(format!("service `{name}`")));
+        }
         let secrets = secrets.keys().map(|name| format!("secret `{name}`"));
         let configs = configs.keys().map(|name| format!("config `{name}`"));
         if let Some(part) = secrets.chain(configs).next() {
@@ -40,6 +47,24 @@ impl StackSpec {
     }
 }
 
+/// The service says something that came with [`PLACEMENT`].
+fn is_newer(spec: &ServiceSpec) -> bool {
+    let Placement { constraints, spread, max_per_node, with, apart_from } = &spec.placement;
+    let Resources { limits: _, reservations: _, pids: _, generic } = &spec.resources;
+    let by_slot = |mount: &Mount| mount.options.volume.name.as_ref().is_some_and(|name| name.contains(SLOT));
+    spec.mode.is_job()
+        || spec.order != SlotOrder::Any
+        || spec.container.mounts.iter().any(by_slot)
+        || !is_default(&spec.container.post_start)
+        || !is_default(&spec.container.pre_stop)
+        || !is_default(spread)
+        || max_per_node.is_some()
+        || !is_default(with)
+        || !is_default(apart_from)
+        || !is_default(generic)
+        || constraints.iter().any(|constraint| constraint.attribute == NodeAttribute::Ip)
+}
+
 /// The service says something that came with [`OPTIONS`].
 fn service(spec: &ServiceSpec) -> bool {
     let ServiceSpec {
@@ -55,6 +80,7 @@ fn service(spec: &ServiceSpec) -> bool {
         update: _,
         rollback: _,
         routing: _,
+        order: _,
         depends_on,
         any_ports,
         build,
@@ -106,6 +132,9 @@ fn container(spec: &ContainerSpec) -> bool {
         // Of [`SECRETS`].
         secrets: _,
         configs: _,
+        // See `is_newer`.
+        post_start: _,
+        pre_stop: _,
     } = spec;
     let plain = is_default(container_name)
         && is_default(domainname)
@@ -156,6 +185,35 @@ fn volume(spec: &VolumeSpec) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_level_of_a_stack_is_that_of_its_newest_part() {
+        let load = |service: &str| {
+            let text = format!("services: {{web: {{image: nginx, {service}}}}}");
+            let read = |_: &std::path::Path, _| Ok(text.clone().into_bytes());
+            let input = crate::compose::Input {
+                files: &["compose.yaml".into()],
+                project_dir: std::path::Path::new("/srv/shop"),
+                env_files: &[],
+                profiles: &[],
+                name: None,
+                env: &Default::default(),
+                read: &read,
+            };
+            let loaded = crate::compose::load(&input).map_err(|problems| problems.errors).unwrap();
+            loaded.spec.level().0
+        };
+        assert_eq!(load("deploy: {placement: {constraints: [node.role == worker]}}"), Level(1));
+        assert_eq!(load("privileged: true"), OPTIONS);
+        for new in [
+            "{placement: {constraints: [node.ip == 10.0.0.1]}}",
+            "{placement: {max_replicas_per_node: 1}}",
+            "{placement: {preferences: [{spread: node.labels.zone}]}}",
+            "{resources: {reservations: {generic_resources: [{discrete_resource_spec: {kind: gpu, value: 1}}]}}}",
+        ] {
+            assert_eq!(load(&format!("privileged: true, deploy: {new}")), PLACEMENT, "{new}");
+        }
+    }
 
     #[test]
     fn what_is_new_needs_the_level_that_it_came_with() {

@@ -28,14 +28,14 @@ use crate::name::{BlobName, NetworkName, ServiceName, StackName, VolumeName};
 
 pub use blob::{BlobData, BlobKind, BlobMount, BlobSpec, blob_name};
 pub use build::{BuildSecret, BuildSpec};
-pub use container::{ContainerSpec, Healthcheck, Logging, PullPolicy, STOP_GRACE};
+pub use container::{ContainerSpec, Healthcheck, Hook, Logging, PullPolicy, STOP_GRACE};
 pub use depends::{Condition, Dependency};
-pub use level::{OPTIONS, SECRETS};
+pub use level::{OPTIONS, PLACEMENT, SECRETS};
 pub use limits::{BlockIo, BlockRate, BlockWeight, CpuTuning, MemoryTuning, Swap, Ulimit};
-pub use mount::{Mount, MountOptions, MountSource, Recursive, Relabel, VolumeConfig, VolumeSpec};
+pub use mount::{Mount, MountOptions, MountSource, Recursive, Relabel, SLOT, VolumeConfig, VolumeSpec};
 pub use namespaces::{Names, Namespaces};
 pub use network::{EndpointSpec, NetworkAttachment, NetworkSpec, Subnet};
-pub use placement::{Constraint, NodeAttribute, Placement};
+pub use placement::{Constraint, NodeAttribute, Placement, ip_range};
 pub use policy::{FailureAction, MONITOR, Ratio, RestartCondition, RestartPolicy, UpdateOrder, UpdatePolicy};
 pub use port::{AnyPort, PortSpec, Protocol, PublishMode};
 pub use privileges::{DeviceMapping, DeviceRequest, Privileges};
@@ -109,6 +109,9 @@ pub struct ServiceSpec {
     /// Which of its tasks gets a new connection.
     #[serde(default, skip_serializing_if = "Routing::is_default")]
     pub routing: Routing,
+    /// In which order its tasks are started, replaced and stopped.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub order: SlotOrder,
     /// Services of the stack that its tasks wait for before they are started.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub depends_on: BTreeMap<ServiceName, Dependency>,
@@ -119,6 +122,18 @@ pub struct ServiceSpec {
     /// How its image is built. Kept for tools that build; nodes pull the image.
     #[serde(default, skip_serializing_if = "is_default")]
     pub build: Option<Box<BuildSpec>>,
+}
+
+/// In which order the tasks of a replicated service come and go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotOrder {
+    /// All at a time, as far as the policies allow.
+    #[default]
+    Any,
+    /// One after the other: started from the first slot on, each once those before it are ready; replaced and stopped from
+    /// the last slot on, each once the one before has ended.
+    Slots,
 }
 
 /// How many tasks a service has.
@@ -132,6 +147,48 @@ pub enum Mode {
     },
     /// One on each node that fits.
     Global,
+    /// Tasks that end: so many have to complete, at most [`MAX_REPLICAS`].
+    ReplicatedJob {
+        /// The number of slots.
+        completions: u32,
+        /// So many of them run at a time.
+        concurrent: u32,
+    },
+    /// A task that ends, once on each node that fits.
+    GlobalJob,
+}
+
+impl Mode {
+    /// Its tasks end by themselves, and are not started again once they are complete.
+    pub fn is_job(self) -> bool {
+        matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob)
+    }
+
+    /// Each node that fits has one slot.
+    pub fn is_global(self) -> bool {
+        matches!(self, Self::Global | Self::GlobalJob)
+    }
+
+    /// The number of slots, where it does not follow from the nodes.
+    pub fn slots(self) -> Option<u32> {
+        match self {
+            Self::Replicated { replicas } => Some(replicas),
+            Self::ReplicatedJob { completions, .. } => Some(completions),
+            Self::Global | Self::GlobalJob => None,
+        }
+    }
+}
+
+/// As in a compose file.
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Replicated { .. } => "replicated",
+            Self::Global => "global",
+            Self::ReplicatedJob { .. } => "replicated-job",
+            Self::GlobalJob => "global-job",
+        })
+    }
 }
 
 impl ServiceSpec {

@@ -24,6 +24,9 @@ pub struct Mount {
     pub options: Box<MountOptions>,
 }
 
+/// Stands for the slot of the task in the `name` of a volume.
+pub const SLOT: &str = "{{.Task.Slot}}";
+
 impl Mount {
     /// A mount without options.
     pub fn new(target: impl Into<String>, source: MountSource) -> Self {

@@ -225,6 +225,7 @@ impl Forger {
                 engine_labels: (0..self.dice.random_range(0..200)).map(|n| format!("k{n}={n}")).collect(),
                 cpu: CpuMillis(self.dice.random()),
                 memory: MemBytes(self.dice.random()),
+                generic: (0..self.dice.random_range(0..100_u64)).map(|n| (format!("k{n}"), n)).collect(),
             },
             deaf,
         }

@@ -4,12 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use bollard::{
     auth::DockerCredentials,
+    exec::CreateExecOptions,
     models::{
         ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, Ipam, IpamConfig,
         NetworkConnectRequest, NetworkCreateRequest, NetworkingConfig,
     },
 };
-use raftup_proto::{api::Credential, spec::Healthcheck};
+use raftup_proto::{
+    api::Credential,
+    spec::{Healthcheck, Hook},
+};
 
 use super::super::{
     Attachment, ContainerSettings, NetworkSettings,
@@ -171,6 +175,22 @@ fn map(values: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {
 
 fn signed(amount: u64) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
+}
+
+/// A command in a container that runs.
+pub(super) fn exec(hook: &Hook) -> CreateExecOptions<String> {
+    let Hook { command, user, privileged, working_dir, env } = hook;
+    let env: Vec<String> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    CreateExecOptions {
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        cmd: Some(command.clone()),
+        env: Some(env).filter(|env| !env.is_empty()),
+        user: user.clone(),
+        privileged: Some(*privileged),
+        working_dir: working_dir.clone(),
+        ..CreateExecOptions::default()
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! What the engine answers, in our words. Pure; every field may be missing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bollard::{
     container::LogOutput,
     models::{
         ContainerState, ContainerStateStatusEnum as Status, ContainerSummary,
-        ContainerSummaryStateEnum as Listed, EndpointSettings, EventMessage, HealthStatusEnum, ImageInspect,
-        Network as ApiNetwork, SystemInfo,
+        ContainerSummaryStateEnum as Listed, EndpointSettings, EventMessage, GenericResourcesInner,
+        HealthStatusEnum, ImageInspect, Network as ApiNetwork, SystemInfo,
     },
 };
 use raftup_proto::{
@@ -48,7 +48,23 @@ pub(super) fn platform(info: SystemInfo) -> Platform {
         engine_labels: info.labels.unwrap_or_default(),
         cpu: CpuMillis(number(info.ncpu).saturating_mul(1000)),
         memory: MemBytes(number(info.mem_total)),
+        generic: generic(info.generic_resources.unwrap_or_default()),
     }
+}
+
+/// How much there is of each kind: a number, or as many as there are names.
+fn generic(resources: Vec<GenericResourcesInner>) -> BTreeMap<String, u64> {
+    let mut all: BTreeMap<String, u64> = BTreeMap::new();
+    for GenericResourcesInner { named_resource_spec, discrete_resource_spec } in resources {
+        let named = named_resource_spec.and_then(|named| Some((named.kind?, 1)));
+        let discrete = discrete_resource_spec
+            .and_then(|discrete| Some((discrete.kind?, u64::try_from(discrete.value?).ok()?)));
+        for (kind, count) in named.into_iter().chain(discrete) {
+            let known = all.entry(kind).or_default();
+            *known = known.saturating_add(count);
+        }
+    }
+    all
 }
 
 /// The kernel's word for an architecture in Docker's.
@@ -182,6 +198,23 @@ pub(super) fn image(image: &ImageInspect) -> Image {
     Image { checked }
 }
 
+/// The end of what a command wrote.
+#[derive(Default)]
+pub(super) struct Tail(Vec<u8>);
+
+impl Tail {
+    pub(super) fn take(&mut self, piece: &[u8]) {
+        self.0.extend_from_slice(piece);
+        let more = self.0.len().saturating_sub(super::super::OUTPUT_MAX);
+        self.0.drain(..more);
+    }
+
+    /// As one line.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// Puts lines together that the engine hands out in pieces, apart for each stream.
 #[derive(Default)]
 pub(super) struct Lines {
@@ -253,6 +286,24 @@ mod tests {
         assert_eq!(root(&info(&mapped, "/var/lib/docker/231072.296608")), (231_072, 296_608));
         assert_eq!(root(&info(&[], "/var/lib/docker/231072.296608")), (0, 0));
         assert_eq!(root(&info(&mapped, "/var/lib/docker")), (0, 0));
+    }
+
+    #[test]
+    fn generic_resources_are_counted_by_kind() {
+        let info = r#"{"GenericResources": [{"DiscreteResourceSpec": {"Kind": "ssd", "Value": 3}},
+            {"NamedResourceSpec": {"Kind": "gpu", "Value": "UUID1"}}, {"NamedResourceSpec": {"Kind": "gpu", "Value": "UUID2"}},
+            {"DiscreteResourceSpec": {"Kind": "odd", "Value": -1}}]}"#;
+        let all = platform(serde_json::from_str(info).unwrap()).generic;
+        assert_eq!(all, BTreeMap::from([("gpu".to_owned(), 2), ("ssd".to_owned(), 3)]));
+    }
+
+    #[test]
+    fn the_end_of_an_output_is_kept_as_one_line() {
+        let mut tail = Tail::default();
+        tail.take(&[b'x'; 2000]);
+        tail.take(b" cannot\n  reach\tit \xff\n");
+        let text = tail.text();
+        assert!(text.ends_with("x cannot reach it \u{fffd}") && text.len() < 520, "{text}");
     }
 
     #[test]

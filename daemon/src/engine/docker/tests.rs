@@ -44,7 +44,7 @@ fn settings(number: u64, service: &ServiceSpec) -> ContainerSettings {
     let command = item.container.command.take();
     item.container = service.container.clone();
     item.container.command = item.container.command.or(command);
-    item.resources = service.resources;
+    item.resources = service.resources.clone();
     item.volumes = item.container.mounts.iter().filter_map(|mount| mount.volume(&item.stack)).collect();
     settings_of(&item)
 }
@@ -325,7 +325,7 @@ async fn a_chosen_name_goes_from_one_container_to_the_next() {
     assert_eq!(inspected(&host, &first.name).await["Id"], json!(id));
     assert_eq!(host.engine.create(&first).await.unwrap(), id, "nor does it take the name back");
     host.engine.start(&second.name).await.unwrap();
-    host.engine.stop(&first.name, std::time::Duration::from_secs(1)).await.unwrap();
+    host.engine.stop(&first.name, std::time::Duration::from_secs(1), None).await.unwrap();
     host.engine.remove(&first.name).await.unwrap();
     assert!(host.engine.inspect(&second.name).await.unwrap().is_some());
     host.engine.remove(&second.name).await.unwrap();

@@ -10,6 +10,9 @@ pub(super) const HOSTNAME_MAX: usize = 253;
 /// Most engine labels of a node.
 pub(super) const LABELS_MAX: usize = 64;
 
+/// Most kinds of generic resources of a node.
+const KINDS_MAX: usize = 64;
+
 /// Longest key and value of an engine label, in bytes.
 const LABEL_MAX: (usize, usize) = (63, 255);
 
@@ -72,6 +75,8 @@ pub fn bounded(claim: NodeInfo) -> NodeInfo {
     platform.engine_labels.truncate(LABELS_MAX + 1);
     let label_max = LABEL_MAX.0 + 1 + LABEL_MAX.1;
     platform.engine_labels = platform.engine_labels.into_iter().map(|label| cut(label, label_max)).collect();
+    let kinds = std::mem::take(&mut platform.generic).into_iter().take(KINDS_MAX);
+    platform.generic = kinds.map(|(kind, count)| (cut(kind, LABEL_MAX.0), count)).collect();
     platform.os = cut(platform.os, TEXT_MAX);
     platform.arch = cut(platform.arch, TEXT_MAX);
     platform.kernel = cut(platform.kernel, TEXT_MAX);
@@ -103,6 +108,12 @@ pub(super) fn label_key(label: &str) -> Result<&str, String> {
     } else {
         return Ok(key);
     })
+}
+
+/// The kind of a generic resource can be kept.
+pub(super) fn kind_fits(kind: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/');
+    !kind.is_empty() && kind.len() <= LABEL_MAX.0 && kind.bytes().all(fits)
 }
 
 pub(super) fn shown(text: &str) -> String {

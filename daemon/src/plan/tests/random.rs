@@ -6,8 +6,10 @@ use proptest::prelude::*;
 use raftup_proto::{
     api::{Availability, ServiceUpdate},
     id::NodeId,
+    name::ServiceName,
     spec::{
-        FailureAction, Mode, PortSpec, Protocol, PublishMode, Ratio, ServiceSpec, UpdateOrder, UpdatePolicy,
+        FailureAction, Mode, NodeAttribute, PortSpec, Protocol, PublishMode, Ratio, ServiceSpec, UpdateOrder,
+        UpdatePolicy,
     },
     unit::MemBytes,
 };
@@ -82,6 +84,14 @@ fn run(sim: &mut Sim, event: &Event) {
             let mode = if global { Mode::Global } else { Mode::Replicated { replicas: replicas.into() } };
             let mut spec = service(IMAGES[usize::from(image) % IMAGES.len()], mode);
             spec.resources.reservations.memory = Some(MemBytes(u64::from(memory % 4) << 28));
+            let other: ServiceName = format!("s{}", (name + 1) % 3).parse().unwrap();
+            match (memory / 4) % 6 {
+                1 if !global => spec.placement.max_per_node = std::num::NonZeroU32::new(1),
+                2 => spec.placement.spread = vec![NodeAttribute::Label("zone".to_owned())],
+                3 if !global => _ = spec.placement.with.insert(other),
+                4 if !global => _ = spec.placement.apart_from.insert(other),
+                _ => {}
+            }
             if image % 3 == 0 {
                 let mode = PublishMode::Host;
                 let published = 80 + u16::from(image % 2);
@@ -145,6 +155,7 @@ fn mend(sim: &mut Sim) {
     for spec in sim.spec.services.values_mut() {
         spec.container.image = "good".to_owned();
         spec.resources = Default::default();
+        spec.placement = Default::default();
         spec.ports.clear();
     }
     _ = sim.deploy();

@@ -33,6 +33,10 @@ scenarios!(
     removal,
     waiting,
     placement,
+    placement_spread,
+    placement_most,
+    placement_beside,
+    placement_generic,
     ports,
     host_ports,
     exhaustion,
@@ -43,4 +47,7 @@ scenarios!(
     pinned,
     depends_on,
     depends_on_kinds,
+    jobs,
+    jobs_global,
+    slot_order,
 );

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! node add NAME MEMORY | lost NAME | back NAME | drain|pause|active NAME | rm NAME | label NAME KEY=VALUE
-//! node deaf NAME PORTS taken|absent
+//! node deaf NAME PORTS taken|absent | generic NAME KIND=COUNT
 //! service add NAME replicas=N|global image=I volume=V memory=M constraint=A==B port=PORTS host-port=PORTS endpoint=vip|dnsrr delay=S attempts=N restart=none|on-failure
+//!     job=COMPLETIONS[:CONCURRENT]|global-job order=slots
+//!     spread=LABEL,.. max=N (a node) with=SERVICE,.. apart=SERVICE,.. generic=KIND:COUNT
 //!     depends=SERVICE:started|healthy|completed[:restart][:optional],..
 //!     update.KEY=V rollback.KEY=V (parallelism, delay, order, monitor, action, ratio) healthcheck
 //! service set NAME (as add) | service rm NAME | stack rm | scale NAME N | pool CIDR (before the first node)
@@ -21,7 +23,8 @@ use raftup_proto::{
     refusal::Refusal,
     spec::{
         Condition, Constraint, Dependency, EndpointMode, Healthcheck, Mode, Mount, MountSource,
-        NodeAttribute, PortSpec, Protocol, PublishMode, RestartCondition, ServiceSpec, UpdatePolicy,
+        NodeAttribute, PortSpec, Protocol, PublishMode, RestartCondition, ServiceSpec, SlotOrder,
+        UpdatePolicy,
     },
     unit::MemBytes,
     view::{Item, Key},
@@ -251,6 +254,11 @@ fn node(sim: &mut Sim, words: &[&str]) -> Result<(), Refusal> {
             let set = plan::nodes::update(sim.cluster(), sim.node(name), &update, sim.now)?;
             sim.apply(set);
         }
+        ["generic", name, resource] => {
+            let (kind, count) = resource.split_once('=').unwrap();
+            let count = count.parse().unwrap();
+            sim.say(sim.node(name), |info| _ = info.platform.generic.insert(kind.to_owned(), count));
+        }
         other => panic!("no such command: node {other:?}"),
     }
     Ok(())
@@ -261,15 +269,38 @@ fn set(spec: &mut ServiceSpec, option: &str) {
     match option.split_once('=').unwrap_or((option, "")) {
         ("replicas", n) => spec.mode = Mode::Replicated { replicas: n.parse().unwrap() },
         ("global", _) => spec.mode = Mode::Global,
+        ("order", "slots") => spec.order = SlotOrder::Slots,
+        ("global-job", _) => {
+            (spec.mode, spec.restart.condition) = (Mode::GlobalJob, RestartCondition::OnFailure)
+        }
+        ("job", counts) => {
+            let (completions, concurrent) = counts.split_once(':').unwrap_or((counts, counts));
+            let (completions, concurrent) = (completions.parse().unwrap(), concurrent.parse().unwrap());
+            spec.mode = Mode::ReplicatedJob { completions, concurrent };
+            spec.restart.condition = RestartCondition::OnFailure;
+        }
         ("image", image) => spec.container.image = image.to_owned(),
         ("memory", amount) => spec.resources.reservations.memory = Some(bytes(amount)),
         ("constraint", text) => {
             let (key, value) = text.split_once("==").unwrap();
             let attribute = match key {
                 "hostname" => NodeAttribute::Hostname,
+                "ip" => NodeAttribute::Ip,
                 label => NodeAttribute::Label(label.to_owned()),
             };
             spec.placement.constraints = vec![Constraint { attribute, equal: true, value: value.to_owned() }];
+        }
+        ("spread", keys) => {
+            spec.placement.spread = keys.split(',').map(|key| NodeAttribute::Label(key.to_owned())).collect();
+        }
+        ("max", most) => spec.placement.max_per_node = most.parse().ok(),
+        ("with", list) => spec.placement.with = list.split(',').map(|name| name.parse().unwrap()).collect(),
+        ("apart", list) => {
+            spec.placement.apart_from = list.split(',').map(|name| name.parse().unwrap()).collect();
+        }
+        ("generic", resource) => {
+            let (kind, count) = resource.split_once(':').unwrap();
+            spec.resources.generic = [(kind.to_owned(), count.parse().unwrap())].into();
         }
         ("port", list) => spec.ports = ports(list, PublishMode::Ingress),
         ("host-port", list) => spec.ports = ports(list, PublishMode::Host),

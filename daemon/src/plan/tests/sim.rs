@@ -66,6 +66,7 @@ pub(super) fn service(image: &str, mode: Mode) -> ServiceSpec {
         update: Default::default(),
         rollback: Default::default(),
         routing: Default::default(),
+        order: Default::default(),
         depends_on: BTreeMap::new(),
         any_ports: Vec::new(),
         build: None,

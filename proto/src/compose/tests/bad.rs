@@ -430,9 +430,6 @@ fn deploy() {
     check_web(
         "deploy: {mode: replicated-job, endpoint_mode: dnsrrr}",
         expect![[r#"
-            compose.yaml:4:20: services.web.deploy.mode: the mode `replicated-job` is not supported yet
-             4 |     deploy: {mode: replicated-job, endpoint_mode: dnsrrr}
-               |                    ^^^^^^^^^^^^^^
             compose.yaml:4:51: services.web.deploy.endpoint_mode: `dnsrrr` is neither `vip` nor `dnsrr`
              4 |     deploy: {mode: replicated-job, endpoint_mode: dnsrrr}
                |                                                   ^^^^^^
@@ -493,18 +490,12 @@ fn deploy() {
             compose.yaml:11:13: services.web.deploy.placement.constraints[3]: `` cannot be the name of a label
              11 |           - node.labels. == x
                 |             ^^^^^^^^^^^^^^^^^
-            compose.yaml:12:13: services.web.deploy.placement.constraints[4]: a constraint on `node.ip` is not supported yet
-             12 |           - node.ip != 10.0.0.1
-                |             ^^^^^^^^^^^^^^^^^^^
             compose.yaml:13:13: services.web.deploy.placement.constraints[5]: `` cannot be the value of a constraint
              13 |           - node.id ==
                 |             ^^^^^^^^^^
             compose.yaml:14:13: services.web.deploy.placement.constraints[6]: `= x` cannot be the value of a constraint
              14 |           - node.id === x
                 |             ^^^^^^^^^^^^^
-            warning: compose.yaml:6:9: services.web.deploy.placement.preferences: has no effect: tasks are spread over all nodes that fit
-             6 |         preferences: []
-               |         ^^^^^^^^^^^
         "#]],
     );
     check_web(
@@ -793,10 +784,10 @@ fn our_own_extension() {
     check_web(
         "x-raftup: local",
         expect![[r#"
-        compose.yaml:4:15: services.web.x-raftup: must be a mapping, not a text
-         4 |     x-raftup: local
-           |               ^^^^^
-    "#]],
+            compose.yaml:4:15: services.web.x-raftup: must be a mapping, not a text
+             4 |     x-raftup: local
+               |               ^^^^^
+        "#]],
     );
     check(
         "x-raftup: {routing: local}\nservices: {web: {image: nginx, deploy: {x-raftup: {}}}}\n",

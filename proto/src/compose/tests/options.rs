@@ -851,9 +851,6 @@ fn what_compose_takes_too() {
             warning: compose.yaml:4:38: services.web.deploy.replicas: has no effect: a global service has one task on each node
              4 |     deploy: {mode: global, replicas: 3, placement: {constraints: [Node.Labels.Disk == ssd, NODE.ROLE==worker], preferenc
                |                                      ^
-            warning: compose.yaml:4:112: services.web.deploy.placement.preferences: has no effect: tasks are spread over all nodes that fit
-             4 | Labels.Disk == ssd, NODE.ROLE==worker], preferences: [{spread: node.labels.zone}]}, restart_policy: {condition: always}}
-               |                                         ^^^^^^^^^^^
             warning: compose.yaml:5:25: services.web.healthcheck.test: the shell runs the first text alone; the others are its arguments
              5 |     healthcheck: {test: [CMD-SHELL, exit 0, x]}
                |                         ^
@@ -872,6 +869,7 @@ fn what_compose_takes_too() {
                 placement:
                   constraints: {"attribute":{"label":"Disk"},"equal":true,"value":"ssd"}
                   constraints: {"attribute":"role","equal":true,"value":"worker"}
+                  spread: {"label":"zone"}
                 restart:
                   condition: "any"
                   delay: "5.000s"
@@ -1138,10 +1136,6 @@ fn what_cannot_be_an_option() {
              6 |     deploy: {resources: {reservations: {devices: [{count: 1, device_ids: [a]}], generic_resources: []}}}
                |                                                   ^
                help: such as `[gpu]`
-            compose.yaml:6:81: services.web.deploy.resources.reservations.generic_resources: is not supported yet: nodes do not say what resources they have
-             6 |     deploy: {resources: {reservations: {devices: [{count: 1, device_ids: [a]}], generic_resources: []}}}
-               |                                                                                 ^^^^^^^^^^^^^^^^^
-               help: give the nodes a label, and name it in `placement.constraints`
         "#]],
     );
     check_web(
