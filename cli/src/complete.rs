@@ -6,7 +6,7 @@ use std::{ffi::OsStr, time::Duration};
 
 use clap_complete::CompletionCandidate;
 use raftup_proto::{
-    api::{NodeView, ServiceView, StackView},
+    api::{NetworkView, NodeView, ServiceView, StackView},
     printable,
 };
 use serde::de::DeserializeOwned;
@@ -24,6 +24,11 @@ pub(crate) fn nodes(typed: &OsStr) -> Vec<CompletionCandidate> {
 /// Names of stacks.
 pub(crate) fn stacks(typed: &OsStr) -> Vec<CompletionCandidate> {
     candidates(typed, list::<StackView>("stacks").into_iter().map(|stack| stack.name.to_string()))
+}
+
+/// Full names of networks.
+pub(crate) fn networks(typed: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(typed, list::<NetworkView>("networks").into_iter().map(|network| network.name))
 }
 
 /// Full names of services.

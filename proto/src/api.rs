@@ -21,6 +21,9 @@
 //! | `PATCH /services/{service}` | [`ServiceUpdate`] | [`Deployed`] |
 //! | `POST /services/{service}/rollback` | [`Rollback`] | [`Deployed`] |
 //! | `DELETE /services/{service}` | | [`Deployed`] |
+//! | `GET /networks`, `GET /networks/{network}` | | [`NetworkView`] |
+//! | `POST /networks` | [`NetworkCreate`] | [`Deployed`] |
+//! | `DELETE /networks/{network}` | | [`Deployed`] |
 //! | `GET /tasks?stack=&service=&node=` | | [`TaskView`] |
 //! | `GET /progress?stack=`, `?service=` or `?node=`, with `&revision=&versions=` | | stream of [`Progress`] |
 //! | `GET /services/{service}/logs?follow&tail=&since=` | | stream of [`LogLine`] |
@@ -31,8 +34,8 @@
 //! | `GET /doctor` | | [`Finding`] |
 //! | `GET /debug/controllers` | | [`ControllerView`] |
 //!
-//! `{node}`, `{service}`, `{stack}`, `{secret}` and `{config}` are an id, a unique beginning of one, or a name; the same in a query. One
-//! that names nothing is refused as not found, in a query too. `{role}` is `manager` or `worker`.
+//! `{node}`, `{service}`, `{stack}`, `{network}`, `{secret}` and `{config}` are an id, a unique beginning of one, or a name;
+//! the same in a query. One that names nothing is refused as not found, in a query too. `{role}` is `manager` or `worker`.
 //!
 //! Progress is that of the newest change up to now, seen from a state that is not older than `revision`. Of a stack
 //! or a service that is being removed it is done when nothing of it is left; one that is gone is not found.
@@ -57,8 +60,8 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{BlobId, ClusterId, NodeId, ServiceId, StackId, TaskId},
-    name::{ServiceName, StackName},
+    id::{BlobId, ClusterId, NetworkId, NodeId, ServiceId, StackId, TaskId},
+    name::{NetworkName, ServiceName, StackName},
     peer::{Platform, Role, TaskState},
     secret::Secret,
     spec::{
@@ -373,6 +376,53 @@ pub struct StackView {
     pub created: UnixMillis,
     /// When it was last changed.
     pub updated: UnixMillis,
+}
+
+/// A network as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkView {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name in the cluster; services of other stacks name it by this.
+    pub name: String,
+    /// Its stack; none if it was created by itself.
+    pub stack: Option<StackName>,
+    /// All of its addresses.
+    pub subnet: Ipv4Net,
+    /// What goes between nodes is encrypted.
+    pub encrypted: bool,
+    /// Its containers reach each other and nothing else.
+    pub internal: bool,
+    /// Containers that are not the cluster's may be on it.
+    pub attachable: bool,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Full names of the services on it, in order.
+    pub services: Vec<String>,
+    /// It is being removed.
+    pub removing: bool,
+    /// When it was created.
+    pub created: UnixMillis,
+}
+
+/// Create a network that belongs to no stack. Compose files join it by `external: true`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkCreate {
+    /// Its name in the cluster and on the engines.
+    pub name: NetworkName,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether what goes between nodes is encrypted; as the cluster's fabric is, where not given.
+    #[serde(default)]
+    pub encrypted: Option<bool>,
+    /// Its containers reach each other and nothing else.
+    #[serde(default)]
+    pub internal: bool,
+    /// Containers that are not the cluster's may be on it.
+    #[serde(default)]
+    pub attachable: bool,
 }
 
 /// Deploy a stack.

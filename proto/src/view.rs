@@ -259,9 +259,10 @@ impl PeerItem {
 pub struct NetworkItem {
     /// Its id; names of bridges and engine networks follow from it.
     pub network: NetworkId,
-    /// Its stack.
-    pub stack: StackName,
-    /// Its key in the stack.
+    /// Its stack, if it is of one.
+    #[serde(with = "stack_or_none")]
+    pub stack: Option<StackName>,
+    /// Its key in the stack, or its name.
     pub name: NetworkName,
     /// All of its addresses; the first one is the gateway on every node.
     pub subnet: Ipv4Net,
@@ -273,7 +274,31 @@ pub struct NetworkItem {
     pub plain: bool,
 }
 
+/// A text that is empty for no stack, so that networks of stacks are written as they were before there were others.
+mod stack_or_none {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use crate::name::StackName;
+
+    pub(super) fn serialize<S: Serializer>(stack: &Option<StackName>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(stack.as_ref().map_or("", StackName::as_str))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<StackName>, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(D::Error::custom) }
+    }
+}
+
 impl NetworkItem {
+    /// Its name on the engines.
+    pub fn engine_name(&self) -> String {
+        match &self.stack {
+            Some(stack) => format!("{stack}_{}", self.name),
+            None => self.name.to_string(),
+        }
+    }
+
     /// The way that its packets go between nodes.
     pub fn lane(&self) -> Lane {
         if self.plain { Lane::Plain } else { Lane::Main }
@@ -665,7 +690,7 @@ mod tests {
     fn addresses_follow_from_subnets() {
         let network = NetworkItem {
             network: NetworkId::from_random(36),
-            stack: "shop".parse().unwrap(),
+            stack: Some("shop".parse().unwrap()),
             name: "default".parse().unwrap(),
             subnet: "10.64.32.0/19".parse().unwrap(),
             internal: false,

@@ -181,7 +181,7 @@ fn network(number: u32) -> NetworkItem {
     let first = u32::from(Ipv4Addr::new(10, 64, 32, 0)) + (number << 13);
     NetworkItem {
         network: NetworkId::from_random(number.into()),
-        stack: "shop".parse().expect("a name"),
+        stack: Some("shop".parse().expect("a name")),
         name: "default".parse().expect("a name"),
         subnet: Ipv4Net::new_assert(first.into(), 19),
         internal: false,
@@ -205,7 +205,7 @@ fn route(number: u32, ready: bool) -> impl Iterator<Item = Item> {
     let vip = address(on.vips().network(), 1 + place);
     let item = RouteItem {
         service: ServiceId::from_random(number.into()),
-        stack: on.stack.clone(),
+        stack: "shop".parse().expect("a name"),
         name: format!("web{number}").parse().expect("a name"),
         networks: [(on.network, ServiceAddress { vip: Some(vip), aliases: Vec::new() })].into(),
         ports: vec![PortSpec::new(Protocol::Tcp, PUBLISHED + number as u16, TARGET)],

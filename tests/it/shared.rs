@@ -99,8 +99,55 @@ fn stacks_share_a_network_and_containers_have_their_options() {
     edge.sh("docker exec edge-1 /helper get http://wiki-app:8080/").unwrap();
 
     let kept = refused(&lab, first.raftup(&["stack", "rm", "edge"]).unwrap());
-    assert!(kept.contains("service `wiki_app` of another stack is on it"), "{kept}");
+    assert!(kept.contains("service `wiki_app` is on it"), "{kept}");
     well(first.raftup(&["stack", "rm", "wiki"]).unwrap());
     well(first.raftup(&["stack", "rm", "edge"]).unwrap());
+    empty.again();
+}
+
+const JOINED: &str = "services:
+  app:
+    image: raftup/helper:1
+    healthcheck: {disable: true}
+    networks: [proxy]
+    deploy: {mode: global}
+networks: {proxy: {external: true}}
+";
+
+/// As `docker network create` and compose files with `external: true` have it on one host.
+#[test]
+fn a_network_of_no_stack_joins_stacks_and_containers_by_hand() {
+    let lab = lab(&Options::new("itproxy", 2).unwrap());
+    form(&lab, 2);
+    let empty = Before::of(&lab);
+    let (first, second) = (lab.host("h1"), lab.host("h2"));
+    let early = refused(&lab, deploy(&lab, first, "wiki", JOINED));
+    assert!(early.contains("raftup network create proxy"), "{early}");
+    well(first.raftup(&["network", "create", "-d", "overlay", "--attachable", "proxy"]).unwrap());
+    for stack in ["wiki", "blog"] {
+        well(deploy(&lab, second, stack, JOINED));
+    }
+    // A container that somebody runs by hand, on either host, reaches the services of both stacks by their names.
+    for host in [first, second] {
+        for service in ["wiki_app", "blog_app"] {
+            let run = "docker run --rm --network proxy --entrypoint /helper raftup/helper:1 get";
+            wait_for(SOON, "an answer", || Ok(host.sh(&format!("{run} http://{service}:8080/")).ok()))
+                .unwrap();
+        }
+    }
+    let listed = well(second.raftup(&["network", "ls"]).unwrap());
+    let line = listed.lines().find(|line| line.starts_with("proxy ")).unwrap();
+    assert_eq!(
+        line.split_whitespace().skip(2).step_by(2).take(2).collect::<Vec<_>>(),
+        ["-", "2"],
+        "{listed}"
+    );
+    let kept = refused(&lab, first.raftup(&["network", "rm", "proxy"]).unwrap());
+    assert!(kept.contains("service `blog_app` is on it"), "{kept}");
+    for stack in ["wiki", "blog"] {
+        well(first.raftup(&["stack", "rm", stack]).unwrap());
+    }
+    assert!(first.sh("docker network inspect proxy").is_ok(), "it outlives the stacks");
+    well(second.raftup(&["network", "prune", "--force"]).unwrap());
     empty.again();
 }

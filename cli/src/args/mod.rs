@@ -4,6 +4,7 @@
 
 mod blob;
 mod cluster;
+mod network;
 mod node;
 mod parse;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use crate::client::Host;
 
 pub(crate) use blob::{BlobCommand, BlobCreateArgs};
 pub(crate) use cluster::{Doctor, Init, Join, Leave, Status, Token};
+pub(crate) use network::{NetworkCommand, NetworkCreateArgs};
 pub(crate) use node::{NodeCommand, NodeUpdateArgs};
 pub(crate) use parse::{Limit, Scale, Since};
 pub(crate) use service::{LogArgs, ServiceCommand, UpdateArgs};
@@ -76,6 +78,9 @@ pub(crate) enum Command {
     /// Manage configs: contents that containers read as files
     #[command(subcommand)]
     Config(BlobCommand),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
     /// List tasks of all services
     Ps(Ps),
     /// Look into the cluster's own works
@@ -95,7 +100,7 @@ Examples:
   raftup completion zsh > \"${fpath[1]}/_raftup\"
   raftup completion fish > ~/.config/fish/completions/raftup.fish
 
-Names of nodes, stacks and services are asked for at the daemon while you type.";
+Names of nodes, stacks, services and networks are asked for at the daemon while you type.";
 
 /// `raftup debug`.
 #[derive(Debug, Subcommand)]

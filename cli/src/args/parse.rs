@@ -35,6 +35,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| odd())
 }
 
+/// An option of a network, as of Docker's overlay driver: whether it is encrypted.
+pub(super) fn encrypted(text: &str) -> Result<bool, String> {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("encrypted", "" | "true") => Ok(true),
+        ("encrypted", "false") => Ok(false),
+        (_, _) => Err("it is `encrypted` or `encrypted=false`".to_owned()),
+    }
+}
+
 pub(super) fn limit(text: &str) -> Result<Limit, String> {
     Ok(Limit(Some(duration(text)?).filter(|limit| !limit.is_zero())))
 }

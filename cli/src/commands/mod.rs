@@ -4,6 +4,7 @@ mod blob;
 mod cluster;
 mod completion;
 mod debug;
+mod network;
 mod node;
 mod service;
 mod stack;
@@ -33,6 +34,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Service(command) => service::run(&client, command).await,
         Command::Secret(command) => blob::run(&client, BlobKind::Secret, command).await,
         Command::Config(command) => blob::run(&client, BlobKind::Config, command).await,
+        Command::Network(command) => network::run(&client, command).await,
         Command::Ps(args) => task::ps(&client, args).await,
         Command::Debug(command) => debug::run(&client, command).await,
         Command::Completion { shell } => completion::print(shell),

@@ -185,7 +185,7 @@ impl Launcher {
             known.is_some_and(|known| !on.contains(&known))
         });
         let name = |id| match view.get(Key::Network(id)) {
-            Some(Item::Network(network)) => format!("{}_{}", network.stack, network.name),
+            Some(Item::Network(network)) => network.engine_name(),
             _ => id.to_string(),
         };
         gone.map(|(id, _)| name(*id)).collect()
@@ -265,9 +265,9 @@ impl Launcher {
                 let options = options.next().cloned().unwrap_or_default();
                 let wait = async {
                     let item = self.network(Key::Network(*id)).await;
-                    self.answered(|| self.networks.ensure(&item)).await.map_err(|error| {
-                        format!("network `{}_{}` cannot be made: {error}", item.stack, item.name)
-                    })
+                    self.answered(|| self.networks.ensure(&item))
+                        .await
+                        .map_err(|error| format!("network `{}` cannot be made: {error}", item.engine_name()))
                 };
                 let network = slowly(wait, || say(format!("network {id} is not there yet"))).await?;
                 attachments.push(Attachment { network, address: *address, options });

@@ -489,7 +489,7 @@ async fn keep_attachable(launcher: Arc<Launcher>, mut fresh: watch::Receiver<boo
         let mut all = true;
         for item in now.networks().filter(|item| item.attachable) {
             if let Err(error) = launcher.answered(|| launcher.networks.ensure(item)).await {
-                tracing::warn!(network = %item.name, stack = %item.stack, %error, "network cannot be made");
+                tracing::warn!(network = item.engine_name(), %error, "network cannot be made");
                 all = false;
             }
         }

@@ -147,7 +147,7 @@ impl Networks {
             }
             tracing::info!(network = found.name, "made by an older engine; it is made anew");
         }
-        let plain = format!("{}_{}", item.stack, item.name);
+        let plain = item.engine_name();
         let taken = networks.iter().any(|network| network.name == plain && network.of != ours);
         let name = if taken { format!("{plain}_{}", item.network) } else { plain };
         let mtu = self.mtu(item.lane()).await;

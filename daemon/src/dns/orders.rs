@@ -88,7 +88,7 @@ mod tests {
     fn network() -> Item {
         Item::Network(NetworkItem {
             network: NetworkId::from_random(1),
-            stack: "shop".parse().unwrap(),
+            stack: Some("shop".parse().unwrap()),
             name: "default".parse().unwrap(),
             subnet: "10.64.32.0/19".parse().unwrap(),
             internal: false,

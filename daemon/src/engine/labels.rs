@@ -48,14 +48,10 @@ pub fn of_container(cluster: ClusterId, node: NodeId, task: &TaskItem) -> BTreeM
 
 /// Labels of a network.
 pub fn of_network(cluster: ClusterId, network: &NetworkItem) -> BTreeMap<String, String> {
-    [
-        (CLUSTER, cluster.to_string()),
-        (NETWORK, network.network.to_string()),
-        (STACK, network.stack.to_string()),
-        (STACK_NAMESPACE, network.stack.to_string()),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    let ours = [(CLUSTER, cluster.to_string()), (NETWORK, network.network.to_string())];
+    let of_stack =
+        network.stack.iter().flat_map(|stack| [STACK, STACK_NAMESPACE].map(|key| (key, stack.to_string())));
+    ours.into_iter().chain(of_stack).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Labels of a stack's volume.

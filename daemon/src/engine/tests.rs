@@ -45,7 +45,7 @@ pub(crate) fn task(number: u64, line: &str) -> TaskItem {
 pub(crate) fn network(number: u64) -> NetworkItem {
     NetworkItem {
         network: NetworkId::from_random(number),
-        stack: "shop".parse().unwrap(),
+        stack: Some("shop".parse().unwrap()),
         name: format!("net{number}").parse().unwrap(),
         subnet: format!("10.99.{}.0/19", number * 32).parse().unwrap(),
         internal: false,
@@ -60,7 +60,7 @@ pub(crate) fn settings(task: &TaskItem) -> ContainerSettings {
 
 fn network_settings(item: &NetworkItem) -> NetworkSettings {
     NetworkSettings {
-        name: format!("{}_{}", item.stack, item.name),
+        name: item.engine_name(),
         labels: labels::of_network(CLUSTER, item),
         bridge: item.bridge(),
         subnet: item.subnet,

@@ -178,7 +178,7 @@ mod tests {
     fn network(number: u64, subnet: &str, plain: bool) -> NetworkItem {
         NetworkItem {
             network: NetworkId::from_random(number),
-            stack: "shop".parse().unwrap(),
+            stack: Some("shop".parse().unwrap()),
             name: "default".parse().unwrap(),
             subnet: subnet.parse().unwrap(),
             internal: false,

@@ -15,7 +15,7 @@ use raftup_proto::{
     name::ServiceName,
     peer::Level,
     refusal::{Code, Refusal},
-    spec::{AnyPort, Mode, PortSpec, Protocol, StackSpec},
+    spec::{AnyPort, Mode, NetworkSpec, PortSpec, Protocol, StackSpec},
 };
 
 use crate::model::{Cluster, Network, Service};
@@ -33,7 +33,7 @@ pub(super) fn complete(cluster: &Cluster, deploy: &Deploy) -> Result<StackSpec, 
 /// What a loader cannot know, or might have let through.
 fn check(cluster: &Cluster, spec: &StackSpec, keep: bool) -> Result<(), Refusal> {
     check_spec_level(cluster, spec)?;
-    check_encryption(cluster, spec)?;
+    check_encryption(cluster, spec.networks.iter().map(|(name, network)| (name.as_str(), network)))?;
     collisions::check(cluster, spec)?;
     check_container_names(cluster, spec)?;
     check_network_names(cluster, spec)?;
@@ -56,9 +56,12 @@ fn check(cluster: &Cluster, spec: &StackSpec, keep: bool) -> Result<(), Refusal>
 }
 
 /// A plain fabric encrypts nothing; beside an encrypted one, networks can be plain over IPv4 alone.
-fn check_encryption(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
-    let wants =
-        |encrypted| spec.networks.iter().find(move |(_, network)| network.encrypted == Some(encrypted));
+pub(super) fn check_encryption<'a>(
+    cluster: &Cluster,
+    networks: impl IntoIterator<Item = (&'a str, &'a NetworkSpec)>,
+) -> Result<(), Refusal> {
+    let networks: Vec<_> = networks.into_iter().collect();
+    let wants = |encrypted| networks.iter().find(|(_, network)| network.encrypted == Some(encrypted));
     let over_ipv6 = || cluster.nodes.values().find(|node| node.info.underlay.is_ipv6());
     let (message, hint) = match cluster.info.as_ref().map(|info| info.fabric) {
         Some(FabricMode::Plain) => {
@@ -135,10 +138,12 @@ fn check_container_names(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refu
 
 /// Networks are known to other stacks by their full names.
 fn check_network_names(cluster: &Cluster, spec: &StackSpec) -> Result<(), Refusal> {
-    let others =
-        cluster.networks.values().filter(|network| network.stack_name != spec.name && !network.removing);
+    let others = cluster
+        .networks
+        .values()
+        .filter(|network| network.stack_name.as_ref() != Some(&spec.name) && !network.removing);
     let mut taken: BTreeMap<String, String> =
-        others.map(|network| (network.full_name(), format!("stack `{}`", network.stack_name))).collect();
+        others.map(|network| (network.full_name(), network.owner())).collect();
     for (key, network) in spec.networks.iter().filter(|(_, network)| !network.external) {
         let name = network.name.clone().unwrap_or_else(|| format!("{}_{key}", spec.name));
         if let Some(owner) = taken.insert(name.clone(), "this stack".to_owned()) {
@@ -156,25 +161,26 @@ pub(super) fn find_external<'a>(
     stack: StackId,
     name: &str,
 ) -> Result<&'a Arc<Network>, Refusal> {
-    let found = versions::external_network(cluster, name).filter(|network| network.stack != stack);
+    let found = versions::external_network(cluster, name).filter(|network| network.stack != Some(stack));
     found.ok_or_else(|| {
-        Refusal::new(Code::NotFound, format!("there is no network `{name}` in the cluster, which is `external`")).hint(
-            format!(
-                "deploy a stack first that has it, `networks: {{net: {{name: {name}}}}}`, or remove `external` where no \
-                 other stack needs it"
-            ),
+        Refusal::new(
+            Code::NotFound,
+            format!("there is no network `{name}` in the cluster, which is `external`"),
         )
+        .hint(format!(
+            "`raftup network create {name}` first, or remove `external` where no other stack needs it"
+        ))
     })
 }
 
-/// Errors: a service of another stack is on the network, so it cannot go.
+/// Errors: a service that is not of its own stack is on the network, so it cannot go.
 pub(super) fn check_unused(cluster: &Cluster, network: &Network) -> Result<(), Refusal> {
     let user = cluster.services.values().find(|service| {
-        service.stack != network.stack && !service.removing && service.networks.contains(&network.id)
+        Some(service.stack) != network.stack && !service.removing && service.networks.contains(&network.id)
     });
     let Some(user) = user else { return Ok(()) };
     let (name, user) = (network.full_name(), user.full_name());
-    let message = format!("network `{name}` cannot be removed: service `{user}` of another stack is on it");
+    let message = format!("network `{name}` cannot be removed: service `{user}` is on it");
     Err(Refusal::new(Code::Conflict, message).hint(format!("`raftup service rm {user}` first")))
 }
 

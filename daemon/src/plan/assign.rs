@@ -274,7 +274,7 @@ fn give_addresses(review: &Review<'_, '_>, id: NodeId) -> Result<Given, NoAddres
             Some(address) => Some(address),
             None => {
                 let block = addresses::block(world, network).map_err(|error| {
-                    let name = format!("{}_{}", network.stack_name, network.name);
+                    let name = network.full_name();
                     let reason = format!("no address on network `{name}`: {error}");
                     NoAddress { network: network.clone(), reason }
                 })?;

@@ -115,10 +115,10 @@ fn remove(draft: &mut Draft<'_>, task: &Arc<Task>) {
 pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
     let world = draft.world();
     let Some(stack) = world.cluster().stacks.get(&id).cloned() else { return };
-    let going = world.leaving().filter(|(of, _)| *of == id);
+    let going = world.leaving().filter(|(of, _)| *of == Some(id));
     let going: Vec<_> = going.filter_map(|(_, id)| world.cluster().networks.get(&id).cloned()).collect();
     for network in going {
-        if !is_used(draft.world(), id, &network) {
+        if !is_used(draft.world(), &network) {
             forget_network(draft, network.id);
         }
     }
@@ -132,7 +132,7 @@ pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
         return;
     }
     let cluster = draft.world().cluster().clone();
-    if !cluster.networks.values().any(|network| network.stack == id) {
+    if !cluster.networks.values().any(|network| network.stack == Some(id)) {
         for volume in cluster.volumes.values().filter(|volume| volume.stack == id) {
             draft.delete(ObjectKey::Volume(volume.id));
         }
@@ -143,10 +143,19 @@ pub(super) fn stack(draft: &mut Draft<'_>, id: StackId) {
     }
 }
 
+/// Takes a network of no stack, if it is being removed and nothing uses it. Cost: by the services, if it is.
+pub(super) fn network(draft: &mut Draft<'_>, id: NetworkId) {
+    let found = draft.world().cluster().networks.get(&id).cloned();
+    let going = found.filter(|network| network.removing && network.stack.is_none());
+    if going.is_some_and(|network| !is_used(draft.world(), &network)) {
+        forget_network(draft, id);
+    }
+}
+
 /// A service of its stack names it, or may go back by itself to a version that did, or a task still has an address on it.
-fn is_used(world: &World, stack: StackId, network: &Network) -> bool {
+fn is_used(world: &World, network: &Network) -> bool {
     let id = network.id;
-    let named = world.services_of(stack).any(|service| {
+    let named = network.stack.into_iter().flat_map(|stack| world.services_of(stack)).any(|service| {
         let unfinished = |state: UpdateState| state.is_active() || state.is_paused();
         let may_return = !service.removing && service.update_state().is_some_and(unfinished);
         let names = |version: &Version| version.spec.networks.iter().any(|on| on.network == network.name);

@@ -9,7 +9,7 @@ use raftup_proto::{
     spec::BlobKind,
 };
 
-use crate::model::{Blob, Cluster, Node, Service, Stack};
+use crate::model::{Blob, Cluster, Network, Node, Service, Stack};
 
 use super::ports::listed;
 
@@ -38,6 +38,16 @@ pub fn stack<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Arc<Stack>, Ref
         |stack| format!("`{}` ({})", stack.id, stack.name),
         [by_name.collect(), by_id.collect()],
     )
+}
+
+/// The network of that full name or id. Errors: none, or several.
+pub fn network<'a>(cluster: &'a Cluster, text: &str) -> Result<&'a Arc<Network>, Refusal> {
+    let all = |removing| cluster.networks.values().filter(move |network| network.removing == removing);
+    let by_name = all(false).filter(|network| network.full_name() == text);
+    let by_id = all(false).filter(|network| begins(&network.id, text));
+    let old = all(true).filter(|network| network.full_name() == text || begins(&network.id, text));
+    let both = |network: &Network| format!("`{}` ({})", network.id, network.full_name());
+    one("network", text, both, [by_name.collect(), by_id.collect(), old.take(1).collect()])
 }
 
 /// The service of that full name (`shop_web`), name if no other stack has it, or id. Errors: none, or several.

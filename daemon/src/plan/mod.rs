@@ -20,6 +20,7 @@ mod ids;
 pub mod init;
 pub mod level;
 pub mod liveness;
+pub mod networks;
 pub mod nodes;
 pub mod placement;
 mod ports;

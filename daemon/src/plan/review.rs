@@ -53,7 +53,7 @@ const LOOKED_AT: usize = 10_000;
 pub fn decide(world: &World, agenda: &Agenda, facts: Facts, now: UnixMillis, ids: &mut Ids) -> Plan {
     let mut draft = Draft::new(world, now);
     let (mut due, mut left) = (BTreeMap::new(), Agenda::default());
-    let mut stacks = agenda.stacks.clone();
+    let (mut stacks, mut networks) = (agenda.stacks.clone(), agenda.networks.clone());
     let mut looked_at = 0;
     cleanup::returned_blocks(&mut draft, facts);
     for id in &agenda.services {
@@ -79,12 +79,21 @@ pub fn decide(world: &World, agenda: &Agenda, facts: Facts, now: UnixMillis, ids
         }
     }
     // A task that ended may have been the last on a network that waits to go.
-    stacks.extend(draft.world().leaving().map(|(stack, _)| stack));
+    for (stack, network) in draft.world().leaving() {
+        let _ = stack.map_or_else(|| networks.insert(network), |stack| stacks.insert(stack));
+    }
     for id in stacks {
         if draft.is_full() {
             left.stacks.insert(id);
         } else {
             cleanup::stack(&mut draft, id);
+        }
+    }
+    for id in networks {
+        if draft.is_full() {
+            left.networks.insert(id);
+        } else {
+            cleanup::network(&mut draft, id);
         }
     }
     Plan { set: draft.finish(), due, left }

@@ -23,12 +23,12 @@ use raftup_proto::{
     unit::UnixMillis,
 };
 
-use crate::model::{ChangeSet, Cluster, Meta, Network, Node, ObjectKey, Service, Stack, Volume};
+use crate::model::{ChangeSet, Cluster, Meta, Network, ObjectKey, Service, Stack, Volume};
 
 use super::{
     Ids, addresses, asked,
     blobs::{self, Contents},
-    services,
+    networks, services,
     versions::{self, How, Pinned},
 };
 
@@ -70,10 +70,10 @@ pub fn deploy(
         vips: BTreeMap::new(),
     };
     diff.stack(stack, credentials_sealed);
-    let networks = diff.networks()?;
+    let on = diff.networks()?;
     diff.attach()?;
     diff.volumes();
-    diff.services(&networks)?;
+    diff.services(&on)?;
     Ok((diff.set, diff.views))
 }
 
@@ -85,7 +85,7 @@ pub fn remove(
 ) -> Result<(ChangeSet, Vec<ChangeView>), Refusal> {
     let missing = || Refusal::new(Code::NotFound, format!("no stack `{id}`"));
     let stack = cluster.stacks.get(&id).ok_or_else(missing)?;
-    for network in cluster.networks.values().filter(|network| network.stack == id) {
+    for network in cluster.networks.values().filter(|network| network.stack == Some(id)) {
         asked::check_unused(cluster, network)?;
     }
     let mut set = ChangeSet::new(now);
@@ -97,11 +97,11 @@ pub fn remove(
         services::mark_removing(&mut set, service);
         views.push(services::view(service, Action::Removed));
     }
-    for network in cluster.networks.values().filter(|network| network.stack == id) {
+    for network in cluster.networks.values().filter(|network| network.stack == Some(id)) {
         if !network.removing {
             set.update(Network { removing: true, ..Network::clone(network) });
         }
-        views.push(network_view(network.full_name(), Action::Removed));
+        views.push(networks::view_of_change(network.full_name(), Action::Removed));
     }
     blobs::remove_stack(cluster, stack, &mut set, &mut views)?;
     for volume in cluster.volumes.values().filter(|volume| volume.stack == id) {
@@ -144,7 +144,7 @@ impl Diff<'_> {
     fn networks(&mut self) -> Result<BTreeMap<NetworkName, NetworkId>, Refusal> {
         let all = self.cluster.networks.values();
         let old: BTreeMap<&NetworkName, &Arc<Network>> = all
-            .filter(|network| network.stack == self.stack)
+            .filter(|network| network.stack == Some(self.stack))
             .map(|network| (&network.name, network))
             .collect();
         let mut ids = BTreeMap::new();
@@ -169,7 +169,7 @@ impl Diff<'_> {
             asked::check_unused(self.cluster, network)?;
             if !network.removing {
                 self.set.update(Network { removing: true, ..Network::clone(network) });
-                self.views.push(network_view(network.full_name(), Action::Removed));
+                self.views.push(networks::view_of_change(network.full_name(), Action::Removed));
             }
         }
         Ok(ids)
@@ -177,23 +177,10 @@ impl Diff<'_> {
 
     /// Each node has a block of each new network that is attachable.
     fn attach(&mut self) -> Result<(), Refusal> {
-        let networks = self.spec.networks.iter().filter(|(_, spec)| spec.attachable);
-        let new = networks.filter_map(|(name, _)| self.created.get(name)).copied().collect::<Vec<_>>();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let mut nodes: BTreeMap<_, _> =
-            self.cluster.nodes.iter().map(|(id, node)| (*id, Node::clone(node))).collect();
-        for id in new {
-            let Some(subnet) = self.subnets.get(&id) else { continue };
-            addresses::attach(&mut nodes, id, *subnet).map_err(|error| {
-                let what = "an `attachable` network needs addresses for each node";
-                Refusal::new(Code::Conflict, format!("{what}: {error}"))
-                    .hint("leave `attachable` out: the cluster has too many nodes for it")
-            })?;
-        }
-        nodes.into_values().for_each(|node| self.set.update(node));
-        Ok(())
+        let attachable = self.spec.networks.iter().filter(|(_, spec)| spec.attachable);
+        let new = attachable.filter_map(|(name, _)| self.created.get(name));
+        let new: Vec<_> = new.filter_map(|id| Some((*id, *self.subnets.get(id)?))).collect();
+        networks::attach(self.cluster, &mut self.set, new)
     }
 
     fn keep_network(&mut self, old: &Arc<Network>, spec: &NetworkSpec) -> Result<(), Refusal> {
@@ -213,7 +200,7 @@ impl Diff<'_> {
             self.set.update(Network { spec: spec.clone(), removing: false, ..Network::clone(old) });
         }
         self.subnets.insert(old.id, old.subnet);
-        self.views.push(network_view(old.full_name(), action));
+        self.views.push(networks::view_of_change(old.full_name(), action));
         Ok(())
     }
 
@@ -222,30 +209,24 @@ impl Diff<'_> {
     }
 
     fn new_network(&mut self, name: &NetworkName, spec: &NetworkSpec) -> Result<NetworkId, Refusal> {
-        let no_cluster = || Refusal::new(Code::Internal, "the cluster has no settings");
-        let pool = self.cluster.info.as_ref().ok_or_else(no_cluster)?.pool;
-        let old = self.cluster.networks.values().map(|network| network.subnet);
-        let taken = old.chain(self.subnets.values().copied()).collect();
         let full_name = spec.name.clone().unwrap_or_else(|| format!("{}_{name}", self.spec.name));
-        let subnet = addresses::subnet(pool, &taken).map_err(|error| {
-            Refusal::new(Code::Conflict, format!("no addresses for network `{full_name}`: {error}"))
-                .hint("remove a stack that is not needed; each network takes a /19 of the pool")
-        })?;
+        let given = self.subnets.values().copied().collect();
+        let subnet = networks::new_subnet(self.cluster, &given, &full_name)?;
         let id = NetworkId::from_random(self.ids.fresh());
         self.subnets.insert(id, subnet);
         self.created.insert(name.clone(), id);
         self.set.create(Network {
             id,
             meta: Meta::default(),
-            stack: self.stack,
-            stack_name: self.spec.name.clone(),
+            stack: Some(self.stack),
+            stack_name: Some(self.spec.name.clone()),
             name: name.clone(),
             subnet,
             spec: spec.clone(),
             removing: false,
             returning: Vec::new(),
         });
-        self.views.push(network_view(full_name, Action::Created));
+        self.views.push(networks::view_of_change(full_name, Action::Created));
         Ok(id)
     }
 
@@ -423,10 +404,6 @@ fn check_mode(service: &Service, old: Mode, new: Mode) -> Result<(), Refusal> {
     let name = service.full_name();
     let message = format!("service `{name}` is {old} and cannot become {new}");
     Err(Refusal::new(Code::Conflict, message).hint(format!("`raftup service rm {name}`, then deploy again")))
-}
-
-fn network_view(name: String, action: Action) -> ChangeView {
-    ChangeView { kind: "network".to_owned(), name, action, version: None }
 }
 
 fn volume_view(name: String, action: Action) -> ChangeView {

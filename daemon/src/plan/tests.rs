@@ -68,7 +68,7 @@ fn a_pool_runs_out() {
     let before = sim.cluster().revision;
     expect![[r#"
         no addresses for network `s_net7`: the address pool 10.64.0.0/16 has no free subnet left
-        hint: remove a stack that is not needed; each network takes a /19 of the pool
+        hint: remove a stack or network that is not needed; each network takes a /19 of the pool
     "#]]
     .assert_eq(&refused(&mut sim));
     assert_eq!(sim.cluster().revision, before, "nothing was changed");

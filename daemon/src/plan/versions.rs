@@ -185,7 +185,7 @@ pub(super) fn settle_in(
             None => cluster
                 .networks
                 .values()
-                .find(|network| network.stack == service.stack && network.name == attached.network),
+                .find(|network| network.stack == Some(service.stack) && network.name == attached.network),
             Some(name) => external_network(cluster, name),
         };
         let Some(network) = found else {

@@ -48,7 +48,7 @@ pub struct World {
     /// Networks with blocks that were given back and may still be routed to the nodes that had them.
     returning: OrdSet<NetworkId>,
     /// Networks that are being removed.
-    leaving: OrdSet<(StackId, NetworkId)>,
+    leaving: OrdSet<(Option<StackId>, NetworkId)>,
     global: OrdSet<ServiceId>,
     waiting: OrdSet<ServiceId>,
 }
@@ -87,19 +87,23 @@ pub struct Agenda {
     pub services: BTreeSet<ServiceId>,
     /// Stacks, with their networks and volumes.
     pub stacks: BTreeSet<StackId>,
+    /// Networks of no stack.
+    pub networks: BTreeSet<NetworkId>,
 }
 
 impl Agenda {
     /// Nothing is to be looked at.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.stacks.is_empty()
+        self.services.is_empty() && self.stacks.is_empty() && self.networks.is_empty()
     }
 
     /// Everything in `cluster`.
     pub fn everything(cluster: &Cluster) -> Self {
+        let alone = cluster.networks.values().filter(|network| network.stack.is_none());
         Self {
             services: cluster.services.keys().copied().collect(),
             stacks: cluster.stacks.keys().copied().collect(),
+            networks: alone.map(|network| network.id).collect(),
         }
     }
 
@@ -107,6 +111,7 @@ impl Agenda {
     pub fn merge(&mut self, other: Self) {
         self.services.extend(other.services);
         self.stacks.extend(other.stacks);
+        self.networks.extend(other.networks);
     }
 }
 
@@ -252,7 +257,7 @@ impl World {
     }
 
     /// The networks that are being removed, with their stacks.
-    pub(super) fn leaving(&self) -> impl Iterator<Item = (StackId, NetworkId)> {
+    pub(super) fn leaving(&self) -> impl Iterator<Item = (Option<StackId>, NetworkId)> {
         self.leaving.iter().copied()
     }
 
@@ -521,7 +526,12 @@ impl World {
                 agenda.services.extend(self.dependents(service));
             }
             (_, Some(Object::Stack(stack))) => _ = agenda.stacks.insert(stack.id),
-            (_, Some(Object::Network(network))) => _ = agenda.stacks.insert(network.stack),
+            (_, Some(Object::Network(network))) => {
+                _ = match network.stack {
+                    Some(stack) => agenda.stacks.insert(stack),
+                    None => agenda.networks.insert(network.id),
+                }
+            }
             (_, Some(Object::Blob(blob))) => agenda.stacks.extend(blob.stack),
             (Some(Object::Network(_)), None) => self.note_pending(agenda),
             (_, Some(Object::Cluster(_) | Object::Volume(_)))

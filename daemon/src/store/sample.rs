@@ -154,8 +154,8 @@ pub(crate) fn network(id: u64) -> Network {
     Network {
         id: NetworkId::from_random(id),
         meta: Meta::default(),
-        stack: StackId::from_random(1),
-        stack_name: "shop".parse().unwrap(),
+        stack: Some(StackId::from_random(1)),
+        stack_name: Some("shop".parse().unwrap()),
         name: "default".parse().unwrap(),
         subnet: "10.64.32.0/19".parse().unwrap(),
         spec: NetworkSpec::default(),

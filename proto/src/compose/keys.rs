@@ -482,7 +482,7 @@ pub(super) const NETWORK: Table = Table {
         but("driver_opts", "`encrypted`, see below; the others have no effect"),
         but("enable_ipv4", "a network without IPv4 is refused"),
         but("enable_ipv6", "refused where it is on"),
-        but("external", "a network of another stack, by its full name"),
+        but("external", "a network of another stack, or one of `raftup network create`, by its full name"),
         but("internal", "see below"),
         but("ipam", "no effect: the cluster gives each network addresses of its own"),
         yes("labels"),

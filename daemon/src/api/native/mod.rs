@@ -3,6 +3,7 @@
 mod blobs;
 mod cluster;
 mod logs;
+mod networks;
 mod nodes;
 mod progress;
 mod stacks;
@@ -41,6 +42,8 @@ pub(super) fn leader(api: &Api) -> Router<Api> {
         .route("/nodes/{node}", get(nodes::inspect).patch(nodes::update).delete(nodes::remove))
         .route("/stacks", get(stacks::list))
         .route("/stacks/{stack}", put(stacks::deploy).delete(stacks::remove))
+        .route("/networks", get(networks::list).post(networks::create))
+        .route("/networks/{network}", get(networks::inspect).delete(networks::remove))
         .route("/services", get(stacks::services))
         .route("/services/{service}", get(stacks::service).delete(stacks::remove_service))
         .route("/services/{service}", patch(stacks::update_service))

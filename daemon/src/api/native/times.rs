@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use raftup_proto::{
-    api::{BlobView, NodeView, ServiceView, StackView, TaskView},
+    api::{BlobView, NetworkView, NodeView, ServiceView, StackView, TaskView},
     unit::UnixMillis,
 };
 
@@ -45,6 +45,15 @@ impl Times {
             self.turn(&mut view.updated);
         }
         views
+    }
+
+    pub(super) fn networks(self, views: Vec<NetworkView>) -> Vec<NetworkView> {
+        views.into_iter().map(|view| self.network(view)).collect()
+    }
+
+    pub(super) fn network(self, mut view: NetworkView) -> NetworkView {
+        self.turn(&mut view.created);
+        view
     }
 
     pub(super) fn services(self, views: Vec<ServiceView>) -> Vec<ServiceView> {

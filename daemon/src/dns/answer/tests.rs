@@ -13,7 +13,7 @@ use super::*;
 pub(in crate::dns) fn network(number: u64, subnet: &str) -> NetworkItem {
     NetworkItem {
         network: NetworkId::from_random(number),
-        stack: "shop".parse().unwrap(),
+        stack: Some("shop".parse().unwrap()),
         name: format!("net{number}").parse().unwrap(),
         subnet: subnet.parse().unwrap(),
         internal: false,

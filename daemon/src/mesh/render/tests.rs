@@ -19,7 +19,7 @@ use super::*;
 fn network(number: u64, subnet: &str) -> NetworkItem {
     NetworkItem {
         network: NetworkId::from_random(number),
-        stack: "shop".parse().unwrap(),
+        stack: Some("shop".parse().unwrap()),
         name: "default".parse().unwrap(),
         subnet: subnet.parse().unwrap(),
         internal: false,

@@ -105,7 +105,7 @@ fn places(view: &View, me: NodeId, container: impl Fn(&TaskItem) -> Option<Strin
             }
         }
         Some(Place {
-            network: format!("{}_{}", network.stack, network.name),
+            network: network.engine_name(),
             gateway: network.gateway(),
             name: format!("{}.{}.internal.", task.name, task.stack),
             container,

@@ -26,8 +26,7 @@ pub(super) async fn look(member: Option<&Member>) -> Vec<Finding> {
         let view = view.borrow();
         let me = view.peers().find(|peer| peer.node == member.node)?;
         let plain = view.networks().filter(|network| network.plain);
-        let plain: Vec<String> =
-            plain.map(|network| format!("`{}_{}`", network.stack, network.name)).collect();
+        let plain: Vec<String> = plain.map(|network| format!("`{}`", network.engine_name())).collect();
         let bridges = view.networks().map(|network| network.bridge()).collect();
         Some((view.cluster()?.fabric, me.underlay, plain, bridges))
     });

@@ -3,6 +3,7 @@
 
 use expect_test::expect;
 use raftup_proto::{
+    api::{Action, NetworkCreate},
     peer::Level,
     refusal::Refusal,
     spec::{AnyPort, Mode, NetworkSpec, PortSpec, Protocol, PublishMode, ServiceSpec},
@@ -150,7 +151,7 @@ fn a_network_is_shared_by_its_name() {
     let own = std::mem::replace(&mut sim.spec, joining.clone());
     expect![[r#"
         there is no network `proxy` in the cluster, which is `external`
-        hint: deploy a stack first that has it, `networks: {net: {name: proxy}}`, or remove `external` where no other stack needs it
+        hint: `raftup network create proxy` first, or remove `external` where no other stack needs it
     "#]]
     .assert_eq(&refused(&mut sim));
 
@@ -183,7 +184,7 @@ fn a_network_is_shared_by_its_name() {
     .assert_eq(&refused(&mut sim));
     let removed = plan::stacks::remove(sim.cluster(), stack_of(sim.cluster(), "s"), sim.now).unwrap_err();
     expect![[r#"
-        network `proxy` cannot be removed: service `wiki_app` of another stack is on it
+        network `proxy` cannot be removed: service `wiki_app` is on it
         hint: `raftup service rm wiki_app` first
     "#]]
     .assert_eq(&told(&removed));
@@ -206,4 +207,94 @@ fn a_network_is_shared_by_its_name() {
         sim.settle();
     }
     assert!(sim.cluster().networks.is_empty() && sim.cluster().stacks.is_empty());
+}
+
+#[test]
+fn a_network_of_no_stack_is_there_for_all() {
+    let mut sim = sim();
+    let asked = |name: &str| NetworkCreate {
+        name: name.parse().unwrap(),
+        labels: [("for".to_owned(), "all".to_owned())].into(),
+        encrypted: None,
+        internal: false,
+        attachable: true,
+    };
+    let create = |sim: &mut Sim, name: &str| {
+        let mut ids = plan::Ids::seeded(7);
+        let created = plan::networks::create(sim.cluster(), &asked(name), sim.now, &mut ids);
+        created.map(|(set, views)| {
+            sim.apply(set);
+            views
+        })
+    };
+    assert_eq!(create(&mut sim, "proxy").unwrap()[0].action, Action::Created);
+    let network = plan::find::network(sim.cluster(), "proxy").unwrap().clone();
+    assert!(sim.cluster().nodes.values().all(|node| node.attached.contains_key(&network.id)));
+    expect![[r#"
+        there is a network `proxy` already, of no stack
+        hint: choose another name, or use that one: `raftup network inspect` shows it
+    "#]]
+    .assert_eq(&told(&create(&mut sim, "proxy").unwrap_err()));
+
+    // Two stacks are on it, and it has addresses for both.
+    let mut app = one();
+    app.networks[0].external = Some("proxy".to_owned());
+    let outer = NetworkSpec { external: true, name: Some("proxy".to_owned()), ..NetworkSpec::default() };
+    sim.spec.networks = [("default".parse().unwrap(), outer)].into();
+    for stack in ["blog", "wiki"] {
+        sim.spec.name = stack.parse().unwrap();
+        sim.spec.services = [("app".parse().unwrap(), app.clone())].into();
+        sim.deploy().unwrap();
+        sim.settle();
+    }
+    let view = plan::networks::view(sim.cluster(), plan::find::network(sim.cluster(), "proxy").unwrap());
+    assert_eq!((view.services.join(" "), view.stack), ("blog_app wiki_app".to_owned(), None));
+    expect![[r#"
+        network `proxy` cannot be removed: service `blog_app` is on it
+        hint: `raftup service rm blog_app` first
+    "#]]
+    .assert_eq(&told(&plan::networks::remove(sim.cluster(), &network, sim.now).unwrap_err()));
+
+    // Nobody takes its name meanwhile.
+    let mut third = sim.spec.clone();
+    third.name = "third".parse().unwrap();
+    third.networks =
+        [("x".parse().unwrap(), NetworkSpec { name: Some("proxy".to_owned()), ..NetworkSpec::default() })]
+            .into();
+    third.services.clear();
+    let kept = std::mem::replace(&mut sim.spec, third);
+    expect![[r#"
+        network `x` has the name `proxy`, which a network of no stack has
+        hint: give it another `name`, or join the other one with `external: true`
+    "#]]
+    .assert_eq(&refused(&mut sim));
+    sim.spec = kept;
+
+    // It outlives its users, and goes when it is told to, with what the nodes had of it.
+    for stack in ["blog", "wiki"] {
+        let (set, _) = plan::stacks::remove(sim.cluster(), stack_of(sim.cluster(), stack), sim.now).unwrap();
+        sim.apply(set);
+        sim.settle();
+    }
+    assert_eq!(sim.cluster().networks.len(), 1);
+    let network = plan::find::network(sim.cluster(), "proxy").unwrap().clone();
+    let (set, _) = plan::networks::remove(sim.cluster(), &network, sim.now).unwrap();
+    sim.apply(set);
+    sim.settle();
+    assert!(sim.cluster().networks.is_empty());
+    assert!(sim.cluster().nodes.values().all(|node| node.attached.is_empty() && node.blocks.is_empty()));
+    create(&mut sim, "proxy").unwrap();
+}
+
+#[test]
+fn a_network_of_a_stack_goes_with_its_stack_alone() {
+    let mut sim = sim();
+    sim.ask("web", &one());
+    sim.settle();
+    let network = plan::find::network(sim.cluster(), "s_default").unwrap().clone();
+    expect![[r#"
+        network `s_default` belongs to stack `s`
+        hint: remove it from the stack's file and deploy that, or `raftup stack rm s`
+    "#]]
+    .assert_eq(&told(&plan::networks::remove(sim.cluster(), &network, sim.now).unwrap_err()));
 }
