@@ -5,6 +5,7 @@
 #   make check       what needs no root and writes nothing but the build directory
 #   make fix         formats, and fixes what can be fixed
 #   make engines     Docker 27.5 and 29.1, from packages of Ubuntu, beside the 20.10, 26.1 and 28.5 of `make test`; some minutes
+#   make planted     plants faults of every kind on hosts; doctor finds each, and what it prints mends it; some minutes
 #   make boxes       two servers with systemd, ufw and firewalld in namespaces: unit, journal, firewalls, shutdown; some minutes
 #   make hostile     attacks a small cluster for some minutes, as strangers and as a hostile member may
 #   make overlap     1,000 changes on managers whose disks and links stall at random; a quarter of an hour
@@ -17,10 +18,10 @@ LAB = $${CARGO_TARGET_DIR:-target}/debug/raftup-lab
 TIMED = change:: faults:: lanes:: moves:: slow:: wire::
 WAITING = moves::a_host_behind_a_nat wire::a_new_key
 
-.PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab engines boxes hostile fix chaos bench
+.PHONY: help setup setup-all build demo demo-down test check fmt clippy doc deny layering unit overlap lab planted engines boxes hostile fix chaos bench
 
 help:
-	@sed -n '3,12s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 setup:
 	tests/setup.sh
@@ -61,6 +62,10 @@ lab: build
 
 engines: setup build
 	cargo test --locked --workspace --test it -- --include-ignored --test-threads 1 engines::
+
+# Every row is in the output, with the commands that were run.
+planted: setup build
+	cargo test --locked --workspace --test it -- --include-ignored --nocapture --test-threads 2 planted::
 
 # Distributions with their own systemd and engine, set up as the tutorial says; the roots are made once, in two minutes each.
 boxes: setup build

@@ -21,6 +21,8 @@ needs=(
     "tcpdump     tcpdump         looking at the wire in tests"
     "conntrack   conntrack       looking at connections in tests"
     "ufw         ufw             a firewall, inside of lab hosts alone"
+    "strace      strace          a slow disk in tests"
+    "faketime    faketime        a wrong clock in tests"
     "make        make            make test, make demo"
     "cc          gcc             linking Rust programs"
 )

@@ -171,6 +171,7 @@ fn first_entry(authority: &Authority, control: SocketAddr) -> init::First {
         version: "0.1.0".to_owned(),
         platform: Platform::default(),
         deaf: Vec::new(),
+        troubles: Vec::new(),
         level: Default::default(),
     };
     init::First {

@@ -132,9 +132,12 @@ pub struct Finding {
     pub health: Health,
     /// What was found.
     pub found: String,
-    /// What to do next, where something is.
+    /// What to do next, where something is: a sentence, then the commands of [`Finding::advice`], one a line.
     pub next: Option<String>,
 }
+
+/// How lines of [`Finding::next`] begin that are commands.
+const COMMAND: &str = "$ ";
 
 impl Finding {
     /// All is well.
@@ -150,6 +153,22 @@ impl Finding {
     /// It does not work.
     pub fn problem(check: &str, found: impl fmt::Display, next: impl fmt::Display) -> Self {
         Self::new(check, Health::Problem, found, Some(next.to_string()))
+    }
+
+    /// Adds a command that mends it, as root types it in a shell on the host that the sentence names (without one: on `node`).
+    #[must_use]
+    pub fn run(mut self, command: impl fmt::Display) -> Self {
+        let next = self.next.get_or_insert_default();
+        next.push_str(&format!("\n{COMMAND}{command}"));
+        self
+    }
+
+    /// What to do next, as a sentence, and the commands to type.
+    pub fn advice(&self) -> Option<(String, Vec<&str>)> {
+        let lines = || self.next.iter().flat_map(|next| next.lines());
+        let commands = lines().filter_map(|line| line.strip_prefix(COMMAND)).collect();
+        let prose: Vec<&str> = lines().filter(|line| !line.starts_with(COMMAND)).collect();
+        self.next.as_ref().map(|_| (prose.join(" "), commands))
     }
 
     fn new(check: &str, health: Health, found: impl fmt::Display, next: Option<String>) -> Self {

@@ -119,6 +119,9 @@ pub struct NodeInfo {
     pub platform: Platform,
     /// Published ports that it does not answer on, in order.
     pub deaf: Vec<Deaf>,
+    /// What it finds wrong with its clock or its disk and does not pass by itself, one line a matter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<String>,
 }
 
 /// A published port that a node does not answer on.

@@ -183,6 +183,7 @@ fn info(number: u64) -> NodeInfo {
             ..Platform::default()
         },
         deaf: Vec::new(),
+        troubles: Vec::new(),
     }
 }
 

@@ -33,7 +33,9 @@ fn told(lab: &Lab, findings: &[Value], of: &str) -> String {
         .find(|finding| name(finding) == of)
         .unwrap_or_else(|| panic!("no {of}: {findings:#?}"));
     let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
-    plain(lab, &format!("{}\n{}\n", text("found"), text("next")))
+    let commands = one["commands"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let commands: String = commands.map(|command| format!("# {command}\n")).collect();
+    plain(lab, &format!("{}\n{}\n{commands}", text("found"), text("next")))
 }
 
 /// Has `host` drop what comes by its link and meets `rule`, until [`open`].
@@ -87,14 +89,20 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
         h1 -> h2 packet size
         h1 addresses
         h1 bridges
+        h1 certificate
+        h1 connection table
         h1 connections
         h1 disk
+        h1 disk speed
         h1 engine
         h1 firewall
         h1 forwarding
+        h1 ipv6
         h1 link
         h1 nftables
+        h1 open files
         h1 port
+        h1 resolvers
         h1 vxlan
         h1 wireguard
         h2 -> h1 control
@@ -102,15 +110,21 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
         h2 -> h1 packet size
         h2 addresses
         h2 bridges
+        h2 certificate
         h2 clock
+        h2 connection table
         h2 connections
         h2 disk
+        h2 disk speed
         h2 engine
         h2 firewall
         h2 forwarding
+        h2 ipv6
         h2 link
         h2 nftables
+        h2 open files
         h2 port
+        h2 resolvers
         h2 vxlan
         h2 wireguard"#]]
     .assert_eq(&looked_at.join("\n"));
@@ -120,7 +134,8 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
     assert_eq!((status, ill(&findings)), (1, vec!["h2 forwarding".to_owned()]));
     expect![[r#"
         net.ipv4.ip_forward is 0: packets between containers and other hosts go nowhere
-        `sysctl -w net.ipv4.ip_forward=1`, and look in /etc/sysctl.d for what turns it off
+        turn it on, and look in /etc/sysctl.d for what turns it off
+        # sysctl -w net.ipv4.ip_forward=1
     "#]]
     .assert_eq(&told(&lab, &findings, "h2 forwarding"));
     h2.sh("sysctl -qw net.ipv4.ip_forward=1").unwrap();
@@ -130,7 +145,8 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
     assert_eq!((status, ill(&findings)), (1, vec!["h1 addresses".to_owned()]));
     expect![[r#"
         10.70.0.0/16, which this host reaches through `eth0`, is part of the cluster's pool 10.64.0.0/11
-        give that network another range (`docker network ls`, `ip route`); or make the cluster with another `--pool`
+        remove that network if nobody needs it, or give it another range; or make the cluster with another `--pool`
+        # ip route del 10.70.0.0/16 dev eth0
     "#]]
     .assert_eq(&told(&lab, &findings, "h1 addresses"));
     h1.sh("ip route del 10.70.0.0/16 dev eth0").unwrap();
@@ -148,7 +164,10 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
     let findings = wait_for(SOON, "word of the firewall", named).unwrap();
     expect![[r#"
         firewalld is active: no rule opens UDP 7239; raftup's devices are in no zone that it trusts
-        `firewall-cmd --permanent --add-port=7239/udp && firewall-cmd --permanent --zone=trusted --add-interface=ru-+ && firewall-cmd --reload`
+        open the ports, and let raftup's devices be trusted
+        # firewall-cmd --permanent --add-port=7239/udp
+        # firewall-cmd --permanent --zone=trusted --add-interface=ru-+
+        # firewall-cmd --reload
     "#]]
     .assert_eq(&told(&lab, &findings, "h2 firewall"));
     h2.sh("nft delete table inet firewalld").unwrap();
@@ -181,7 +200,7 @@ fn what_is_wrong_with_hosts_and_ways_is_found() {
     assert!(closed.starts_with("UDP 10.99.0.12:7238 does not answer: "), "{closed}");
     let shown = h1.raftup(&["doctor"]).unwrap();
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.contains("\nWhat to do:\nh1 -> h2, control: is raftupd running there"), "{shown}");
+    assert!(shown.contains("\nWhat to do:\nh1 -> h2, control: is raftupd running on `h2`"), "{shown}");
     open(h2);
 }
 
@@ -214,7 +233,11 @@ fn a_host_that_cannot_be_a_node_is_refused() {
     let found = weak(&["doctor", "--json"]);
     assert_eq!(found.status.code(), Some(1));
     let findings: Vec<Value> = serde_json::from_slice(&found.stdout).unwrap();
-    assert_eq!(ill(&findings), ["h1 nftables", "h1 vxlan"]);
+    assert_eq!(
+        ill(&findings),
+        ["h1 nftables", "h1 vxlan", "h1 firewall"],
+        "what cannot be looked at is said"
+    );
     expect![[r#"
         the kernel makes no VXLAN device: making a device (VXLAN): Received a netlink error message Operation not permitted (os error 1)
         raftupd needs VXLAN in the kernel (`modprobe vxlan`; some cloud kernels have it in a package of extra modules), and CAP_NET_ADMIN

@@ -87,8 +87,8 @@ fn told(host: &Host, of: &str) -> Vec<Value> {
 
 /// The commands in a finding's advice.
 fn commands(finding: &Value) -> Vec<String> {
-    let next = finding["next"].as_str().unwrap();
-    next.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    let commands = finding["commands"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    commands.map(str::to_owned).collect()
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //! | `examples` | each stack of `compose-examples/`, deployed and used |
 //! | `isolation` | who reaches whom: every pair of containers |
 //! | `doctor` | `raftup doctor`, and hosts that cannot be nodes |
+//! | `planted` | faults on hosts: doctor finds each, and what it prints mends it |
 //! | `names` | each kind of name, asked from containers on both kinds of engine; what others answer |
 //! | `order` | `depends_on`: what starts after what, across hosts |
 //! | `hooks` | hooks of containers, and slots in their order with a volume each |
@@ -57,6 +58,7 @@ mod layering;
 mod moves;
 mod names;
 mod order;
+mod planted;
 mod ports;
 mod publish;
 mod routing;

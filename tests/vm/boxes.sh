@@ -108,7 +108,8 @@ until_ok 20 "raftup doctor says so" unhappy
 # Its advice, as it is printed.
 box in 1 raftup doctor >"$dir/doctor" || true
 for n in 1 2; do
-    grep "^vm$n, firewall: " "$dir/doctor" | grep -o '`[^`]*`' | tr -d '`' | box in $n sh -e >/dev/null
+    # The commands stand below the line that says what for.
+    awk -v line="^vm$n, firewall: " '/^    / { if (on) print; next } { on = $0 ~ line }' "$dir/doctor" | box in $n sh -e >/dev/null
 done
 for n in 1 2; do restart $n; done
 until_ok 30 "names, connections and ports with what raftup doctor said" works

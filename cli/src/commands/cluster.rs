@@ -1,5 +1,7 @@
 //! `raftup init`, `join`, `leave`, `token` and `status`.
 
+use std::time::Instant;
+
 use hyper::Method;
 use raftup_proto::{
     api::{self, Finding, Health, NodeView, Tokens},
@@ -92,14 +94,15 @@ async fn problems(client: &Client) -> Vec<String> {
 }
 
 pub(super) async fn doctor(client: &Client, args: Doctor) -> Result<(), Failure> {
+    let begun = Instant::now();
     let mut findings: Vec<Finding> = client.get(Path::new(["doctor"])).await?;
     let problems = problems(client).await.into_iter();
     findings
         .extend(problems.map(|problem| Finding::warning("cluster", problem, "see docs/troubleshooting.md")));
     if args.json {
-        show::json(&findings)?;
+        show::json(&show::advised(&findings))?;
     } else {
-        show::answer(show::findings(&findings, Look::stdout()))?;
+        show::answer(show::findings(&findings, begun.elapsed(), Look::stdout()))?;
     }
     if findings.iter().any(|finding| finding.health == Health::Problem) {
         return Err(Failure::Told(Code::Failed.exit_status()));

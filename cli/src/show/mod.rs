@@ -37,7 +37,7 @@ use crate::failure::Failure;
 pub(crate) use blob::{inspect as blob, list as blobs};
 pub(crate) use board::Board;
 pub(crate) use debug::controllers;
-pub(crate) use doctor::findings;
+pub(crate) use doctor::{advised, findings};
 pub(crate) use log::Log;
 pub(crate) use look::Look;
 pub(crate) use network::{inspect as network, list as networks};

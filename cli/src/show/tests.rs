@@ -615,6 +615,8 @@ fn the_other_failures() {
     );
 }
 
+const TOOK: std::time::Duration = std::time::Duration::from_millis(1_300);
+
 #[test]
 fn findings_of_the_doctor() {
     let of = |finding: Finding, node: &str, to: Option<&str>| Finding {
@@ -624,16 +626,22 @@ fn findings_of_the_doctor() {
     };
     let well = of(Finding::fine("engine", "Docker Engine 28.5.2"), "web1", None);
     check(
-        super::findings(std::slice::from_ref(&well), PLAIN),
+        super::findings(std::slice::from_ref(&well), TOOK, PLAIN),
         expect![[r#"
         CHECK    NODE   RESULT   FOUND
-        engine   web1   ok       Docker Engine 28.5.2"#]],
+        engine   web1   ok       Docker Engine 28.5.2
+
+        1 checks in 1.3 s"#]],
     );
     let clock = of(Finding::warning("clock", "3.2 s behind the leader's", "keep it by NTP"), "web2", None);
     let fabric =
         of(Finding::problem("fabric", "nothing gets there", "is UDP 7239 open?"), "web1", Some("web2"));
+    let (clock, fabric) =
+        (clock.run("timedatectl set-ntp true"), fabric.run("ufw allow 7239/udp").run("ufw reload"));
+    expect![[r#"{"check":"fabric","node":"web1","to":"web2","health":"problem","found":"nothing gets there","next":"is UDP 7239 open?","commands":["ufw allow 7239/udp","ufw reload"]}"#]]
+        .assert_eq(&serde_json::to_string(&super::advised(std::slice::from_ref(&fabric))[0]).unwrap());
     check(
-        super::findings(&[well, clock, fabric], PLAIN),
+        super::findings(&[well, clock, fabric], TOOK, PLAIN),
         expect![[r#"
         CHECK    NODE           RESULT    FOUND
         engine   web1           ok        Docker Engine 28.5.2
@@ -642,8 +650,12 @@ fn findings_of_the_doctor() {
 
         What to do:
         web2, clock: keep it by NTP
+            timedatectl set-ntp true
         web1 -> web2, fabric: is UDP 7239 open?
-    "#]],
+            ufw allow 7239/udp
+            ufw reload
+
+        3 checks in 1.3 s"#]],
     );
 }
 
@@ -707,7 +719,7 @@ fn text_of_others_controls_no_terminal() {
             ControllerView { name: nasty(), runs: 1, woken_by: nasty(), took_us: 1, last: nasty() };
         harmless(super::controllers(&[controller], look), 2);
         let finding = Finding { node: nasty(), to: Some(nasty()), ..Finding::problem(NASTY, NASTY, NASTY) };
-        harmless(super::findings(&[finding], look), 5);
+        harmless(super::findings(&[finding], TOOK, look), 7);
         let change = ChangeView { kind: nasty(), name: nasty(), action: Action::Created, version: None };
         harmless(super::changes(&[change]), 1);
     }

@@ -61,6 +61,7 @@ fn info() -> NodeInfo {
         level: crate::plan::level::NEWEST,
         platform: Platform::default(),
         deaf: Vec::new(),
+        troubles: Vec::new(),
     }
 }
 

@@ -58,6 +58,7 @@ fn info(hostname: &str, node: NodeId) -> NodeInfo {
             ..Platform::default()
         },
         deaf: Vec::new(),
+        troubles: Vec::new(),
     }
 }
 

@@ -35,7 +35,7 @@ use raftup_proto::{api::Credential, id::ClusterId, peer::Platform, spec::Hook, u
 
 use super::{
     Condition, Container, ContainerSettings, Engine, EngineError, Event, Image, LogOptions, LogPart, Network,
-    NetworkSettings, Ran, STOPPING, labels, version::Version,
+    NetworkSettings, Ran, STOPPING, Setup, labels, version::Version,
 };
 
 /// Most time until a call is answered, but for those that wait for something to happen.
@@ -193,6 +193,11 @@ impl Engine for DockerEngine {
     async fn info(&self) -> Result<Platform, EngineError> {
         let info = self.client().await?.info().await;
         self.answer(info).map(read::platform)
+    }
+
+    async fn setup(&self) -> Result<Setup, EngineError> {
+        let info = self.client().await?.info().await;
+        self.answer(info).map(read::setup)
     }
 
     async fn ping(&self) -> Result<(), EngineError> {

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use super::{
     Condition, Container, ContainerSettings, Engine, EngineError, Event, EventKind, Exit, Health, Image,
-    LogOptions, LogPart, Network, NetworkSettings, Ran, labels,
+    LogOptions, LogPart, Network, NetworkSettings, Ran, Setup, labels,
 };
 
 /// Exit status of a container that was killed, and of one that ended when it was asked to.
@@ -334,6 +334,10 @@ impl Engine for FakeEngine {
             memory: MemBytes(8 << 30),
             generic: Default::default(),
         })
+    }
+
+    async fn setup(&self) -> Result<Setup, EngineError> {
+        self.up().map(|_| Setup::default())
     }
 
     async fn ping(&self) -> Result<(), EngineError> {

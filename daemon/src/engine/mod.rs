@@ -16,6 +16,7 @@ pub mod version;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -43,6 +44,9 @@ const STOPPING: Duration = Duration::from_secs(2);
 pub trait Engine: Send + Sync + 'static {
     /// What the engine and its host are.
     async fn info(&self) -> Result<Platform, EngineError>;
+
+    /// How it was set up.
+    async fn setup(&self) -> Result<Setup, EngineError>;
 
     /// It answers. Cheap.
     async fn ping(&self) -> Result<(), EngineError>;
@@ -119,6 +123,15 @@ pub trait Engine: Send + Sync + 'static {
         platform: Option<&str>,
         credential: Option<&Credential>,
     ) -> Result<(), EngineError>;
+}
+
+/// How the engine was set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// Where images, containers and volumes are; empty where the engine does not say.
+    pub root: PathBuf,
+    /// Ranges that it gives its own networks subnets from, where they are set.
+    pub pools: Vec<Ipv4Net>,
 }
 
 /// A container of the cluster.

@@ -55,7 +55,7 @@ const LOCAL_TABLE: u32 = 255;
 const MAIN_TABLE: u32 = 254;
 
 /// A device that is there for a moment, to see whether it can be.
-const PROBE: &str = "ru-probe";
+pub const PROBE: &str = "ru-probe";
 
 /// Its VXLAN network id; nothing is ever sent with it.
 const PROBE_VNI: u32 = 7237;

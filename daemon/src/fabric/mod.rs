@@ -19,7 +19,7 @@ pub mod wire;
 mod wiring;
 
 pub use guard::Guard;
-pub use kernel::{Fabric, FabricError};
+pub use kernel::{Fabric, FabricError, PROBE};
 pub use ping::{answering, largest, ping};
 pub use underlay::{LEAST_LINK_MTU, Underlay};
 pub use wiring::Wiring;

@@ -358,6 +358,7 @@ mod tests {
             level: Default::default(),
             platform: Platform::default(),
             deaf: Vec::new(),
+            troubles: Vec::new(),
         };
         JoinRequest { secret, role, csr: Vec::new(), info, attempt: 1 }
     }

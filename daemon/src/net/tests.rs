@@ -494,6 +494,7 @@ fn info() -> NodeInfo {
         version: "0.1.0".to_owned(),
         platform: Platform::default(),
         deaf: Vec::new(),
+        troubles: Vec::new(),
         level: crate::plan::level::NEWEST,
     }
 }

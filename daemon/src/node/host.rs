@@ -63,7 +63,8 @@ pub(super) fn overlapping(pool: Ipv4Net) -> Option<(String, Ipv4Net)> {
     routes.find(|(_, route)| overlap(pool, *route))
 }
 
-fn overlap(pool: Ipv4Net, route: Ipv4Net) -> bool {
+/// Whether two ranges have addresses in common.
+pub(super) fn overlap(pool: Ipv4Net, route: Ipv4Net) -> bool {
     pool.contains(&route.network()) || route.contains(&pool.network())
 }
 
@@ -89,14 +90,28 @@ fn check_pool_against(pool: Ipv4Net, routes: &[(String, Ipv4Net)]) -> Result<(),
     Err(Refusal::new(Code::Conflict, message).hint(hint))
 }
 
+/// The device that packets to an address leave by, and its MTU.
+pub(super) fn device_towards(to: IpAddr) -> Option<(String, u32)> {
+    let IpAddr::V4(to) = to else { return None };
+    let text = std::fs::read_to_string("/proc/net/route").ok()?;
+    let routes = all_routes(&text).into_iter().filter(|(_, route)| route.contains(&to));
+    let (device, _) = routes.max_by_key(|(_, route)| route.prefix_len())?;
+    let mtu = std::fs::read_to_string(format!("/sys/class/net/{device}/mtu")).ok()?.trim().parse().ok()?;
+    Some((device, mtu))
+}
+
 /// Routes but the default one, from the kernel's table: addresses are hexadecimal in the byte order of the host.
 fn parse_routes(text: &str) -> Vec<(String, Ipv4Net)> {
+    all_routes(text).into_iter().filter(|(_, net)| net.prefix_len() > 0).collect()
+}
+
+fn all_routes(text: &str) -> Vec<(String, Ipv4Net)> {
     let address =
         |text: &str| u32::from_str_radix(text, 16).ok().map(|raw| Ipv4Addr::from(raw.to_ne_bytes()));
     let route = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let net = Ipv4Net::with_netmask(address(fields.get(1)?)?, address(fields.get(7)?)?).ok()?;
-        (net.prefix_len() > 0).then(|| ((*fields.first().unwrap_or(&"")).to_owned(), net))
+        Some(((*fields.first()?).to_owned(), net))
     };
     text.lines().skip(1).filter_map(route).collect()
 }

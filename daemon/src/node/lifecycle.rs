@@ -24,6 +24,7 @@ use tokio::sync::{Mutex, watch};
 use tracing::{debug, info, warn};
 
 use super::{
+    clock::{self, Clock},
     doctor, host,
     member::{self, Running, Start},
     record::{ManagerRecord, Record},
@@ -57,6 +58,7 @@ pub(super) struct Host {
 struct Inner {
     config: Config,
     engine: Arc<dyn Engine>,
+    clock: Clock,
     /// Of the encrypted links; made at the first start.
     keys: watch::Sender<Keys>,
     api: OnceLock<Api>,
@@ -73,6 +75,7 @@ impl Host {
         let inner = Inner {
             config,
             engine,
+            clock: Clock::default(),
             keys,
             api: OnceLock::new(),
             running: Mutex::new(None),
@@ -96,6 +99,33 @@ impl Host {
 
     pub(super) fn engine(&self) -> &Arc<dyn Engine> {
         &self.inner.engine
+    }
+
+    /// What is wrong with the clock and the disk.
+    fn troubles(&self) -> Vec<String> {
+        let disk = doctor::disk::problem(&self.inner.config.data_dir);
+        self.inner.clock.problem().into_iter().chain(disk).collect()
+    }
+
+    /// Looks at clock and disk now and then, and tells the cluster what is wrong. Never ends; drop it at any time.
+    pub(super) async fn watch_host(&self) {
+        loop {
+            let troubles = self.troubles();
+            if let Some(member) = Lifecycle::member(self) {
+                member.agent.info().send_if_modified(|info| {
+                    std::mem::replace(&mut info.troubles, troubles.clone()) != troubles
+                });
+            }
+            tokio::time::sleep(clock::EVERY).await;
+        }
+    }
+
+    pub(super) fn docker_socket(&self) -> PathBuf {
+        self.inner.config.docker_socket.clone()
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     pub(super) fn set_api(&self, api: Api) {
@@ -171,6 +201,7 @@ impl Host {
             level: plan::level::NEWEST,
             platform,
             deaf: Vec::new(),
+            troubles: Vec::new(),
         }
     }
 
@@ -350,12 +381,11 @@ impl Lifecycle for Host {
     }
 
     fn problems(&self) -> Vec<String> {
-        self.inner
-            .running
-            .try_lock()
-            .ok()
-            .and_then(|running| running.as_ref().map(Running::problems))
-            .unwrap_or_default()
+        let running = self.inner.running.try_lock().ok();
+        let of_member = running.and_then(|running| running.as_ref().map(Running::problems));
+        let mut problems = of_member.unwrap_or_default();
+        problems.extend(self.troubles());
+        problems
     }
 
     async fn examine(&self) -> Vec<Finding> {

@@ -10,6 +10,7 @@
 //! A node without a cluster only answers on its socket. `member` starts and stops the parts of one that has a place.
 
 mod address;
+mod clock;
 mod doctor;
 mod host;
 mod lifecycle;
@@ -83,11 +84,14 @@ impl Node {
         self.host.resume().await?;
         let socket = api.serve_socket(self.config.socket(), self.config.group.clone(), stop.clone());
         let mut socket = tokio::spawn(socket);
+        let host = self.host.clone();
+        let watching = tokio::spawn(async move { host.watch_host().await });
         // Both only wait; nothing is lost when the other one is first.
         tokio::select! {
             ended = &mut socket => ended.context("the API's loop ended")??,
             () = asked_to_stop() => {}
         }
+        watching.abort();
         info!("stopping; containers run on");
         let drain = async {
             self.host.stop().await;

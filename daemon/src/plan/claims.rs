@@ -34,7 +34,8 @@ use raftup_proto::{
 use crate::model::{Cluster, Node, Traits, Unaccepted};
 
 use form::{
-    HOSTNAME_MAX, KEYS_MAX, LABELS_MAX, hostname, kind_fits, label_key, short, shown, system, unusable,
+    HOSTNAME_MAX, KEYS_MAX, LABELS_MAX, TROUBLE_MAX, hostname, kind_fits, label_key, short, shown, system,
+    unusable,
 };
 
 pub use form::{MESSAGE_MAX, bounded, clean, usable_hostname};
@@ -195,6 +196,7 @@ fn reduced(claim: &NodeInfo) -> (NodeInfo, Vec<String>) {
         }
     }
     claim.platform.engine_labels = labels;
+    claim.troubles = claim.troubles.iter().map(|trouble| clean(trouble, TROUBLE_MAX)).collect();
     claim.deaf.sort_unstable();
     claim.deaf.dedup();
     // One line for many labels of one kind would do; this many are enough to see what is wrong.
@@ -223,10 +225,11 @@ enum Part {
     Engine,
     Resources,
     Deaf,
+    Troubles,
 }
 
 impl Part {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Hostname,
         Self::System,
         Self::Control,
@@ -238,6 +241,7 @@ impl Part {
         Self::Engine,
         Self::Resources,
         Self::Deaf,
+        Self::Troubles,
     ];
 
     fn copy(self, from: &NodeInfo, to: &mut NodeInfo) {
@@ -256,6 +260,7 @@ impl Part {
                 to.platform.generic.clone_from(&from.platform.generic);
             }
             Self::Deaf => to.deaf.clone_from(&from.deaf),
+            Self::Troubles => to.troubles.clone_from(&from.troubles),
         }
     }
 
@@ -275,6 +280,7 @@ impl Part {
                 (of_a.cpu, of_a.memory, &of_a.generic) == (of_b.cpu, of_b.memory, &of_b.generic)
             }
             Self::Deaf => a.deaf == b.deaf,
+            Self::Troubles => a.troubles == b.troubles,
         }
     }
 }
@@ -372,8 +378,8 @@ impl Review<'_> {
                 "stop raftupd there, remove `fabric-keys.json` from its data directory, and start it",
             ),
             Part::Version => (short("its version of raftupd", &claim.version), "is it raftupd?"),
-            // Whether the cluster takes a node of that level is asked of every session.
-            Part::Level => (Ok(()), ""),
+            // Whether the cluster takes a node of that level is asked of every session; troubles are shown, and no more.
+            Part::Level | Part::Troubles => (Ok(()), ""),
             Part::Kernel => (short("its kernel's version", &platform.kernel), "is it Linux?"),
             Part::Engine => (
                 short("its engine's version", platform.engine.as_deref().unwrap_or_default()),

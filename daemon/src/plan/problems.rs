@@ -3,20 +3,33 @@
 //! Owns: which matters those are. Leaves alone: what a node finds of itself (`node`), and reasons that pass: a task that
 //! starts is no problem.
 
-use raftup_proto::api::{Availability, NodeState, UpdateState};
+use std::time::Duration;
+
+use raftup_proto::{
+    api::{Availability, NodeState, UpdateState},
+    unit::UnixMillis,
+};
 
 use crate::model::{Cluster, Service};
 
-use super::{claims, ports, quorum, show};
+use super::{claims, ports, quorum, show, start_order};
 
 /// Everything that somebody should look at: of the cluster, then of nodes, then of services. Cost: as a list of services.
-pub fn problems(cluster: &Cluster) -> Vec<String> {
+///
+/// `now` is the cluster's clock.
+pub fn problems(cluster: &Cluster, now: UnixMillis) -> Vec<String> {
     let mut lines: Vec<String> = managers(cluster).into_iter().collect();
     for node in cluster.nodes.values() {
         let name = &node.info.hostname;
         if node.state == NodeState::Down && node.availability != Availability::Drain {
             let why = node.state_message.as_deref().unwrap_or("not heard of");
             lines.push(format!("node {} ({name}) is down: {why}", node.id));
+        }
+        if node.state == NodeState::Ready {
+            let engine =
+                node.info.platform.engine.is_none().then(|| "Docker Engine does not answer".to_owned());
+            let troubles = engine.into_iter().chain(node.info.troubles.iter().cloned());
+            lines.extend(troubles.map(|trouble| format!("node {} ({name}): {trouble}", node.id)));
         }
         // A port that a node does not answer on is told with the service.
         let own = claims::problems(cluster, node);
@@ -26,7 +39,7 @@ pub fn problems(cluster: &Cluster) -> Vec<String> {
     services.sort_by_key(|service| service.full_name());
     for service in services {
         let name = service.full_name();
-        let all = of_service(cluster, service);
+        let all = of_service(cluster, service, now);
         lines.extend(all.into_iter().map(|problem| format!("service {name}: {problem}")));
     }
     lines
@@ -54,13 +67,33 @@ fn managers(cluster: &Cluster) -> Option<String> {
     Some(format!("{have} {plural} the state, {wanted} would be safer with {all} nodes ready: {why}"))
 }
 
-fn of_service(cluster: &Cluster, service: &Service) -> Vec<String> {
+fn of_service(cluster: &Cluster, service: &Service, now: UnixMillis) -> Vec<String> {
     let stands = |state: UpdateState| state.is_paused();
     let update = service.rollout.as_ref().filter(|rollout| stands(rollout.status.state));
     let update = update.map(|rollout| rollout.status.message.clone());
     update
         .into_iter()
-        .chain(service.waiting.iter().cloned())
+        .chain(
+            service
+                .waiting
+                .iter()
+                .filter(|reason| !start_order::passes(reason) || is_overdue(cluster, service, now))
+                .cloned(),
+        )
         .chain(show::problems(cluster, service))
         .collect()
+}
+
+/// How long a service may wait for others of its stack before someone should look: longer than most images take to be pulled
+/// and most services to get ready.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The current version, or the oldest of its tasks that waits, has waited for that long.
+fn is_overdue(cluster: &Cluster, service: &Service, now: UnixMillis) -> bool {
+    let waiting = cluster.tasks_of(service.id).filter(|task| task.is_live() && task.node.is_none());
+    let since = waiting
+        .map(|task| task.meta.created)
+        .min()
+        .map_or(service.current().at, |oldest| oldest.max(service.current().at));
+    now.since(since) >= PATIENCE
 }

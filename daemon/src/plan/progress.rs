@@ -13,9 +13,10 @@ use raftup_proto::{
     id::{NodeId, ServiceId, StackId},
     peer::TaskState,
     refusal::{Code, Refusal},
+    spec::{Mode, ServiceSpec},
 };
 
-use crate::model::{Desired, Service, Slot, Task};
+use crate::model::{Desired, Service, Slot, Task, Version};
 
 use super::{
     World, placement,
@@ -55,7 +56,7 @@ pub fn progress(world: &World, selector: Selector, asked: &Asked) -> Result<Prog
     Ok(progress)
 }
 
-/// What took the place of a version that was asked for. An update that was undone by itself is told as a failure of its own.
+/// What took the place of a version that was asked for; another number of replicas does not. An update that was undone by itself is told as a failure of its own.
 fn overtaken(world: &World, id: ServiceId, number: u64) -> Option<String> {
     let service = world.cluster().services.get(&id).filter(|service| !service.removing);
     let Some(service) = service else {
@@ -65,7 +66,8 @@ fn overtaken(world: &World, id: ServiceId, number: u64) -> Option<String> {
     };
     let current = service.current();
     let undone = service.rollout.as_ref().is_some_and(|rollout| rollout.automatic);
-    if current.number == number || undone {
+    let scaled = |asked: &Version| is_scaled(asked, current);
+    if current.number == number || undone || service.version(number).is_some_and(scaled) {
         return None;
     }
     let (name, image) = (service.full_name(), &current.image);
@@ -79,6 +81,17 @@ fn overtaken(world: &World, id: ServiceId, number: u64) -> Option<String> {
             )
         }
     })
+}
+
+/// The same but for the number of replicas: what was asked for still runs.
+fn is_scaled(asked: &Version, current: &Version) -> bool {
+    let replicated = |version: &Version| matches!(version.spec.mode, Mode::Replicated { .. });
+    let but_for_mode =
+        |version: &Version| ServiceSpec { mode: current.spec.mode, ..ServiceSpec::clone(&version.spec) };
+    (asked.containers, &asked.image) == (current.containers, &current.image)
+        && replicated(asked)
+        && replicated(current)
+        && but_for_mode(asked) == *current.spec
 }
 
 fn of_selected(world: &World, selector: Selector) -> Result<Progress, Refusal> {

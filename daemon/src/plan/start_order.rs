@@ -32,7 +32,7 @@ pub(super) fn waits_for(review: &Review<'_, '_>, version: u64) -> Option<String>
     let world = review.draft.world();
     spec.depends_on.iter().find_map(|(name, dependency)| {
         let Some(service) = world.service_named(review.service.stack, name) else {
-            return dependency.required.then(|| format!("waits for service `{name}`, which is not there"));
+            return dependency.required.then(|| format!("waits for service `{name}`, {NOT_THERE}"));
         };
         // What was lost with its node serves nobody, whatever its last state was.
         let tasks = world.tasks_of(service.id).map(AsRef::as_ref);
@@ -102,6 +102,14 @@ fn unmet(service: &Service, heads: &[&Task], dependency: Dependency, first: bool
     }
     Some(wait)
 }
+
+/// Whether a reason to wait usually passes by itself: another service of the stack is yet to start.
+pub(super) fn passes(reason: &str) -> bool {
+    reason.contains("waits for service `") && !reason.ends_with(NOT_THERE)
+}
+
+/// How a reason ends where nobody starts the other service.
+const NOT_THERE: &str = "which is not there";
 
 fn is_empty(service: &Service) -> bool {
     service.current().spec.mode.slots() == Some(0)

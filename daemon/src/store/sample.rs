@@ -56,6 +56,7 @@ pub(crate) fn node(number: u64) -> Node {
             level: Default::default(),
             platform: Platform::default(),
             deaf: Vec::new(),
+            troubles: Vec::new(),
         },
         attempt: 9,
         state: NodeState::Ready,

@@ -228,6 +228,7 @@ impl Forger {
                 generic: (0..self.dice.random_range(0..100_u64)).map(|n| (format!("k{n}"), n)).collect(),
             },
             deaf,
+            troubles: (0..self.dice.random_range(0..9)).map(|_| self.text()).collect(),
         }
     }
 

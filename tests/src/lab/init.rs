@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -13,7 +14,7 @@ use anyhow::{Context as _, ensure};
 use rustix::process::{WaitOptions, wait};
 use serde::{Deserialize, Serialize};
 
-use super::{enter::run, place::HostPlace, record::Process};
+use super::{enter::run, net::SWITCH, place::HostPlace, record::Process};
 
 /// What PID 1 must know.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +60,9 @@ pub fn host_init(spec: &Path) -> anyhow::Result<()> {
     }
     fs::write("/proc/sys/kernel/hostname", &spec.name).context("setting the host name")?;
     run(&["ip", "link", "set", "lo", "up"])?;
+    if spec.name == SWITCH {
+        nameserver()?;
+    }
     fs::write("/run/lab-ready", "")?;
     reap()
 }
@@ -151,6 +155,24 @@ fn bind(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 fn text(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// Answers that there is no such name, whatever is asked, on all addresses of the switch: hosts have it as their resolver.
+fn nameserver() -> anyhow::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).context("the lab's nameserver")?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        loop {
+            let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+            if let Some(answer) = buffer.get_mut(..length).filter(|question| question.len() >= 12) {
+                // An answer, recursion available, NXDOMAIN.
+                answer[2] |= 0x80;
+                answer[3] = 0x83;
+                let _ = socket.send_to(answer, from);
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Collects what has ended, for ever: an unreaped containerd makes an engine wait without end.

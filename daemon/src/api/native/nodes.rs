@@ -36,7 +36,7 @@ pub(in crate::api) async fn list(
 /// What is wrong in the whole cluster.
 pub(in crate::api) async fn problems(Extension(manager): Here<Box<Manager>>) -> Answer<Vec<String>> {
     let cluster = manager.store.read().await?;
-    Ok(Json(crate::compute::in_place(|| problems::problems(&cluster))))
+    Ok(Json(crate::compute::in_place(|| problems::problems(&cluster, manager.store.now()))))
 }
 
 pub(in crate::api) async fn inspect(

@@ -17,7 +17,7 @@ use raftup_proto::{
 
 use super::{
     super::{
-        Condition, Event, EventKind, Exit, Health, Image, LogPart, Network, labels,
+        Condition, Event, EventKind, Exit, Health, Image, LogPart, Network, Setup, labels,
         version::{Version, gateway_mode},
     },
     ask::GATEWAY_MODE,
@@ -65,6 +65,14 @@ fn generic(resources: Vec<GenericResourcesInner>) -> BTreeMap<String, u64> {
         }
     }
     all
+}
+
+pub(super) fn setup(info: SystemInfo) -> Setup {
+    let pools = info.default_address_pools.into_iter().flatten();
+    Setup {
+        root: info.docker_root_dir.unwrap_or_default().into(),
+        pools: pools.filter_map(|pool| pool.base?.parse().ok()).collect(),
+    }
 }
 
 /// The kernel's word for an architecture in Docker's.

@@ -60,8 +60,9 @@ pub(in crate::node) async fn unfit(fabric: Option<FabricMode>, advertise: IpAddr
         Some(bad) => {
             let refusal =
                 Refusal::new(Code::Unavailable, format!("this host cannot be a node: {}", bad.found));
-            Err(match bad.next {
-                Some(next) => refusal.hint(next),
+            Err(match bad.advice() {
+                Some((next, commands)) if commands.is_empty() => refusal.hint(next),
+                Some((next, commands)) => refusal.hint(format!("{next}: `{}`", commands.join(" && "))),
                 None => refusal,
             })
         }
@@ -75,8 +76,9 @@ fn rules(tried: Result<(), MeshError>) -> Finding {
         Err(MeshError::Program { program, source }) => Finding::problem(
             check,
             format!("`{program}` cannot be run: {source}"),
-            "install it: `apt install nftables iptables`",
-        ),
+            "install it (on Debian and Ubuntu, with this)",
+        )
+        .run("apt-get install -y nftables iptables"),
         Err(MeshError::Refused { program, said }) => Finding::problem(
             check,
             format!("the kernel refuses packet rules: `{program}` says: {said}"),
@@ -154,8 +156,9 @@ fn connections(tried: Result<io::Result<Listing>, tokio::task::JoinError>) -> Fi
             format!(
                 "the kernel does not list its connections ({error}): flows of UDP to tasks that are gone go on"
             ),
-            "`modprobe nf_conntrack_netlink`, and name it in /etc/modules-load.d/raftup.conf",
-        ),
+            "load its module, and name it in /etc/modules-load.d/raftup.conf",
+        )
+        .run("modprobe nf_conntrack_netlink"),
     }
 }
 
@@ -169,8 +172,9 @@ fn forwarding(read: impl Fn(&str) -> io::Result<String>) -> Finding {
         Some(key) => Finding::problem(
             check,
             format!("net.ipv4.{key} is 0: packets between containers and other hosts go nowhere"),
-            format!("`sysctl -w net.ipv4.{key}=1`, and look in /etc/sysctl.d for what turns it off"),
-        ),
+            "turn it on, and look in /etc/sysctl.d for what turns it off",
+        )
+        .run(format!("sysctl -w net.ipv4.{key}=1")),
     }
 }
 
@@ -182,18 +186,18 @@ fn bridged(loaded: bool, past: &[String]) -> Finding {
         return Finding::problem(
             check,
             format!("kernel module `br_netfilter` is missing: {missed}"),
-            "`modprobe br_netfilter`, and name it in /etc/modules-load.d/raftup.conf",
-        );
+            "load it, and name it in /etc/modules-load.d/raftup.conf",
+        )
+        .run("modprobe br_netfilter");
     }
     match past.first() {
         None => Finding::fine(check, "packets between containers of this node pass the rules"),
         Some(bridge) => Finding::problem(
             check,
             format!("bridge `{bridge}` does not pass its packets to the rules: {missed}"),
-            format!(
-                "`echo 1 > /sys/class/net/{bridge}/bridge/nf_call_iptables`, and look for what sets it to 0"
-            ),
-        ),
+            "turn it on, and look for what turns it off",
+        )
+        .run(format!("echo 1 > /sys/class/net/{bridge}/bridge/nf_call_iptables")),
     }
 }
 
@@ -204,9 +208,9 @@ mod tests {
     #[test]
     fn a_bridge_that_skips_the_rules_is_a_problem() {
         assert_eq!(bridged(true, &[]).health, Health::Ok);
-        assert_eq!(bridged(false, &[]).next.unwrap().split(',').next(), Some("`modprobe br_netfilter`"));
+        assert_eq!(bridged(false, &[]).advice().unwrap().1, ["modprobe br_netfilter"]);
         let off = bridged(true, &["ru-1".to_owned()]);
-        assert!(off.next.unwrap().starts_with("`echo 1 > /sys/class/net/ru-1/bridge/nf_call_iptables`"));
+        assert_eq!(off.advice().unwrap().1, ["echo 1 > /sys/class/net/ru-1/bridge/nf_call_iptables"]);
     }
 
     #[test]
@@ -215,6 +219,6 @@ mod tests {
         assert_eq!(forwarding(read("")).health, Health::Ok);
         assert!(forwarding(read("ip_forward")).found.starts_with("net.ipv4.ip_forward is 0"));
         let device = forwarding(read("conf/ru-fabric/forwarding"));
-        assert!(device.next.unwrap().starts_with("`sysctl -w net.ipv4.conf.ru-fabric.forwarding=1`"));
+        assert_eq!(device.advice().unwrap().1, ["sysctl -w net.ipv4.conf.ru-fabric.forwarding=1"]);
     }
 }

@@ -1,80 +1,169 @@
 //! What else there is on a host: engine, addresses, ports, disk.
 
-use std::{io, net::UdpSocket, path::Path};
-
-use ipnet::Ipv4Net;
-use raftup_proto::api::Finding;
-
-use super::super::{host, lifecycle::Host};
-use crate::{
-    api::Member,
-    engine::version::{OLDEST, Version},
+use std::{
+    io,
+    net::{Ipv4Addr, UdpSocket},
+    path::Path,
+    sync::Arc,
+    time::Duration,
 };
 
-/// Free bytes below which the log of the state, images and logs soon find no room.
-const DISK_LOW: u64 = 1 << 30;
-/// Free bytes below which nothing can be written any more before long.
-const DISK_FULL: u64 = 128 << 20;
+use ipnet::Ipv4Net;
+use raftup_proto::{api::Finding, spec::Protocol, unit::UnixMillis};
+
+use super::{
+    super::{clock::Jump, host, lifecycle::Host},
+    disk, programs, settings,
+};
+use crate::{
+    api::{Lifecycle, Member},
+    engine::version::{OLDEST, Version},
+    net::ca,
+};
 
 pub(super) async fn look(host: &Host, member: Option<&Member>) -> Vec<Finding> {
-    let pool = member.and_then(|member| member.agent.view().borrow().cluster().map(|cluster| cluster.pool));
-    let ports = host.ports();
-    let mut findings = vec![engine(host).await, addresses(pool.unwrap_or(host::DEFAULT_POOL))];
-    findings.extend(ports.map(|port| bound(port, member.is_some())));
-    findings.push(disk(&host.data_dir()));
-    findings.extend(search(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()));
+    let view = member.map(|member| Arc::clone(&member.agent.view().borrow()));
+    let pool = view.as_ref().and_then(|view| view.cluster().map(|cluster| cluster.pool));
+    let pool = pool.unwrap_or(host::DEFAULT_POOL);
+    let setup = host.engine().setup().await.ok();
+    let mut findings = vec![engine(host).await, addresses(pool)];
+    findings.extend(
+        setup
+            .iter()
+            .flat_map(|setup| &setup.pools)
+            .filter_map(|range| engine_pool(*range, pool, &daemon_json())),
+    );
+    findings.extend(engine_rules(&daemon_json()));
+    findings.extend(host.ports().map(|port| bound(port, member.is_some())));
+    findings.extend(
+        member
+            .and_then(|member| member.net.identity())
+            .map(|identity| certificate(identity.not_before(), identity.not_after(), ca::now())),
+    );
+    findings.extend(clock_jumps(&host.clock().look()));
+    let (dir, root) = (host.data_dir(), setup.map(|setup| setup.root));
+    let told = Lifecycle::problems(host);
+    let blocking = tokio::task::spawn_blocking(move || {
+        let mut findings = disk::look(&dir, root.as_deref());
+        findings.extend(settings::look(view.as_deref(), &told));
+        findings
+    });
+    match blocking.await {
+        Ok(more) => findings.extend(more),
+        Err(error) => {
+            findings.push(Finding::problem("doctor", format!("a check has broken off: {error}"), "report it"))
+        }
+    }
     findings
 }
 
-/// Where containers have their search list and options from.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
-/// A search list that containers copy, and with `ndots` above 1 ask before the name itself: where a domain of the list
-/// answers every name, a service's name leads outside.
-fn search(resolv_conf: &str) -> Option<Finding> {
-    let mut domains: Vec<&str> = Vec::new();
-    let mut dots = 1;
-    for line in resolv_conf.lines() {
-        let mut words = line.split_whitespace();
-        match words.next() {
-            Some("search" | "domain") => domains = words.collect(),
-            Some("options") => {
-                dots = words
-                    .filter_map(|word| word.strip_prefix("ndots:")?.parse().ok())
-                    .next_back()
-                    .unwrap_or(dots);
-            }
-            Some(_) | None => {}
-        }
-    }
-    domains.retain(|domain| *domain != ".");
-    if domains.is_empty() || dots < 2_u32 {
+fn daemon_json() -> String {
+    std::fs::read_to_string(DAEMON_JSON).unwrap_or_default()
+}
+
+/// A range that the engine makes networks of its own from, in the cluster's addresses.
+fn engine_pool(range: Ipv4Net, pool: Ipv4Net, daemon_json: &str) -> Option<Finding> {
+    if !host::overlap(range, pool) {
         return None;
     }
-    let first = domains.first().copied().unwrap_or_default();
-    Some(Finding::warning(
-        "names",
-        format!(
-            "containers take `search {}` and `ndots:{dots}` from {RESOLV_CONF}: they ask for `web.{first}` before `web`, and \
-             a domain that answers every name leads them outside",
-            domains.join(" ")
-        ),
-        format!(
-            "remove `ndots:{dots}` from {RESOLV_CONF}, or set `\"dns-opts\": [\"ndots:1\"]` in /etc/docker/daemon.json, then deploy again"
-        ),
-    ))
+    let found = format!(
+        "the engine gives its own networks addresses of {range} (`default-address-pools`), which are part of the cluster's pool \
+         {pool}: containers of those networks and of the cluster cannot be told apart"
+    );
+    let next = format!(
+        "set another range in {DAEMON_JSON}, restart the engine, and make networks anew that have such addresses"
+    );
+    let finding = Finding::warning("addresses", found, next);
+    let written = format!("\"{range}\"");
+    let other = ENGINE_POOLS
+        .into_iter()
+        .find(|other| other.prefix_len() <= range.prefix_len().max(16) && !host::overlap(*other, pool));
+    Some(match other.filter(|_| daemon_json.contains(&written)) {
+        Some(other) => finding
+            .run(format!("sed -i 's|{written}|\"{other}\"|' {DAEMON_JSON}"))
+            .run("systemctl restart docker"),
+        None => finding,
+    })
+}
+
+/// Ranges that networks of the engine may have instead; private, and what Docker uses by itself.
+const ENGINE_POOLS: [Ipv4Net; 2] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+];
+
+/// The engine was told to leave out its own rules.
+fn engine_rules(daemon_json: &str) -> Option<Finding> {
+    let parsed: serde_json::Value = serde_json::from_str(daemon_json).unwrap_or_default();
+    (parsed["iptables"] == false).then(|| {
+        let found = format!(
+            "`\"iptables\": false` in {DAEMON_JSON}: containers do not reach addresses outside of the cluster"
+        );
+        Finding::problem("engine", found, "remove it, or set it to true, and restart the engine")
+            .run(format!("sed -i 's/\"iptables\": *false/\"iptables\": true/' {DAEMON_JSON}"))
+            .run("systemctl restart docker")
+    })
+}
+
+/// Time before its end at which a certificate should have been renewed long ago.
+const RENEWED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+fn certificate(from: UnixMillis, until: UnixMillis, now: UnixMillis) -> Finding {
+    let check = "certificate";
+    let days = |millis: u64| millis / (24 * 3600 * 1000);
+    if now < from {
+        let found = format!(
+            "the certificate of this node begins {:.1} hours from now by this server's clock: the clock is behind",
+            (from.0 - now.0) as f64 / 3.6e6
+        );
+        return Finding::problem(check, found, "set the clock (`date` shows it)")
+            .run("timedatectl set-ntp true");
+    }
+    if now >= until {
+        let found = format!(
+            "the certificate of this node ended {} days ago by this server's clock (`date` shows it)",
+            days(now.0 - until.0)
+        );
+        let next = "if the clock is right, this node was away too long to renew it: leave, and join again with the token of `raftup token`";
+        return Finding::problem(check, found, next).run("raftup leave --force");
+    }
+    let left = until.0 - now.0;
+    let found = format!("valid for {} more days", days(left));
+    if u128::from(left) < RENEWED.as_millis() {
+        let next = "it should have been renewed long ago: the daemon's log says why not (`journalctl -u raftupd | grep certificate`)";
+        return Finding::warning(check, found, next);
+    }
+    Finding::fine(check, found)
+}
+
+fn clock_jumps(jumps: &[Jump]) -> Option<Finding> {
+    let last = jumps.last()?;
+    let found = format!(
+        "the clock was set {} within the last hour ({} times in all), or this server was suspended",
+        last.text(),
+        jumps.len()
+    );
+    let next = "let one program keep the clock: `timedatectl` and `systemctl list-units '*ntp*' '*chrony*' '*timesyncd*'` show which do";
+    Some(Finding::warning("clock", found, next))
 }
 
 async fn engine(host: &Host) -> Finding {
-    let check = "engine";
     match host.engine().info().await {
-        Err(error) => Finding::problem(
-            check,
-            format!("Docker Engine does not answer: {error:#}"),
-            "start it (`systemctl start docker`), or name its socket: `raftupd --docker-host unix://PATH`",
-        ),
+        Err(error) => no_answer(&format!("{:#}", anyhow::Error::from(error)), &host.docker_socket()),
         Ok(platform) => version(&platform.engine.unwrap_or_default()),
     }
+}
+
+fn no_answer(error: &str, socket: &Path) -> Finding {
+    let found = format!("Docker Engine does not answer: {error}");
+    if error.contains("Permission denied") {
+        let next = "raftupd must run as root, and root must have the engine's socket: give it back";
+        return Finding::problem("engine", found, next).run(format!("chown root {}", socket.display()));
+    }
+    Finding::problem("engine", found, "start it, or name its socket: `raftupd --docker-host unix://PATH`")
+        .run("systemctl start docker")
 }
 
 fn version(text: &str) -> Finding {
@@ -94,13 +183,20 @@ fn version(text: &str) -> Finding {
 fn addresses(pool: Ipv4Net) -> Finding {
     match host::overlapping(pool) {
         None => Finding::fine("addresses", format!("{pool} is the cluster's alone")),
-        Some((device, route)) => Finding::problem(
-            "addresses",
-            format!(
-                "{route}, which this host reaches through `{device}`, is part of the cluster's pool {pool}"
-            ),
-            "give that network another range (`docker network ls`, `ip route`); or make the cluster with another `--pool`",
-        ),
+        Some((device, route)) => {
+            let finding = Finding::problem(
+                "addresses",
+                format!(
+                    "{route}, which this host reaches through `{device}`, is part of the cluster's pool {pool}"
+                ),
+                "remove that network if nobody needs it, or give it another range; or make the cluster with another `--pool`",
+            );
+            // Docker names the bridge of a network by the start of its id.
+            match device.strip_prefix("br-") {
+                Some(id) => finding.run(format!("docker network rm {id}")),
+                None => finding.run(format!("ip route del {route} dev {device}")),
+            }
+        }
     }
 }
 
@@ -119,32 +215,20 @@ fn bound(port: u16, member: bool) -> Finding {
             format!("nobody listens on UDP {port}"),
             "the daemon's log says why (`journalctl -u raftupd`)",
         ),
-        (false, true) => Finding::problem(
-            check,
-            format!("UDP {port} is taken by another program"),
-            format!("`ss -lunp sport = :{port}` names it; stop it, or choose other ports: `raftupd --help`"),
-        ),
+        (false, true) => held_by(port),
     }
 }
 
-fn disk(dir: &Path) -> Finding {
-    let check = "disk";
-    match rustix::fs::statvfs(dir) {
-        Ok(disk) => room(&dir.display().to_string(), disk.f_bavail.saturating_mul(disk.f_frsize)),
-        Err(error) => {
-            let next = "is it there, and its disk mounted?";
-            Finding::problem(check, format!("`{}` cannot be looked at: {error}", dir.display()), next)
-        }
-    }
-}
-
-fn room(dir: &str, free_bytes: u64) -> Finding {
-    let found = format!("{:.1} GiB free for `{dir}`", free_bytes as f64 / f64::from(1 << 30));
-    let next = "make room: `docker system df` says what images and logs take";
-    match free_bytes {
-        0..DISK_FULL => Finding::problem("disk", found, next),
-        DISK_FULL..DISK_LOW => Finding::warning("disk", found, next),
-        DISK_LOW.. => Finding::fine("disk", found),
+fn held_by(port: u16) -> Finding {
+    let holder = programs::holder(Protocol::Udp, port);
+    let who = holder
+        .as_ref()
+        .map_or_else(|| "another program".to_owned(), |one| format!("`{}` (process {})", one.name, one.pid));
+    let next = "stop that program, or choose other ports (`raftupd --listen-addr`, `--fabric-port`)";
+    let finding = Finding::problem("port", format!("UDP {port} is taken by {who}"), next);
+    match holder {
+        Some(holder) => finding.run(format!("kill {}", holder.pid)),
+        None => finding,
     }
 }
 
@@ -167,11 +251,29 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_runs_full() {
-        let health = |free| room("/d", free).health;
+    fn settings_of_the_engine_are_mended_in_its_file() {
+        let pool = host::DEFAULT_POOL;
+        let range: Ipv4Net = "10.80.0.0/16".parse().unwrap();
+        assert_eq!(engine_pool("172.20.0.0/16".parse().unwrap(), pool, ""), None);
+        let file = r#"{"default-address-pools": [{"base": "10.80.0.0/16", "size": 24}]}"#;
+        let commands = |finding: Finding| finding.advice().unwrap().1.join("; ");
         assert_eq!(
-            [health(1 << 20), health(1 << 29), health(1 << 40)],
-            [Health::Problem, Health::Warning, Health::Ok]
+            commands(engine_pool(range, pool, file).unwrap()),
+            r#"sed -i 's|"10.80.0.0/16"|"172.16.0.0/12"|' /etc/docker/daemon.json; systemctl restart docker"#
+        );
+        assert_eq!(commands(engine_pool(range, pool, "{}").unwrap()), "", "it was told by a flag");
+        assert_eq!(engine_rules("{}"), None);
+        assert!(engine_rules(r#"{"iptables": false}"#).is_some());
+    }
+
+    #[test]
+    fn a_certificate_near_its_end_is_told() {
+        let day = 24 * 3600 * 1000;
+        let of =
+            |now: u64| certificate(UnixMillis(10 * day), UnixMillis(100 * day), UnixMillis(now * day)).health;
+        assert_eq!(
+            [of(9), of(50), of(80), of(100)],
+            [Health::Problem, Health::Ok, Health::Warning, Health::Problem]
         );
     }
 
@@ -182,16 +284,5 @@ mod tests {
         assert_eq!((bound(port, true).health, bound(port, false).health), (Health::Ok, Health::Problem));
         drop(held);
         assert_eq!((bound(port, true).health, bound(port, false).health), (Health::Problem, Health::Ok));
-    }
-
-    #[test]
-    fn search_lists_that_are_asked_first_are_told() {
-        let told = |text: &str| search(text).map(|finding| finding.found);
-        assert_eq!(told("nameserver 10.0.0.2\nsearch corp.lan\n"), None, "one dot is the default");
-        assert_eq!(told("options ndots:5\n"), None, "nothing to search");
-        assert_eq!(told("search .\noptions ndots:5\n"), None, "the root alone");
-        let found = told("search corp.lan lab\noptions timeout:1 ndots:5\n").unwrap();
-        assert!(found.contains("`search corp.lan lab` and `ndots:5`"), "{found}");
-        assert!(found.contains("`web.corp.lan` before `web`"), "{found}");
     }
 }

@@ -6,11 +6,15 @@
 //!
 //! [`examine`] is what a node finds by itself; [`round`] asks all nodes for that.
 
+pub(in crate::node) mod disk;
 mod firewall;
 mod inside;
 mod kernel;
 mod local;
 mod pairs;
+mod programs;
+mod resolvers;
+mod settings;
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,21 +44,44 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 /// What this node finds of itself and of its ways to the others.
 pub(super) async fn examine(host: &Host) -> Vec<Finding> {
     let member = Lifecycle::member(host);
-    let (kernel, local, pairs, inside) = tokio::join!(
+    let (kernel, local, pairs, inside, resolvers) = tokio::join!(
         kernel::look(member.as_deref()),
         local::look(host, member.as_deref()),
         pairs::look(member.as_deref()),
         inside::look(host, member.as_deref()),
+        resolvers::look(),
     );
     let ways = || pairs.iter().chain(&inside);
     let firewalls = firewall::look(host.ports(), proof(ways)).await;
-    let mut findings: Vec<Finding> =
-        kernel.into_iter().chain(local).chain(firewalls).chain(pairs).chain(inside).collect();
+    let mut findings: Vec<Finding> = kernel
+        .into_iter()
+        .chain(local)
+        .chain(resolvers)
+        .chain(firewalls)
+        .chain(pairs)
+        .chain(inside)
+        .collect();
     let told = Lifecycle::problems(host).into_iter();
-    findings.extend(told.map(|problem| Finding::problem("status", problem, "see docs/troubleshooting.md")));
+    findings.extend(told.map(status));
     let name = host::hostname();
     findings.iter_mut().for_each(|finding| finding.node.clone_from(&name));
     findings
+}
+
+/// A problem that `raftup status` shows on this node.
+fn status(problem: String) -> Finding {
+    let is_copy = problem.contains("identity is in use elsewhere");
+    let finding = Finding::problem("status", problem, "docs/troubleshooting.md says more");
+    if is_copy {
+        return Finding {
+            next: Some(
+                "if this is the copy: leave, and join anew if it should be a node of its own".to_owned(),
+            ),
+            ..finding
+        }
+        .run("raftup leave --force");
+    }
+    finding
 }
 
 /// What was seen to pass, and what was not.
@@ -79,6 +106,7 @@ pub(super) async fn round(host: &Host) -> Vec<Finding> {
     let (mut findings, answers) = tokio::join!(examine(host), asked);
     findings.extend(clocks(&member, &answers));
     findings.extend(answers.into_iter().flat_map(|answer| answer.findings));
+    settings::compare_ipv6(&mut findings);
     findings
 }
 
@@ -114,11 +142,10 @@ async fn ask(member: &Member, peer: PeerItem) -> Answered {
             | Reply::Blob(_),
         ) => Answered { peer, ahead_ms: None, findings: Vec::new() },
         Err(error) => {
-            let next = "is raftupd running there? run `raftup doctor` on that host as well";
-            let finding = Finding {
-                node: peer.hostname.clone(),
-                ..Finding::problem("doctor", format!("cannot be asked: {error}"), next)
-            };
+            let next = "start raftupd there if it does not run (`systemctl status raftupd`); if it runs, run `raftup doctor` on \
+                that host as well";
+            let finding = Finding::problem("doctor", format!("cannot be asked: {error}"), next);
+            let finding = Finding { node: peer.hostname.clone(), ..finding.run("systemctl start raftupd") };
             Answered { peer, ahead_ms: None, findings: vec![finding] }
         }
     }
@@ -149,7 +176,7 @@ fn clock(ahead_ms: i64) -> Finding {
     if apart < CLOCKS_DIFFER {
         return Finding::fine("clock", found);
     }
-    Finding::warning("clock", found, "keep all clocks by NTP (`timedatectl set-ntp true`)")
+    Finding::warning("clock", found, "keep all clocks by NTP").run("timedatectl set-ntp true")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use raftup_proto::{
     view::{FABRIC_DEVICE, PeerItem},
 };
 
-use super::others;
+use super::{super::host, others};
 use crate::{
     api::Member,
     fabric,
@@ -55,7 +55,10 @@ async fn control(member: &Member, peer: &PeerItem) -> Finding {
         Err(error) => Finding::problem(
             check,
             format!("UDP {} does not answer: {error}", peer.control),
-            "is raftupd running there (`raftup node ls`), and is that port open from here?",
+            format!(
+                "is raftupd running on `{}` (`systemctl status raftupd` there), and is that port open from here?",
+                peer.hostname
+            ),
         ),
     }
 }
@@ -74,7 +77,8 @@ async fn over_fabric(peer: &PeerItem) -> Vec<Finding> {
     match own_mtu() {
         None => vec![reached],
         Some(full) => {
-            vec![reached, path(fabric::largest(peer.fabric, LEAST.min(full), full, FULL).await, full)]
+            let largest = fabric::largest(peer.fabric, LEAST.min(full), full, FULL).await;
+            vec![reached, path(largest, full, host::device_towards(at))]
         }
     }
 }
@@ -84,7 +88,8 @@ fn own_mtu() -> Option<u16> {
     std::fs::read_to_string(format!("/sys/class/net/{FABRIC_DEVICE}/mtu")).ok()?.trim().parse().ok()
 }
 
-fn path(largest: Option<u16>, full: u16) -> Finding {
+/// `link` is the device towards the other node, and its MTU.
+fn path(largest: Option<u16>, full: u16, link: Option<(String, u32)>) -> Finding {
     let check = "packet size";
     let lost = match largest {
         Some(largest) if largest == full => {
@@ -94,14 +99,17 @@ fn path(largest: Option<u16>, full: u16) -> Finding {
         None => format!("packets of {full} bytes are lost, and so are those of {LEAST}"),
     };
     let less = full - largest.unwrap_or(LEAST);
-    Finding::problem(
-        check,
-        lost,
-        format!(
-            "something on the way takes smaller packets than this host's link: set the MTU of the link on both \
-                 hosts {less} bytes lower (`ip link set DEVICE mtu ..`), and restart raftupd"
-        ),
-    )
+    let next = format!(
+        "something on the way takes smaller packets than this host's link: set the MTU of the link on both hosts {less} bytes \
+         lower, here and in the network's configuration, and restart raftupd"
+    );
+    let finding = Finding::problem(check, lost, next);
+    match link {
+        None => finding,
+        Some((device, mtu)) => finding
+            .run(format!("ip link set {device} mtu {}", mtu.saturating_sub(u32::from(less))))
+            .run("systemctl restart raftupd"),
+    }
 }
 
 #[cfg(test)]
@@ -113,10 +121,12 @@ mod tests {
 
     #[test]
     fn a_narrow_path_is_told_with_what_passes() {
-        assert_eq!(path(Some(1370), 1370).health, Health::Ok);
-        let narrow = path(Some(1266), 1370);
+        let link = || Some(("eth0".to_owned(), 1500));
+        assert_eq!(path(Some(1370), 1370, link()).health, Health::Ok);
+        let narrow = path(Some(1266), 1370, link());
+        assert_eq!(narrow.advice().unwrap().1, ["ip link set eth0 mtu 1396", "systemctl restart raftupd"]);
         expect!["packets of 1370 bytes are lost, those of 1266 are not"].assert_eq(&narrow.found);
         assert!(narrow.next.unwrap().contains("104 bytes lower"));
-        assert_eq!(path(None, 1370).health, Health::Problem);
+        assert_eq!(path(None, 1370, None).health, Health::Problem);
     }
 }

@@ -60,6 +60,10 @@ pub fn usable_hostname(text: &str) -> String {
     if name.is_empty() { "localhost".to_owned() } else { name }
 }
 
+/// Troubles of a node that are kept, and the longest of them.
+const TROUBLES_MAX: usize = 4;
+pub(super) const TROUBLE_MAX: usize = 256;
+
 /// The claims cut to what has to be kept for [`super::update`]: a part that is too large stays too large, and no more.
 pub fn bounded(claim: NodeInfo) -> NodeInfo {
     // A letter has up to four bytes, so what is cut is still too long.
@@ -67,7 +71,9 @@ pub fn bounded(claim: NodeInfo) -> NodeInfo {
         let end = (max + 1..=max + 4).find(|end| text.is_char_boundary(*end));
         end.and_then(|end| text.get(..end)).map(str::to_owned).unwrap_or(text)
     };
-    let NodeInfo { mut fabric_keys, mut platform, mut deaf, .. } = claim;
+    let NodeInfo { mut fabric_keys, mut platform, mut deaf, mut troubles, .. } = claim;
+    troubles.truncate(TROUBLES_MAX);
+    let troubles = troubles.into_iter().map(|trouble| cut(trouble, TROUBLE_MAX)).collect();
     fabric_keys.truncate(KEYS_MAX + 1);
     fabric_keys.shrink_to_fit();
     deaf.truncate(DEAF_MAX);
@@ -87,6 +93,7 @@ pub fn bounded(claim: NodeInfo) -> NodeInfo {
         fabric_keys,
         platform,
         deaf,
+        troubles,
         ..claim
     }
 }

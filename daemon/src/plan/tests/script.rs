@@ -11,7 +11,7 @@
 //! service set NAME (as add) | service rm NAME | stack rm | scale NAME N | pool CIDR (before the first node)
 //! rollback NAME [VERSION] | update NAME force|image=I | crash NAME SLOT | lose NAME SLOT (the engine stopped) | routes held|flow | versions NAME
 //! asked NAME (from now on, progress is that of its newest version) | keep on (what the file does not name stays)
-//! progress node NAME | problems | routes of NAME | settle | wait SECONDS | decide | show | progress
+//! progress node NAME | problems | problems of cluster | routes of NAME | settle | wait SECONDS | decide | show | progress
 //! ```
 
 use std::{collections::BTreeMap, time::Duration};
@@ -146,6 +146,7 @@ impl Runner {
                 };
                 return service.versions.iter().map(line).collect();
             }
+            ["problems", "of", "cluster"] => return plan::problems::problems(sim.cluster(), sim.now),
             ["problems"] => {
                 let services = plan::show::services(sim.cluster(), None);
                 let nodes = plan::show::nodes(sim.cluster(), sim.node_here(), &Default::default());

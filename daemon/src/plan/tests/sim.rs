@@ -92,6 +92,7 @@ fn info(hostname: &str, number: u64, memory: MemBytes, cpu: CpuMillis) -> NodeIn
             ..Platform::default()
         },
         deaf: Vec::new(),
+        troubles: Vec::new(),
     }
 }
 

@@ -1,6 +1,8 @@
 use expect_test::{Expect, expect};
 use serde_json::json;
 
+use raftup_proto::api::Health;
+
 use super::*;
 
 const PORTS: [u16; 2] = [7238, 7239];
@@ -10,6 +12,10 @@ const ALL: Proof =
 const CUT: Proof =
     Proof { control: Some(true), fabric: Some(false), names: Some(false), containers: Some(false) };
 
+fn printed(rules: &str) -> [Printed; 1] {
+    [Printed { program: "iptables", rules: rules.to_owned() }]
+}
+
 fn shown(findings: &[Finding]) -> String {
     let lines = findings
         .iter()
@@ -18,12 +24,14 @@ fn shown(findings: &[Finding]) -> String {
 }
 
 fn check(iptables: &str, ruleset: &Value, proof: Proof, expected: Expect) {
-    expected.assert_eq(&shown(&judge(iptables, &barriers(ruleset), PORTS, proof)));
+    expected.assert_eq(&shown(&judge(&printed(iptables), &barriers(ruleset, PORTS), PORTS, proof, &[])));
 }
 
 fn is_fine(iptables: &str, ruleset: &Value, proof: Proof) {
-    let findings = judge(iptables, &barriers(ruleset), PORTS, proof);
-    assert_eq!(findings, [Finding::fine("firewall", "none is in the way")]);
+    let findings = judge(&printed(iptables), &barriers(ruleset, PORTS), PORTS, proof, &[]);
+    assert!(findings.len() == 1 && findings[0].health == Health::Ok, "{findings:?}");
+    let none = findings[0].found == "none is in the way";
+    assert_eq!(none, proof == ALL, "without proof, doctor does not claim that: {findings:?}");
 }
 
 fn chain(table: &str, name: &str, hook: &str, policy: &str) -> Value {
@@ -55,11 +63,16 @@ fn a_native_chain_is_named_with_what_opens_it() {
         &ruleset(drop.clone()),
         CUT,
         expect![[r#"
-        Problem: chain `input` of table `inet filter` drops names that containers ask for, and packets between nodes; and UDP 7239
-        `nft 'insert rule inet filter input iifname "ru-*" ct state established,related,untracked accept'`, `nft 'insert rule inet filter input iifname "ru-*" meta mark 0x72370000 accept'`, `nft 'insert rule inet filter input udp dport { 7239 } accept'`, and the same in the file that makes the table (often /etc/nftables.conf)
-        Problem: chain `forward` of table `inet filter` drops packets of containers to other nodes and to the outside, and connections to published ports
-        `nft 'insert rule inet filter forward iifname "ru-*" accept'`, `nft 'insert rule inet filter forward oifname "ru-*" accept'`, and the same in the file that makes the table (often /etc/nftables.conf)
-    "#]],
+            Problem: chain `input` of table `inet filter` drops names that containers ask for, and packets between nodes; and UDP 7239
+            accept it, and put the same rules into the file that makes the table (often /etc/nftables.conf)
+            $ nft 'insert rule inet filter input iifname "ru-*" ct state established,related,untracked accept'
+            $ nft 'insert rule inet filter input iifname "ru-*" meta mark 0x72370000 accept'
+            $ nft 'insert rule inet filter input udp dport { 7239 } accept'
+            Problem: chain `forward` of table `inet filter` drops packets of containers to other nodes and to the outside, and connections to published ports
+            accept it, and put the same rules into the file that makes the table (often /etc/nftables.conf)
+            $ nft 'insert rule inet filter forward iifname "ru-*" accept'
+            $ nft 'insert rule inet filter forward oifname "ru-*" accept'
+        "#]],
     );
     let open = [rule("filter", "input", ports())];
     check(
@@ -67,11 +80,15 @@ fn a_native_chain_is_named_with_what_opens_it() {
         &ruleset(drop.clone().into_iter().chain(open)),
         NOTHING,
         expect![[r#"
-        Warning: chain `input` of table `inet filter` drops names that containers ask for, and packets between nodes
-        `nft 'insert rule inet filter input iifname "ru-*" ct state established,related,untracked accept'`, `nft 'insert rule inet filter input iifname "ru-*" meta mark 0x72370000 accept'`, and the same in the file that makes the table (often /etc/nftables.conf)
-        Warning: chain `forward` of table `inet filter` drops packets of containers to other nodes and to the outside, and connections to published ports
-        `nft 'insert rule inet filter forward iifname "ru-*" accept'`, `nft 'insert rule inet filter forward oifname "ru-*" accept'`, and the same in the file that makes the table (often /etc/nftables.conf)
-    "#]],
+            Warning: chain `input` of table `inet filter` drops names that containers ask for, and packets between nodes
+            accept it, and put the same rules into the file that makes the table (often /etc/nftables.conf)
+            $ nft 'insert rule inet filter input iifname "ru-*" ct state established,related,untracked accept'
+            $ nft 'insert rule inet filter input iifname "ru-*" meta mark 0x72370000 accept'
+            Warning: chain `forward` of table `inet filter` drops packets of containers to other nodes and to the outside, and connections to published ports
+            accept it, and put the same rules into the file that makes the table (often /etc/nftables.conf)
+            $ nft 'insert rule inet filter forward iifname "ru-*" accept'
+            $ nft 'insert rule inet filter forward oifname "ru-*" accept'
+        "#]],
     );
     let known = [
         rule("filter", "input", ports()),
@@ -92,9 +109,9 @@ fn a_chain_that_ends_with_a_refusal_drops_like_a_policy() {
     let reject = json!([{"counter": {"packets": 1, "bytes": 2}}, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}]);
     let base = chain("mine", "in", "input", "accept");
     let closed = ruleset([base.clone(), rule("mine", "in", ports()), rule("mine", "in", reject)]);
-    assert_eq!(barriers(&closed).len(), 1);
+    assert_eq!(barriers(&closed, PORTS).len(), 1);
     let conditional = json!([{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}, {"drop": null}]);
-    assert_eq!(barriers(&ruleset([base, rule("mine", "in", conditional)])), []);
+    assert_eq!(barriers(&ruleset([base, rule("mine", "in", conditional)]), PORTS), []);
 }
 
 /// The shape that firewalld 1.3 makes.
@@ -114,9 +131,12 @@ fn firewalld_is_told_of_ports_and_devices() {
         &ruleset(items.clone()),
         NOTHING,
         expect![[r#"
-        Warning: firewalld is active: no rule opens UDP 7238 and 7239; raftup's devices are in no zone that it trusts
-        `firewall-cmd --permanent --add-port=7238/udp --add-port=7239/udp && firewall-cmd --permanent --zone=trusted --add-interface=ru-+ && firewall-cmd --reload`
-    "#]],
+            Warning: firewalld is active: no rule opens UDP 7238 and 7239; raftup's devices are in no zone that it trusts
+            open the ports, and let raftup's devices be trusted
+            $ firewall-cmd --permanent --add-port=7238/udp --add-port=7239/udp
+            $ firewall-cmd --permanent --zone=trusted --add-interface=ru-+
+            $ firewall-cmd --reload
+        "#]],
     );
     items.push(rule("firewalld", "filter_IN_public_allow", ports()));
     check(
@@ -124,9 +144,11 @@ fn firewalld_is_told_of_ports_and_devices() {
         &ruleset(items.clone()),
         CUT,
         expect![[r#"
-        Problem: firewalld is active: raftup's devices are in no zone that it trusts
-        `firewall-cmd --permanent --zone=trusted --add-interface=ru-+ && firewall-cmd --reload`
-    "#]],
+            Problem: firewalld is active: raftup's devices are in no zone that it trusts
+            open the ports, and let raftup's devices be trusted
+            $ firewall-cmd --permanent --zone=trusted --add-interface=ru-+
+            $ firewall-cmd --reload
+        "#]],
     );
     items.push(rule("firewalld", "filter_INPUT_ZONES", device("iifname")));
     is_fine("", &ruleset(items.clone()), NOTHING);
@@ -145,18 +167,20 @@ fn iptables_and_ufw_are_asked_for_ports_while_they_drop() {
         &none,
         NOTHING,
         expect![[r#"
-        Warning: ufw is active, and no rule opens UDP 7239
-        `ufw allow 7239/udp`
-    "#]],
+            Warning: ufw is active, and no rule opens UDP 7239
+            open them
+            $ ufw allow 7239/udp
+        "#]],
     );
     check(
         &ufw,
         &none,
         Proof { control: Some(true), fabric: Some(false), ..NOTHING },
         expect![[r#"
-        Problem: ufw is active, and no rule opens UDP 7239
-        `ufw allow 7239/udp`
-    "#]],
+            Problem: ufw is active, and no rule opens UDP 7239
+            open them
+            $ ufw allow 7239/udp
+        "#]],
     );
     is_fine(&ufw, &none, ALL);
     is_fine(&format!("{ufw}-A ufw-user-input -p udp -m udp --dport 7239 -j ACCEPT\n"), &none, NOTHING);
@@ -167,17 +191,63 @@ fn iptables_and_ufw_are_asked_for_ports_while_they_drop() {
         &none,
         NOTHING,
         expect![[r#"
-        Warning: the host drops what comes in (`iptables -S INPUT`), and no rule opens UDP 7238 and 7239
-        `iptables -I INPUT -p udp --dport 7238 -j ACCEPT`, `iptables -I INPUT -p udp --dport 7239 -j ACCEPT`
-    "#]],
+            Warning: the host drops what comes in (`iptables -S INPUT`), and no rule opens UDP 7238 and 7239
+            accept it, and keep the rules over a restart of the host (such as with `iptables-persistent`)
+            $ iptables -I INPUT -p udp --dport 7238 -j ACCEPT
+            $ iptables -I INPUT -p udp --dport 7239 -j ACCEPT
+        "#]],
     );
     check(
         "-P INPUT ACCEPT\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j REJECT --reject-with icmp-host-prohibited\n",
         &none,
         NOTHING,
         expect![[r#"
-        Warning: the host drops what comes in (`iptables -S INPUT`), and no rule opens UDP 7238 and 7239
-        `iptables -I INPUT -p udp --dport 7238 -j ACCEPT`, `iptables -I INPUT -p udp --dport 7239 -j ACCEPT`
+            Warning: the host drops what comes in (`iptables -S INPUT`), and no rule opens UDP 7238 and 7239
+            accept it, and keep the rules over a restart of the host (such as with `iptables-persistent`)
+            $ iptables -I INPUT -p udp --dport 7238 -j ACCEPT
+            $ iptables -I INPUT -p udp --dport 7239 -j ACCEPT
+        "#]],
+    );
+}
+
+#[test]
+fn a_rule_that_drops_a_port_of_ours_is_told() {
+    let none = ruleset([]);
+    let cut = Proof { control: Some(false), fabric: Some(true), ..NOTHING };
+    check(
+        "-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n-A INPUT -p udp -m udp --dport 7238 -j DROP\n-A OUTPUT -p udp -m multiport --dports 53,7000:7300 -j REJECT --reject-with icmp-port-unreachable\n",
+        &none,
+        cut,
+        expect![[r#"
+            Problem: a rule drops what comes to UDP 7238 (`iptables -S INPUT`)
+            accept it, and keep the rules over a restart of the host (such as with `iptables-persistent`)
+            $ iptables -I INPUT -p udp --dport 7238 -j ACCEPT
+            Problem: rules drop what this host sends to UDP 7238 (`iptables -S OUTPUT`)
+            accept it, and keep the rules over a restart of the host (such as with `iptables-persistent`)
+            $ iptables -I OUTPUT -p udp --dport 7238 -j ACCEPT
+        "#]],
+    );
+    is_fine("-A INPUT -i eth1 -p udp -m udp --dport 7238 -j DROP\n", &none, cut);
+    is_fine("-A INPUT -p tcp -m tcp --dport 7238 -j DROP\n", &none, cut);
+    let port = json!({"payload": {"protocol": "udp", "field": "dport"}});
+    let drop =
+        json!([{"match": {"op": "==", "left": port, "right": {"range": [7200, 7240]}}}, {"drop": null}]);
+    let native = [chain("mine", "out", "output", "accept"), rule("mine", "out", drop)];
+    check(
+        "",
+        &ruleset(native.clone()),
+        cut,
+        expect![[r#"
+        Problem: chain `out` of table `inet mine` drops UDP 7238
+        accept it, and put the same rules into the file that makes the table (often /etc/nftables.conf)
+        $ nft 'insert rule inet mine out udp dport { 7238 } accept'
     "#]],
     );
+    is_fine("", &ruleset(native), ALL);
+}
+
+#[test]
+fn what_cannot_be_read_is_told() {
+    let findings = judge(&[], &[], PORTS, ALL, &["`nft`: No such file or directory".to_owned()]);
+    assert_eq!((findings.len(), findings[0].health), (1, Health::Warning));
 }
