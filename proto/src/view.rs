@@ -676,6 +676,17 @@ impl View {
         open.flat_map(|task| task.networks.iter().filter(shut_in)).map(|(_, address)| *address).collect()
     }
 
+    /// Addresses of those tasks of this node that are on several networks, each with all of the task's networks. They are
+    /// here before the container starts; endpoints of routes come once it runs.
+    pub fn on_several_networks(&self) -> BTreeMap<Ipv4Addr, Vec<NetworkId>> {
+        let several = self.tasks().filter(|task| task.networks.len() > 1);
+        let each = several.flat_map(|task| {
+            let networks: Vec<NetworkId> = task.networks.iter().map(|(network, _)| *network).collect();
+            task.networks.iter().map(move |(_, address)| (*address, networks.clone()))
+        });
+        each.collect()
+    }
+
     /// The settings that all nodes share, once a manager has sent them.
     pub fn cluster(&self) -> Option<&ClusterItem> {
         if let Some(Item::Cluster(cluster)) = self.get(Key::Cluster) { Some(cluster) } else { None }

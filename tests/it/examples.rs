@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use raftup_tests::lab::{Host, Lab, Options, wait_for};
 
-use crate::cluster::{Before, SOON, form, get, join, lab, well};
+use crate::cluster::{Before, SOON, cluster, form, get, join, lab, well};
 
 fn deploy(host: &Host, example: &str) {
     let file = format!("{}/../compose-examples/{example}/compose.yaml", env!("CARGO_MANIFEST_DIR"));
@@ -131,4 +131,115 @@ fn answers_of_agents(lab: &Lab, count: usize) {
         };
         wait_for(SOON, &format!("answers of {count} agents"), all).unwrap();
     }
+}
+
+/// The further examples, each with what it is about: one kind of program that people run.
+#[test]
+fn kinds_of_programs_run_as_their_examples_say() {
+    let lab = cluster("itkinds", 3);
+    let empty = Before::of(&lab);
+    let kinds = [
+        ("migrate", migrate as fn(&Lab)),
+        ("replicated", replicated),
+        ("queue", queue),
+        ("cron", cron),
+        ("gateway", gateway),
+        ("wiki", wiki),
+        ("sticky", sticky),
+        ("hardened", hardened),
+    ];
+    for (example, shows) in kinds {
+        deploy_with(lab.host("h1"), example, if example == "cron" { "CRON_EVERY=1" } else { "" });
+        shows(&lab);
+        well(lab.host("h2").raftup(&["stack", "rm", example]).unwrap());
+    }
+    empty.again();
+}
+
+/// Deploys with variables such as `A=b`.
+fn deploy_with(host: &Host, example: &str, variables: &str) {
+    let file = format!("{}/../compose-examples/{example}/compose.yaml", env!("CARGO_MANIFEST_DIR"));
+    host.sh(&format!("{variables} raftup stack deploy -c {file}"))
+        .unwrap_or_else(|error| panic!("{error:#}"));
+}
+
+/// Waits until every host answers with something that `is` true of.
+fn answered(lab: &Lab, port_and_path: &str, what: &str, is: impl Fn(&str) -> bool) {
+    for host in lab.hosts() {
+        let answer = || Ok(get(lab, host, port_and_path).ok().filter(|text| is(text)).map(drop));
+        wait_for(SOON, what, answer).unwrap_or_else(|error| {
+            panic!("{error:#}; {} says {:?}", host.name(), get(lab, host, port_and_path))
+        });
+    }
+}
+
+fn migrate(lab: &Lab) {
+    answered(lab, "8082/", "the first schema", |text| text == "schema 2\n");
+    deploy_with(lab.host("h2"), "migrate", "SCHEMA=3");
+    answered(lab, "8082/", "the next schema", |text| text == "schema 3\n");
+    let tasks = well(lab.host("h3").raftup(&["service", "ps", "migrate_migrate"]).unwrap());
+    assert_eq!(tasks.matches("Complete").count(), 2, "one run for each schema: {tasks}");
+}
+
+fn replicated(lab: &Lab) {
+    get(lab, lab.host("h1"), "8083/?set=word").unwrap();
+    for _ in 0..4 {
+        answered(lab, "8083/", "the word from a copy", |text| text == "word\n");
+    }
+}
+
+/// Workers are told to stop and started while jobs come in.
+fn queue(lab: &Lab) {
+    let hosts: Vec<&Host> = lab.hosts().collect();
+    for job in 0..30 {
+        get(lab, hosts[job % 3], &format!("8084/?job=job{job}")).unwrap();
+        if job % 10 == 5 {
+            let replicas = if job == 15 { 1 } else { 3 };
+            well(hosts[0].raftup(&["service", "scale", "-d", &format!("queue_worker={replicas}")]).unwrap());
+        }
+    }
+    let all = |text: &str| {
+        let done: BTreeSet<&str> = text.lines().filter_map(|line| line.split('=').next()).collect();
+        text.lines().count() == 30 && done.len() == 30
+    };
+    answered(lab, "8084/", "each job done once", all);
+}
+
+fn cron(lab: &Lab) {
+    let runs = |text: &str| text.split_whitespace().next().and_then(|word| word.parse::<u32>().ok());
+    answered(lab, "8085/", "several runs", |text| runs(text).is_some_and(|runs| runs >= 3));
+}
+
+fn gateway(lab: &Lab) {
+    answered(lab, "8086/", "the site", |text| text.starts_with("site "));
+    answered(lab, "8086/api/", "the other program", |text| text.starts_with("api "));
+}
+
+fn wiki(lab: &Lab) {
+    get(lab, lab.host("h1"), "8087/?page=home&text=Hello,+%3Creader%3E").unwrap();
+    let page =
+        |title: &'static str| move |text: &str| text.contains(title) && text.contains("Hello, &lt;reader>");
+    answered(lab, "8087/?page=home", "the page", page("<h1>Wiki: home"));
+    deploy_with(lab.host("h3"), "wiki", "TITLE=Ours");
+    answered(lab, "8087/?page=home", "the page under its new title", page("<h1>Ours: home"));
+}
+
+fn sticky(lab: &Lab) {
+    let visits: Vec<String> = (0..2)
+        .flat_map(|_| lab.hosts())
+        .map(|host| get(lab, host, "8088/").unwrap().trim().to_owned())
+        .collect();
+    let tasks: BTreeSet<&str> = visits.iter().filter_map(|visit| visit.split(" at ").nth(1)).collect();
+    assert_eq!(tasks.len(), 1, "{visits:?}");
+    assert!(visits[5].starts_with("visit 6 "), "{visits:?}");
+}
+
+fn hardened(lab: &Lab) {
+    let bare = |text: &str| {
+        let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.next() == Some(vec!["Uid:", "65534", "65534", "65534", "65534"])
+            && lines.next() == Some(vec!["CapBnd:", "0000000000000000"])
+            && lines.next() == Some(vec!["NoNewPrivs:", "1"])
+    };
+    answered(lab, "8090/", "a process without rights", bare);
 }

@@ -21,8 +21,6 @@ pub(super) struct Names {
     askers: HashMap<Ipv4Addr, Vec<NetworkId>>,
     /// Those networks that are internal.
     internal: BTreeSet<NetworkId>,
-    /// Addresses on internal networks of tasks of this node that are on others as well.
-    outgoing: BTreeSet<Ipv4Addr>,
     /// The networks by their first address, for those whom no view names yet.
     subnets: BTreeMap<Ipv4Addr, (Ipv4Net, NetworkId)>,
     /// The services that a name stands for on a network.
@@ -62,9 +60,9 @@ pub(super) struct Found {
 
 impl Names {
     /// All names of a view.
-    /// `outgoing` as [`View::outgoing`] says: a view of names alone has no tasks.
-    pub(super) fn of(view: &View, outgoing: BTreeSet<Ipv4Addr>) -> Self {
-        let mut names = Self { outgoing, ..Self::default() };
+    /// `own` as [`View::on_several_networks`] says: a view of names alone has no tasks.
+    pub(super) fn of(view: &View, own: BTreeMap<Ipv4Addr, Vec<NetworkId>>) -> Self {
+        let mut names = Self { askers: own.into_iter().collect(), ..Self::default() };
         for network in view.networks() {
             if network.internal {
                 names.internal.insert(network.network);
@@ -186,8 +184,7 @@ impl Names {
     /// The asker is on internal networks alone: names of others than the cluster's are not for it, or each of them could
     /// carry a message outside. Source: Docker Engine from 25.0.5 on (CVE-2024-29018).
     pub(super) fn is_shut_in(&self, asker: Ipv4Addr) -> bool {
-        let internal = self.network_of(asker).is_some_and(|network| self.internal.contains(&network));
-        internal && !self.outgoing.contains(&asker)
+        self.scope(asker).iter().all(|network| self.internal.contains(network))
     }
 
     fn scope(&self, asker: Ipv4Addr) -> Vec<NetworkId> {

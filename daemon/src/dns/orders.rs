@@ -1,10 +1,16 @@
 //! What daemon and resolver say to each other; pure.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use ipnet::Ipv4Net;
-use raftup_proto::view::{Item, Key, Revision, View, ViewUpdate};
+use raftup_proto::{
+    id::NetworkId,
+    view::{Item, Key, Revision, View, ViewUpdate},
+};
 use serde::{Deserialize, Serialize};
 
 /// What the daemon asks of the resolver.
@@ -29,8 +35,8 @@ pub(super) struct Change {
     pub(super) gateways: BTreeSet<Ipv4Addr>,
     /// Networks and services.
     pub(super) update: ViewUpdate,
-    /// As [`View::outgoing`] says.
-    pub(super) outgoing: BTreeSet<Ipv4Addr>,
+    /// As [`View::on_several_networks`] says.
+    pub(super) own: BTreeMap<Ipv4Addr, Vec<NetworkId>>,
 }
 
 /// What the resolver answers.
@@ -67,12 +73,12 @@ pub(super) fn update(before: Option<(&View, Revision)>, now: &View) -> ViewUpdat
     update
 }
 
-/// [`View::outgoing`] may differ between the two.
-pub(super) fn outgoing_differs(before: &View, now: &View) -> bool {
+/// [`View::on_several_networks`] may differ between the two.
+pub(super) fn own_differs(before: &View, now: &View) -> bool {
     before.items.diff(&now.items).any(|difference| {
         let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
             difference;
-        matches!(key, Key::Network(_) | Key::Task(_))
+        matches!(key, Key::Task(_))
     })
 }
 

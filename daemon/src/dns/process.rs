@@ -121,7 +121,7 @@ impl State {
         let mut view = self.view.take().unwrap_or_default();
         let fits = view.update(change.update);
         // Names first: whoever asks at a new socket finds them.
-        self.dns.set_names(Names::of(&view, change.outgoing), change.pool);
+        self.dns.set_names(Names::of(&view, change.own), change.pool);
         self.view = Some(view);
         fits?;
         Ok(self.dns.keep(&change.gateways))

@@ -1,7 +1,7 @@
 //! The daemon's side of the resolver: finds it, starts it where there is none, tells it what to answer.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -9,12 +9,15 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
-use raftup_proto::view::{Revision, View};
+use raftup_proto::{
+    id::NetworkId,
+    view::{Revision, View},
+};
 use tracing::{info, warn};
 
 use super::{
     handover::{self, Sockets},
-    orders::{Answer, Change, Order, outgoing_differs, update},
+    orders::{Answer, Change, Order, own_differs, update},
     server,
 };
 use crate::apart::{self, Link, VERSION};
@@ -64,7 +67,7 @@ struct Told {
     generation: Revision,
     pool: Ipv4Net,
     gateways: BTreeSet<Ipv4Addr>,
-    outgoing: BTreeSet<Ipv4Addr>,
+    own: BTreeMap<Ipv4Addr, Vec<NetworkId>>,
     problems: Vec<String>,
 }
 
@@ -90,14 +93,14 @@ impl Resolver {
         }
         let told = self.told.take();
         let update = update(told.as_ref().map(|told| (&*told.view, told.generation)), view);
-        let outgoing = match &told {
-            Some(told) if !outgoing_differs(&told.view, view) => told.outgoing.clone(),
-            Some(_) | None => view.outgoing(),
+        let own = match &told {
+            Some(told) if !own_differs(&told.view, view) => told.own.clone(),
+            Some(_) | None => view.on_several_networks(),
         };
         if let Some(told) = told.filter(|told| {
             told.pool == pool
                 && told.gateways == gateways
-                && told.outgoing == outgoing
+                && told.own == own
                 && told.problems.is_empty()
                 && update.put.is_empty()
                 && update.remove.is_empty()
@@ -106,13 +109,12 @@ impl Resolver {
             return Ok(Vec::new());
         }
         let generation = update.generation;
-        let change = Change { pool, gateways: gateways.clone(), update, outgoing: outgoing.clone() };
+        let change = Change { pool, gateways: gateways.clone(), update, own: own.clone() };
         match self.ask(&Order::Set(change)).await? {
             Answer::Done(missing) => {
                 let problems = self.provide(missing).await?;
                 let view = Arc::clone(view);
-                self.told =
-                    Some(Told { view, generation, pool, gateways, outgoing, problems: problems.clone() });
+                self.told = Some(Told { view, generation, pool, gateways, own, problems: problems.clone() });
                 Ok(problems)
             }
             Answer::Failed(reason) => Err(ResolverError::Refused(reason)),
