@@ -65,7 +65,8 @@ fn tasks_are_where_labels_numbers_and_other_services_say() {
 
     // A label that no longer fits moves the task that stood on it, once nothing is in its way.
     let without = PLACED.split("  apart:").next().unwrap_or_default();
-    well(deploy(&lab, hosts[0], "shop", without));
+    let path = crate::cluster::write(&lab, "without.yaml", without).display().to_string();
+    well(hosts[0].raftup(&["stack", "deploy", "-d", "-c", &path, "shop"]).unwrap());
     well(hosts[0].raftup(&["node", "update", "--label-add", "zone=b", "h2"]).unwrap());
     well(hosts[0].raftup(&["node", "update", "--label-rm", "zone", "h3"]).unwrap());
     let moved = || Ok((running(hosts, "shop_db") == [0, 1, 0]).then_some(()));
