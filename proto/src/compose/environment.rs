@@ -27,6 +27,7 @@ pub(super) fn variables(item: &Item<'_>, env: &mut BTreeMap<String, String>) {
     for (name, (value, item)) in item.pairs() {
         match value.map(str::to_owned).or_else(|| item.cx.var(name)) {
             Some(value) => {
+                refuse_placeholders(&item, &value);
                 env.insert(name.to_owned(), value);
             }
             None => {
@@ -34,6 +35,17 @@ pub(super) fn variables(item: &Item<'_>, env: &mut BTreeMap<String, String>) {
             }
         }
     }
+}
+
+/// What Swarm puts something in the place of, for each task. Passed on as it is, it would be a value that nobody meant.
+pub(super) fn refuse_placeholders(item: &Item<'_>, text: &str) {
+    let is_one = |rest: &str| {
+        let rest = rest.trim_start();
+        [".Service.", ".Node.", ".Task."].iter().any(|kind| rest.starts_with(kind))
+    };
+    let Some(rest) = text.split("{{").skip(1).find(|rest| is_one(rest)) else { return };
+    let name = rest.split("}}").next().unwrap_or_default().trim();
+    item.error(format!("the placeholder `{{{{{}}}}}` is not supported yet", clip(name)));
 }
 
 /// The variables of the files that `env_file` names.

@@ -29,6 +29,9 @@ pub(super) fn read(fields: &Fields<'_>, declared: &Declared<'_>) -> Vec<Mount> {
     let volumes = fields.get("volumes").map(|item| item.items()).unwrap_or_default();
     let tmpfs = fields.get("tmpfs").map(|item| item.one_or_more()).unwrap_or_default();
     let read = volumes.into_iter().map(|item| {
+        if let Some(source) = item.node.get("source").unwrap_or(item.node).text() {
+            environment::refuse_placeholders(&item, source);
+        }
         let mount = match &item.node.kind {
             Kind::Map(_) => long(&item, declared),
             Kind::Null | Kind::Scalar(_) | Kind::List(_) => short(&item, declared),

@@ -242,3 +242,31 @@ fn a_file_is_beside_the_compose_file_that_names_it() {
     let api = &loaded.spec.services["api"].container.configs;
     assert!(matches!(api.as_slice(), [BlobMount { uid: 0, gid: 0, mode: 0o444, id: None, .. }]), "{api:?}");
 }
+
+/// Swarm's placeholders are refused by name wherever Swarm takes them; other braces are text.
+#[test]
+fn placeholders_are_refused_by_name() {
+    check(
+        "services:\n  web:\n    image: nginx\n    environment:\n      A: 'node {{.Node.Hostname}}'\n      B: '{{ .Task.Slot }}'\n      \
+         C: '{{.ID}} {{json .}}'\n    volumes: ['data-{{.Task.Slot}}:/data', {type: bind, source: '/srv/{{.Service.Name}}', \
+         target: /s}]\n",
+        expect![[r#"
+            compose.yaml:5:10: services.web.environment.A: the placeholder `{{.Node.Hostname}}` is not supported yet
+             5 |       A: 'node {{.Node.Hostname}}'
+               |          ^^^^^^^^^^^^^^^^^^^^^^^^^
+            compose.yaml:6:10: services.web.environment.B: the placeholder `{{.Task.Slot}}` is not supported yet
+             6 |       B: '{{ .Task.Slot }}'
+               |          ^^^^^^^^^^^^^^^^^^
+            compose.yaml:8:15: services.web.volumes[0]: the placeholder `{{.Task.Slot}}` is not supported yet
+             8 |     volumes: ['data-{{.Task.Slot}}:/data', {type: bind, source: '/srv/{{.Service.Name}}', target: /s}]
+               |               ^^^^^^^^^^^^^^^^^^^^^^^^^^^
+            compose.yaml:8:15: services.web.volumes[0]: the volume `data-{{.Task.Slot}}` is not declared
+             8 |     volumes: ['data-{{.Task.Slot}}:/data', {type: bind, source: '/srv/{{.Service.Name}}', target: /s}]
+               |               ^^^^^^^^^^^^^^^^^^^^^^^^^^^
+               help: declare it at the top level, `volumes: {data-{{.Task.Slot}}: {}}`, or write `./data-{{.Task.Slot}}` for a path
+            compose.yaml:8:44: services.web.volumes[1]: the placeholder `{{.Service.Name}}` is not supported yet
+             8 |     volumes: ['data-{{.Task.Slot}}:/data', {type: bind, source: '/srv/{{.Service.Name}}', target: /s}]
+               |                                            ^
+        "#]],
+    );
+}
