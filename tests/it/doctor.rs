@@ -266,7 +266,7 @@ fn a_host_that_cannot_be_a_node_is_refused() {
     expect![[r#"
         exit 4
         error: no addresses for network `wide_net7`: the address pool 10.128.0.0/16 has no free subnet left
-        hint: remove a stack that is not needed; each network takes a /19 of the pool
+        hint: remove a stack or network that is not needed; each network takes a /19 of the pool
     "#]]
     .assert_eq(&refused(&lab, deploy(&lab, host, "wide", &file)));
     let file = format!("services:\n{}{}", many(255, &|n| service(n, 0)), networks(1));
