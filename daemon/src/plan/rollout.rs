@@ -309,8 +309,10 @@ fn advance(review: &mut Review<'_, '_>) {
     if free == 0 {
         return;
     }
-    // Nodes that are being emptied come first.
-    serving.sort_by_cached_key(|task| (!on_drained_node(review, task), task.slot, task.id));
+    // What an earlier version has just brought may still fail by itself, and so comes first; then nodes that are being emptied.
+    let watched = monitor(review);
+    let proven = |task: &Task| task.ready.is_some_and(|ready| ready.plus(watched) <= review.draft.now);
+    serving.sort_by_cached_key(|task| (proven(task), !on_drained_node(review, task), task.slot, task.id));
     if ordered {
         serving.sort_by_key(|task| Reverse(task.slot));
     }
