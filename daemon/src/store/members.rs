@@ -17,6 +17,10 @@ use super::{raft::Store, types::Site};
 /// A learner is a voter's equal once it is no more than this many entries behind.
 const CAUGHT_UP: u64 = 64;
 
+/// Longest wait for a change of members. Two entries on disks whose syncs take seconds are within it; one that hangs must
+/// not keep others from being decided, such as that a node may leave.
+const CHANGE_LIMIT: Duration = Duration::from_secs(15);
+
 /// Longest wait for another manager to take over.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 
@@ -112,7 +116,7 @@ impl Store {
 
     async fn reconfigure(&self, change: ChangeMembers<u64, Site>, retain: bool) -> anyhow::Result<()> {
         let change = self.inner.raft.change_membership(change, retain);
-        self.patiently(change).await??;
+        timeout(CHANGE_LIMIT, self.patiently(change)).await.context("the change of members hangs")???;
         Ok(())
     }
 

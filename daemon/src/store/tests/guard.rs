@@ -364,7 +364,8 @@ async fn entries_of_many_bytes_may_take_long_to_be_acknowledged() {
     let life = Life { member: 2, incarnation: 9, starts: 4, process: 77 };
     wire::write(&mut end, &Welcome::Ok(Welcomed { life, last: None })).await.unwrap();
     Inbox::default().read::<Ask>(&mut end).await.unwrap().unwrap();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Longer than Raft would have it, and shorter than a member may be silent.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     wire::write(&mut end, &Tell::Appended(Appended::Success)).await.unwrap();
     sent.await.unwrap().unwrap();
 }

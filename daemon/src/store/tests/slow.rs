@@ -258,11 +258,11 @@ fn a_large_change_goes_on_where_it_was_when_the_leader_changes() {
     let at = leader(&hosts);
     let store = hosts[at].store.clone();
     let change = hosts[at].runtime.spawn(async move { store.propose(large(200, 2 << 20)).await });
-    // Half of it is there.
-    std::thread::sleep(Duration::from_secs(3));
-    assert!(!change.is_finished());
-    let sent = wire.most_from(at);
-    assert!(sent > 500_000, "{sent}");
+    let begun = Instant::now();
+    while wire.most_from(at) < 700_000 {
+        assert!(!change.is_finished() && begun.elapsed() < Duration::from_secs(30), "{}", wire.most_from(at));
+        std::thread::sleep(Duration::from_millis(20));
+    }
     // All connections of the leader break, as those of a host whose address changes.
     hosts[at].net.moved();
     hosts[at]
