@@ -130,7 +130,7 @@ fn the_resolver_works_without_rights_and_hands_its_sockets_on() {
     let mut names = Helper::start(dir.path(), "names.sock", &["env"], "names");
     let mut daemon = names.greet();
     names.has_no_rights();
-    let set = r#"{"Set":{"pool":"127.0.0.0/8","gateways":["127.0.0.1"],"outgoing":[],
+    let set = r#"{"Set":{"pool":"127.0.0.0/8","gateways":["127.0.0.1"],"own":{},
         "update":{"base":null,"generation":1,"put":[],"remove":[]}}}"#;
     assert_eq!(daemon.ask(&set.replace('\n', "")), r#"{"Done":["127.0.0.1"]}"#, "sockets are missing");
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
