@@ -137,7 +137,6 @@ fn answers_of_agents(lab: &Lab, count: usize) {
 #[test]
 fn kinds_of_programs_run_as_their_examples_say() {
     let lab = cluster("itkinds", 3);
-    let empty = Before::of(&lab);
     let kinds = [
         ("migrate", migrate as fn(&Lab)),
         ("replicated", replicated),
@@ -153,7 +152,6 @@ fn kinds_of_programs_run_as_their_examples_say() {
         shows(&lab);
         well(lab.host("h2").raftup(&["stack", "rm", example]).unwrap());
     }
-    empty.again();
 }
 
 /// Deploys with variables such as `A=b`.
